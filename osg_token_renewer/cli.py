@@ -1,0 +1,104 @@
+"""The parser, the dispatch, and the one place where an exception becomes an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Optional
+
+from osg_token_renewer import __version__, config, log
+from osg_token_renewer.commands import check, renew, status
+from osg_token_renewer.errors import REPORT, ConfigError, Exit, RenewerError
+
+COMMANDS = (renew, check, status)
+_logger = logging.getLogger(__name__)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """The operator's command; returns the exit status."""
+    _printable_streams()
+    parser = build_parser()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(arguments)
+    if args.run is None:
+        args = parser.parse_args([*arguments, "renew"])
+    log.set_up(args.verbose - args.quiet)
+    return _bounded(lambda: int(args.run(args)))
+
+
+def setup_main(argv: Optional[Sequence[str]] = None) -> int:
+    """`osg-token-renewer-setup`; returns the exit status."""
+    _printable_streams()
+    from osg_token_renewer.commands import setup
+
+    args = setup.build_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    log.set_up(args.verbose)
+    return _bounded(lambda: int(setup.run(args)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="osg-token-renewer",
+        description="Keeps bearer tokens in files fresh. With no command, renews the tokens that are due.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--config", metavar="FILE", help=f"main configuration file (default: ${config.VARIABLE}, else {config.MAIN})")
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
+    volume.add_argument("-q", "--quiet", action="store_const", const=1, default=0, help="only warnings and errors")
+    parser.set_defaults(run=None)
+    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=_Parser)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """No abbreviated options: what a unit file or a cron line says must not change its meaning with a later option."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
+
+
+def _bounded(run: Callable[[], int]) -> int:
+    """The boundary: whatever happens inside becomes a message and an exit status."""
+    try:
+        status = run()
+        sys.stdout.flush()
+    except ConfigError as error:
+        for problem in error.problems:
+            _logger.log(logging.WARNING if problem.warning else logging.ERROR, "%s", str(problem).replace(": warning:", ":", 1))
+        _logger.error("the configuration is wrong: nothing was attempted; see: osg-token-renewer check")
+        return error.exit_status
+    except RenewerError as error:
+        _logger.error("%s", "; ".join(filter(None, (error.message, error.hint))))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # `status | head`: the reader has seen enough. Python would complain about stdout once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        # The frames, but not the exception's text: it may hold a secret.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        _logger.critical("a bug in osg-token-renewer %s: %s; %s\n%s", __version__, type(error).__name__, REPORT, frames)
+        return Exit.BUG
+    return status
+
+
+def _printable_streams() -> None:
+    """A file name that is not UTF-8, or a terminal that is not, must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

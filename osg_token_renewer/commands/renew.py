@@ -1,0 +1,95 @@
+"""`renew`: obtain and publish the tokens that are due. What the timer starts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Callable
+
+from osg_token_renewer import config, renew
+from osg_token_renewer.errors import Exit
+from osg_token_renewer.model import Outcome, State
+from osg_token_renewer.planner import Planned
+from osg_token_renewer.report import journal
+from osg_token_renewer.stop import Stop, on_signals
+from osg_token_renewer.text import plural
+
+log = logging.getLogger(__name__)
+
+
+def add_parser(subparsers: Any) -> None:
+    description = "Obtain and publish the tokens that are due. This is what happens when no command is given."
+    parser = subparsers.add_parser("renew", help="renew the tokens that are due (the default)", description=description)
+    parser.add_argument("tokens", nargs="*", metavar="TOKEN", help="only these tokens")
+    parser.add_argument("--force", action="store_true", help="also those that are not due")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, and why")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    found = config.load(args.config)
+    for warning in found.warnings:
+        log.warning("%s", str(warning).replace(": warning:", ":", 1))
+    stop = Stop()
+    this = renew.Run(renew.selected(found, args.tokens), force=args.force, stop=stop)
+    planned = this.plan()
+    if args.dry_run:
+        return _show(planned)
+    with on_signals(stop):
+        outcomes = _run(this, planned)
+    log.info("%s", journal.summary(outcomes))
+    if stop.signal is not None:
+        log.warning("stopped by %s", signal.Signals(stop.signal).name)
+        return 128 + stop.signal
+    return _status(outcomes)
+
+
+def _status(outcomes: Sequence[Outcome]) -> int:
+    # "bug" is the word of runner.BUG, which a run without due tokens does not import.
+    if any(outcome.reason == "bug" for outcome in outcomes):
+        return Exit.BUG
+    return Exit.FAILED if any(outcome.state is State.FAILED for outcome in outcomes) else Exit.WELL
+
+
+def _show(planned: Sequence[Planned]) -> int:
+    for each in planned:
+        verb = "would be obtained" if each.decision.due else "is fresh"
+        print(f"token {each.spec.name}: {verb}: {each.decision.text}")
+    due = sum(each.decision.due for each in planned)
+    print(f"{plural(len(planned), 'token')}: {due} due, {len(planned) - due} fresh" if planned else journal.summary(()))
+    return Exit.WELL
+
+
+def _run(this: renew.Run, planned: Sequence[Planned]) -> list[Outcome]:
+    outcomes = []
+    due = sum(each.decision.due for each in planned)
+    with _display(due) as advance:
+        for outcome in this.outcomes(planned):
+            log.log(journal.level(outcome), "%s", journal.line(outcome))
+            outcomes.append(outcome)
+            if outcome.state is not State.FRESH:
+                advance()
+    return outcomes
+
+
+def _display(due: int) -> AbstractContextManager[Callable[[], None]]:
+    """A progress display when a person watches and there is something to wait for."""
+    watched = due and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+    return _progress(due) if watched else nullcontext(lambda: None)
+
+
+@contextmanager
+def _progress(due: int) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Lines that are logged meanwhile go to sys.stderr, which the display then has in its hand and prints above itself.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+        task = progress.add_task("renewing", total=due)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,336 @@
+"""`osg-token-renewer-setup`: registers a client and says what to put into the configuration.
+
+Run as root it works as the service user where oidc-agent is concerned, and as root only to read the password file and to write
+files of the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import grp
+import logging
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from osg_token_renewer import __version__, config, directories, options, process, registration
+from osg_token_renewer.config import ini
+from osg_token_renewer.errors import Exit, Local, RenewerError, UsageError
+from osg_token_renewer.model import Account, Secret, TokenSpec
+from osg_token_renewer.options import SecretFile
+from osg_token_renewer.process import User
+from osg_token_renewer.sources import client_credentials, oidc_agent
+
+PROGRAM = "osg-token-renewer-setup"
+TOKENS = "/etc/osg/tokens"
+log = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Register a client account at an issuer. What is needed and not given is asked for.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("account", metavar="ACCOUNT", help="a name for the account")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--manual", action="store_true", help="use a given client id and secret instead of dynamic registration")
+    how.add_argument("--client-credentials", action="store_true", help="use a given client id and secret, and no refresh token")
+    how.add_argument("--reauthenticate", action="store_true", help="log in again for an account whose refresh token died")
+    parser.add_argument("--pw-file", metavar="PATH", help=f"the account's encryption password (default: {TOKENS}/ACCOUNT.pw)")
+    parser.add_argument("--create-pw-file", action="store_true", help="write a strong random password to it if it is not there")
+    parser.add_argument("--issuer", metavar="URL", help="the issuer")
+    parser.add_argument("--scope", metavar="SCOPES", help="scopes, space separated; offline_access makes it last")
+    parser.add_argument("--audience", metavar="AUDIENCES", help="limit all tokens of the account to these audiences")
+    parser.add_argument("--client-id", metavar="ID", help="the given client's id")
+    parser.add_argument("--client-secret-file", metavar="PATH", help="file whose first line is the given client's secret")
+    parser.add_argument("--ca-file", metavar="PATH", help="CA bundle for the issuer (default: the system's)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=int, default=60, help="limit of each request (default: %(default)s)")
+    parser.add_argument("--service-user", metavar="NAME", default=directories.SERVICE_USER, help="(default: %(default)s)")
+    parser.add_argument("--write-config", action="store_true", help="add the section to config.d/ instead of printing it")
+    parser.add_argument("--config", metavar="FILE", help=f"main configuration file (default: ${config.VARIABLE}, else {config.MAIN})")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    problem = options.bad_name(args.account)
+    if problem:
+        raise UsageError(f"ACCOUNT: {problem}")
+    if args.timeout < 1:
+        raise UsageError("--timeout: must be at least 1 second")
+    _require_answers(args)
+    with _ended_by_signals():
+        this = _Setup(args, _service_user(args.service_user))
+        section = this.client_credentials() if args.client_credentials else this.device_flow()
+        this.conclude(section)
+    return Exit.WELL
+
+
+def _require_answers(args: argparse.Namespace) -> None:
+    """Without a terminal nobody can be asked: says everything that is missing, before anything is done."""
+    needed = [] if args.reauthenticate else ["issuer"]
+    if not args.reauthenticate and not args.client_credentials:
+        needed.append("scope")
+    if args.manual or args.client_credentials:
+        needed += ["client_id", "client_secret_file"]
+    missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(args, name) is None]
+    if missing and not sys.stdin.isatty():
+        raise UsageError(f"without a terminal to ask on, these options are needed: {', '.join(missing)}")
+
+
+@dataclass(frozen=True)
+class _Setup:
+    args: argparse.Namespace
+    # Whom oidc-agent runs as; None is this process's own user.
+    user: Optional[User]
+
+    def device_flow(self) -> dict[str, str]:
+        """Makes the oidc-agent account; returns the options of its section."""
+        args = self.args
+        process.find("oidc-gen", oidc_agent.PACKAGE)
+        pw_file = os.path.abspath(args.pw_file or os.path.join(TOKENS, f"{args.account}.pw"))
+        request = registration.Request(args.account) if args.reauthenticate else self._wanted()
+        register = registration.reauthenticate if args.reauthenticate else registration.register
+        with self._password(pw_file) as password, _private_directory(self.user) as directory:
+            register(replace(request, password=password), directory, self.user, args.timeout, _show)
+        self._warn_unless_readable(pw_file)
+        return {"password_file": pw_file}
+
+    def client_credentials(self) -> dict[str, str]:
+        """Proves the given client; returns the options of its section."""
+        args = self.args
+        issuer, ca_file = self._issuer(), self._ca_file()
+        client_id = self._asked("--client-id", args.client_id, "Client id")
+        secret = self._client_secret()
+        endpoint = registration.discover(issuer, ca_file, args.timeout).get("token_endpoint")
+        try:
+            url = options.endpoint(endpoint if isinstance(endpoint, str) else "")
+        except ValueError as error:
+            raise Local(f"the issuer's metadata names no usable token endpoint: {error}", "check the issuer's URL") from error
+        settings = client_credentials.Settings(url, client_id, secret)
+        account = Account(args.account, client_credentials.NAME, settings, ca_file, float(args.timeout))
+        wanted = TokenSpec("setup", args.account, "", options.words(args.audience or ""), options.words(args.scope or ""))
+        registration.prove(account, wanted)
+        section = {"token_request_url": url, "client_id": client_id, "client_secret_file": self._kept_secret(secret)}
+        return {**section, **({"ca_file": ca_file} if ca_file else {})}
+
+    def conclude(self, section: dict[str, str]) -> None:
+        account = self.args.account
+        print(f"\nThe account {account} is ready.")
+        main = config.files(self.args.config)[0]
+        known = _section_in_config(account, self.args.config)
+        text = f"[account {account}]\n" + "".join(f"{name} = {value.replace('%', '%%')}\n" for name, value in section.items())
+        if known:
+            print(f"[account {account}] is in the configuration already, at {known}: nothing was added to it.")
+        elif self.args.write_config:
+            print(f"Wrote its section to {_write_section(account, text, main, self.args.service_user)}")
+        else:
+            print(f"Add the following section to {main}:\n\n{text}")
+        print(f"Then, where there is none yet, add a [token NAME] section with account = {account} and a token_path;")
+        print("check it with: osg-token-renewer check; renew with: systemctl start osg-token-renewer.service")
+
+    def _wanted(self) -> registration.Request:
+        """What dynamic or manual registration must know, from the options or the person."""
+        args = self.args
+        issuer, ca_file = self._issuer(), self._ca_file()
+        self._look_at(issuer, ca_file)
+        scope = self._asked("--scope", args.scope, "Scopes", default="openid offline_access")
+        audience = self._asked("--audience", args.audience, "Audience (empty: the issuer's default)", default="")
+        client = None
+        if args.manual:
+            client_id = self._asked("--client-id", args.client_id, "Client id")
+            client = registration.Client(client_id, self._client_secret())
+        return registration.Request(args.account, issuer, scope, audience, ca_file, client)
+
+    def _look_at(self, issuer: str, ca_file: Optional[str]) -> None:
+        """Shows the person the issuer's scopes, and says early what would fail late."""
+        metadata = registration.discover(issuer, ca_file, self.args.timeout)
+        if not metadata.get("device_authorization_endpoint"):
+            log.warning("the issuer's metadata does not offer the device flow: registration may fail")
+        scopes = metadata.get("scopes_supported")
+        if self.args.scope is None and isinstance(scopes, list):
+            print("The issuer offers these scopes:", " ".join(str(scope) for scope in scopes if str(scope).isprintable()))
+
+    def _issuer(self) -> str:
+        issuer = self._asked("--issuer", self.args.issuer, "Issuer URL")
+        try:
+            return options.endpoint(issuer)
+        except ValueError as error:
+            raise UsageError(f"--issuer: {error}") from error
+
+    def _ca_file(self) -> Optional[str]:
+        given = self._asked("--ca-file", self.args.ca_file, "CA bundle of the issuer (empty: the system's)", default="")
+        if given and not os.access(given, os.R_OK):
+            raise UsageError(f"--ca-file: {given} cannot be read")
+        return os.path.abspath(given) if given else None
+
+    def _client_secret(self) -> Secret:
+        given = self.args.client_secret_file
+        if given:
+            return Secret(SecretFile(given).first_line("client secret"))
+        secret = getpass.getpass("Client secret (not shown): ")
+        if not secret:
+            raise UsageError("--client-secret-file: a client secret is needed")
+        return Secret(secret)
+
+    def _asked(self, option: str, given: Optional[str], prompt: str, default: Optional[str] = None) -> str:
+        """An option's value, or the person's answer; without a terminal the default."""
+        if given is not None:
+            return given
+        if not sys.stdin.isatty() and default is not None:
+            return default
+        answer = input(f"{prompt} [{default}]: " if default else f"{prompt}: ").strip() or (default or "")
+        if not answer and default is None:
+            raise UsageError(f"{option}: is needed")
+        return answer
+
+    @contextmanager
+    def _password(self, path: str) -> Iterator[Secret]:
+        """The encryption password; a file that was made for it goes again when the account cannot be made."""
+        created = not os.path.exists(path) and self.args.create_pw_file
+        if created:
+            _write_private(path, secrets.token_urlsafe(32) + "\n", self.user)
+            print(f"Wrote a random password to {path}")
+        elif not os.path.exists(path):
+            raise Local(f"there is no password file {path}", f"create it, or let it be created: {PROGRAM} --create-pw-file …")
+        try:
+            yield Secret(SecretFile(path).first_line("password"))
+        except BaseException:
+            if created:
+                with suppress(OSError):
+                    os.unlink(path)
+            raise
+
+    def _kept_secret(self, secret: Secret) -> str:
+        """The path of a file that holds the client's secret: the given one, or a new one."""
+        given: Optional[str] = self.args.client_secret_file
+        if given:
+            path = os.path.abspath(given)
+            self._warn_unless_readable(path)
+            return path
+        path = os.path.join(
+            os.path.dirname(os.path.abspath(self.args.pw_file)) if self.args.pw_file else TOKENS, f"{self.args.account}.secret"
+        )
+        _write_private(path, secret.reveal() + "\n", self.user)
+        print(f"Wrote the client secret to {path}")
+        return path
+
+    def _warn_unless_readable(self, path: str) -> None:
+        """The service must read the file later, as its own user."""
+        if (
+            self.user
+            and process.run([process.find("test", "coreutils"), "-r", path], process.environment(), 10, user=self.user).status != 0
+        ):
+            log.warning("the service user %s cannot read %s: chown %s %s", self.user.name, path, self.user.name, path)
+
+
+def _show(url: str, code: str) -> None:
+    print(f"\nUsing a browser on any device, visit:\n\n    {url}\n")
+    if code:
+        print(f"and enter the code:\n\n    {code}\n")
+    print("Waiting for you to log in and to approve …", flush=True)
+
+
+def _service_user(name: str) -> Optional[User]:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        hint = "install the package, or name another one with --service-user"
+        raise Local(f"there is no user {name} on this host", hint) from None
+    if os.geteuid() == entry.pw_uid:
+        return None
+    if os.geteuid() != 0:
+        raise RenewerError(f"run this as root: accounts belong to the service user {name}", f"or as {name} itself, or see --service-user")
+    return User(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)), entry.pw_dir)
+
+
+@contextmanager
+def _private_directory(user: Optional[User]) -> Iterator[str]:
+    """For the agent's socket: a directory that only the user can enter whom oidc-agent runs as."""
+    directory = tempfile.mkdtemp(prefix="osg-token-renewer-")
+    try:
+        if user is not None:
+            os.chown(directory, user.uid, user.gid)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: through every cleanup."""
+
+    def handle(number: int, _frame: object) -> None:
+        raise _Interrupted(signal.Signals(number))
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except EOFError:
+        raise UsageError("the input ended before everything was answered") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Interrupted(RenewerError):
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"interrupted by {number.name}: nothing was set up")
+        self.exit_status = 128 + number  # type: ignore[assignment]
+
+
+def _write_private(path: str, content: str, user: Optional[User]) -> None:
+    """A new file for the service user alone; raises Local, also when there is one already."""
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+            if user is not None:
+                os.fchown(file.fileno(), user.uid, user.gid)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise Local(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _section_in_config(account: str, main: Optional[str]) -> Optional[str]:
+    """Where the configuration has the account's section, None if nowhere."""
+    sections, _problems = ini.read([file for file in config.files(main) if os.path.exists(file)])
+    return next((str(section.place) for section in sections if section.name.split() == ["account", account]), None)
+
+
+def _write_section(account: str, text: str, main: str, service_user: str) -> str:
+    directory = os.path.join(os.path.dirname(main), "config.d")
+    path = os.path.join(directory, f"{account}.ini")
+    try:
+        if not os.path.isdir(directory):
+            os.mkdir(directory, 0o750)
+            _like_configuration(directory, service_user)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640), "w") as file:
+            file.write(text)
+        _like_configuration(path, service_user)
+    except OSError as error:
+        raise Local(f"{path} cannot be written: {error.strerror}", f"add this by hand:\n\n{text}") from error
+    return path
+
+
+def _like_configuration(path: str, service_user: str) -> None:
+    """Readable by the service: root:GROUP, where root writes it."""
+    mode = 0o750 if stat.S_ISDIR(os.stat(path).st_mode) else 0o640
+    if os.geteuid() == 0:
+        group = pwd.getpwnam(service_user).pw_gid
+        with suppress(KeyError):
+            group = grp.getgrnam(service_user).gr_gid
+        os.chown(path, 0, group)
+    os.chmod(path, mode)

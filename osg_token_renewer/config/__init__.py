@@ -1,0 +1,43 @@
+"""The configuration: files to model, or every problem at once."""
+
+from __future__ import annotations
+
+import glob
+import os
+from typing import Optional
+
+from osg_token_renewer.config import ini, schema
+from osg_token_renewer.errors import ConfigError
+from osg_token_renewer.model import Config, Place, Problem
+
+MAIN = "/etc/osg/token-renewer/config.ini"
+VARIABLE = "OSG_TOKEN_RENEWER_CONFIG_PATH"
+
+
+def files(main: Optional[str] = None) -> list[str]:
+    """The main file and its drop-ins (`config.d/*.ini` beside it) in name order."""
+    main = main or os.environ.get(VARIABLE) or MAIN
+    directory = os.path.join(os.path.dirname(main), "config.d")
+    return [main, *sorted(glob.glob(os.path.join(glob.escape(directory), "*.ini")))]
+
+
+def load(main: Optional[str] = None) -> Config:
+    """Reads everything, the problems of all files together.
+
+    Raises ConfigError when one of them is more than a warning; warnings alone are in the result.
+    """
+    paths = files(main)
+    sections, problems = ini.read(paths)
+    unreadable = [problem for problem in problems if problem.place == Place(paths[0])]
+    if unreadable:
+        # Without the main file, what the drop-ins lack is not worth telling.
+        raise ConfigError(unreadable)
+    config, more = schema.build(sections, paths)
+    problems = sorted(problems + more, key=_order)
+    if any(not problem.warning for problem in problems):
+        raise ConfigError(problems)
+    return Config(config.accounts, config.tokens, config.options, config.files, tuple(problems))
+
+
+def _order(problem: Problem) -> tuple[str, int]:
+    return problem.place.file, problem.place.line or 0

@@ -1,0 +1,179 @@
+"""INI text to sections: the standard configparser, which also tells where each value stands, and goes on after an error.
+
+What the standard `ConfigParser` with its BasicInterpolation reads, this reads as the same values. It adds drop-in files, the place
+(file and line) of each section and option, and an interpolation in which a lone `%` is a `%`.
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional, TextIO
+
+from osg_token_renewer.model import Place, Problem
+
+DEFAULT = configparser.DEFAULTSECT
+_HEADER = configparser.ConfigParser.SECTCRE
+_REFERENCE = re.compile(r"%(?:%|\(([^)]+)\)s)")
+
+
+@dataclass(frozen=True)
+class Value:
+    text: str
+    place: Place
+
+
+@dataclass
+class Section:
+    """One section of all files together: `options` has its own values and those of [DEFAULT]."""
+
+    name: str
+    place: Place
+    options: dict[str, Value] = field(default_factory=dict)
+    # Options that stand in the section itself and that no other option of it refers to.
+    own: frozenset[str] = frozenset()
+
+
+def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
+    """The sections of all files, in the order of their first appearance, and everything that is wrong with the text.
+
+    A later file adds sections and options, and overrides single options. A file that cannot be opened is a problem.
+    """
+    recorder = _Recorder()
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            # Not the locale's encoding, which under a service manager is often ASCII; any byte may stand in a comment.
+            with open(file, encoding="utf-8-sig", errors="surrogateescape") as stream:
+                recorder.read(stream, file)
+        except OSError as error:
+            problems.append(Problem(Place(file), f"cannot be read: {error.strerror}"))
+    return list(recorder.sections()), problems + recorder.problems
+
+
+class _Recorder:
+    """Follows a configparser while it reads: which line is at hand, which section it is in, what it sees a second time."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._interpolation = _Lenient()
+        self._parser = configparser.ConfigParser(strict=False, interpolation=self._interpolation)
+        # Both are documented ways to customise the parser: it matches each header line against SECTCRE and passes the name
+        # of each option that it reads to optionxform, in the order of the lines.
+        self._parser.SECTCRE = self  # type: ignore[assignment]
+        self._parser.optionxform = self._option  # type: ignore[method-assign,assignment]
+        self._reading = False
+        self._file = ""
+        self._line = 0
+        self._section: Optional[str] = None
+        self._seen: dict[object, int] = {}
+        self._places: dict[tuple[str, Optional[str]], Place] = {}
+
+    def read(self, stream: TextIO, file: str) -> None:
+        self._file, self._line, self._section, self._seen = file, 0, None, {}
+        self._reading = True
+        try:
+            self._parser.read_file(self._lines(stream), file)
+        except configparser.ParsingError as error:
+            for line, _content in error.errors:
+                self._problem(line, "is neither a section, an option, nor a comment")
+        except configparser.Error:
+            # A way to fail that a later Python may add: its message may show the line, so only the place is told.
+            self._problem(self._line, "cannot be parsed")
+        finally:
+            self._reading = False
+
+    def sections(self) -> Iterator[Section]:
+        for name in self._parser.sections():
+            yield self._resolved(name)
+
+    def match(self, text: str) -> Optional[re.Match[str]]:
+        """Stands in for SECTCRE.match."""
+        found = _HEADER.match(text)
+        if found:
+            name = found["header"]
+            self._section = name
+            self._once(("section", " ".join(name.split())), f"[{name}] stands twice in this file")
+            self._places.setdefault((name, None), self._here())
+        return found
+
+    def _lines(self, stream: TextIO) -> Iterator[str]:
+        for self._line, text in enumerate(stream, 1):
+            stripped = text.strip()
+            if self._section is None and stripped and stripped[0] not in "#;" and not _HEADER.match(stripped):
+                # configparser would stop at this line.
+                self._problem(self._line, "stands before any section")
+                yield "\n"
+            else:
+                yield text
+
+    def _option(self, name: str) -> str:
+        """Stands in for optionxform, which configparser also calls at each look-up."""
+        name = name.lower()
+        if self._reading and self._section is not None:
+            self._once(("option", self._section, name), f"[{self._section}] {name}: stands twice in this section")
+            self._places[self._section, name] = self._here()
+        return name
+
+    def _once(self, what: object, message: str) -> None:
+        first = self._seen.setdefault(what, self._line)
+        if first != self._line:
+            self._problem(self._line, f"{message}, first in line {first}")
+
+    def _resolved(self, name: str) -> Section:
+        section = Section(name, self._places[name, None])
+        referenced: set[str] = set()
+        for option in self._parser.options(name):
+            self._interpolation.referenced.clear()
+            place = self._places.get((name, option)) or self._places[DEFAULT, option]
+            try:
+                section.options[option] = Value(self._parser.get(name, option) or "", place)
+            except configparser.InterpolationMissingOptionError:
+                what = "refers with %(…)s to an option that is not there; a percent sign before a parenthesis is written %%"
+                self.problems.append(Problem(place, what, name, option))
+            except configparser.InterpolationError:
+                self.problems.append(Problem(place, "refers to itself, through other options", name, option))
+            referenced |= self._interpolation.referenced
+        own = {option for option in self._parser.options(name) if (name, option) in self._places}
+        section.own = frozenset(own - referenced)
+        return section
+
+    def _here(self) -> Place:
+        return Place(self._file, self._line)
+
+    def _problem(self, line: int, what: str) -> None:
+        self.problems.append(Problem(Place(self._file, line), what))
+
+
+class _Lenient(configparser.Interpolation):
+    """BasicInterpolation, but for a `%` that is neither `%%` nor `%(option)s`: it means itself."""
+
+    def __init__(self) -> None:
+        self.referenced: set[str] = set()
+
+    def before_get(
+        self,
+        parser: Any,
+        section: str,
+        option: str,
+        value: str,
+        defaults: Mapping[str, str],
+    ) -> str:
+        return self._expand(parser, section, option, value, defaults, 1)
+
+    def _expand(self, parser: Any, section: str, option: str, value: str, known: Mapping[str, str], depth: int) -> str:
+        if depth > configparser.MAX_INTERPOLATION_DEPTH:
+            raise configparser.InterpolationDepthError(option, section, "")
+
+        def replacement(found: re.Match[str]) -> str:
+            if found[1] is None:
+                return "%"
+            name = parser.optionxform(found[1])
+            if name not in known:
+                raise configparser.InterpolationMissingOptionError(option, section, "", name)
+            self.referenced.add(name)
+            return self._expand(parser, section, option, known[name] or "", known, depth + 1)
+
+        return _REFERENCE.sub(replacement, value)

@@ -1,0 +1,227 @@
+"""Sections to the model: every option checked, every problem with its place."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from osg_token_renewer import options
+from osg_token_renewer.all_sources import SOURCES
+from osg_token_renewer.config.ini import Section
+from osg_token_renewer.errors import Local
+from osg_token_renewer.model import Account, Config, Options, Place, Problem, Secret, TokenSpec
+from osg_token_renewer.options import Option, SecretFile
+from osg_token_renewer.sources.base import Source
+
+ACCOUNT = (
+    Option("source", options.choice(*SOURCES), summary="how the account obtains tokens"),
+    Option("ca_file", options.absolute_path, summary="CA bundle for the issuer"),
+    Option("timeout", options.seconds, default=60, summary="seconds for one request to the issuer"),
+)
+TOKEN = (
+    Option("account", options.name, required=True, summary="the account's name"),
+    Option("token_path", options.absolute_path, required=True, summary="absolute path of the file"),
+    Option("audience", options.words, default=(), summary="audiences, space separated"),
+    Option("scope", options.words, default=(), summary="scopes, space separated"),
+    Option("min_lifetime", options.seconds, summary="seconds that the published token must always have left"),
+    Option("mode", options.mode, summary="octal mode of the published file"),
+    Option("group", options.text, summary="group of the published file"),
+    Option("owner", options.text, summary="owner of the published file"),
+    Option("claims", options.choice("warn", "enforce"), default="warn", summary="what a missing audience or scope means"),
+)
+RENEWER = (
+    Option("workers", options.count, summary="lanes at a time"),
+    Option("state_dir", options.absolute_path, summary="history and copies of account files"),
+    Option("runtime_dir", options.absolute_path, summary="lock and agent sockets"),
+)
+_KINDS = ("account", "token", "renewer")
+
+
+@dataclass
+class _Reading:
+    """What has been found so far."""
+
+    problems: list[Problem] = field(default_factory=list)
+    accounts: dict[str, Section] = field(default_factory=dict)
+    tokens: dict[str, Section] = field(default_factory=dict)
+    renewer: Optional[Section] = None
+
+    def problem(self, place: Place, what: str, section: str, option: Optional[str] = None, warning: bool = False) -> None:
+        self.problems.append(Problem(place, what, section, option, warning))
+
+
+def build(sections: Sequence[Section], files: Sequence[str]) -> tuple[Config, list[Problem]]:
+    """The configuration, and everything that is wrong with it: it is of use only when no problem is an error."""
+    reading = _Reading()
+    for section in sections:
+        _sort(section, reading)
+    used = {value.text for section in reading.tokens.values() if (value := section.options.get("account"))}
+    accounts = {name: _account(name, section, name in used, reading) for name, section in reading.accounts.items()}
+    tokens = [_token(name, section, reading) for name, section in reading.tokens.items()]
+    _paths_are_distinct(reading)
+    renewer = _values(reading.renewer, RENEWER, known_besides=(), reading=reading) if reading.renewer else {}
+    config = Config(
+        {name: account for name, account in accounts.items() if account},
+        tuple(token for token in tokens if token),
+        Options(**(renewer or {})),
+        tuple(files),
+    )
+    return config, reading.problems
+
+
+def _sort(section: Section, reading: _Reading) -> None:
+    """The original splits a section's title at white space, so `[ token  x ]` is the token x."""
+    words = section.name.split()
+    kind = words[0] if words else ""
+    if kind == "renewer" and len(words) == 1:
+        reading.renewer = section
+        return
+    if kind not in ("account", "token"):
+        close = difflib.get_close_matches(kind, _KINDS, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        reading.problem(section.place, f"is not a section of this program{hint}", section.name)
+        return
+    if len(words) != 2:
+        reading.problem(section.place, f"must be [{kind} NAME], the name without white space", section.name)
+        return
+    bad = options.bad_name(words[1])
+    if bad:
+        reading.problem(section.place, bad, section.name)
+        return
+    named = reading.accounts if kind == "account" else reading.tokens
+    if words[1] in named:
+        # Written with other blanks; the same header in one file was found by the reader.
+        reading.problem(section.place, f"stands twice, first at {named[words[1]].place}", section.name)
+    named[words[1]] = section
+
+
+def _account(name: str, section: Section, used: bool, reading: _Reading) -> Optional[Account]:
+    every = [option for source in SOURCES.values() for option in source.OPTIONS]
+    source = _source(section, used, reading)
+    if source is None:
+        _unknown(section, options.known([*ACCOUNT, *every]), reading)
+        return None
+    values = _values(section, [*ACCOUNT, *source.OPTIONS], options.known(every), reading)
+    if values is None:
+        return None
+    _secrets_are_private(section, values, source.OPTIONS, reading)
+    own = {option.name: values[option.name] for option in source.OPTIONS}
+    try:
+        settings = source.settings(own)
+    except ValueError as error:
+        reading.problem(section.place, str(error), section.name)
+        return None
+    return Account(name, source.NAME, settings, values["ca_file"], float(values["timeout"]))
+
+
+def _source(section: Section, used: bool, reading: _Reading) -> Optional[Source]:
+    given = section.options.get("source")
+    if given and given.text:
+        if given.text not in SOURCES:
+            reading.problem(given.place, f"must be one of {', '.join(SOURCES)}", section.name, "source")
+        return SOURCES.get(given.text)
+    marked = [source for source in SOURCES.values() if section.options.get(source.MARKER) and section.options[source.MARKER].text]
+    if not marked:
+        wanted = " or ".join(source.MARKER for source in SOURCES.values())
+        # The original looks only at accounts that a token uses.
+        reading.problem(section.place, f"needs {wanted}", section.name, warning=not used)
+        return None
+    if len(marked) > 1:
+        what = f"both {marked[0].MARKER} and {marked[1].MARKER} are given: {marked[0].MARKER} counts"
+        reading.problem(section.options[marked[1].MARKER].place, what, section.name, marked[1].MARKER, warning=True)
+    return marked[0]
+
+
+def _token(name: str, section: Section, reading: _Reading) -> Optional[TokenSpec]:
+    values = _values(section, TOKEN, (), reading)
+    account = section.options.get("account")
+    if account and not options.bad_name(account.text) and account.text and account.text not in reading.accounts:
+        reading.problem(account.place, "there is no [account] section of this name", section.name, "account")
+        return None
+    if values is None:
+        return None
+    path, claims = values.pop("token_path"), values.pop("claims")
+    return TokenSpec(name=name, path=path, enforce_claims=claims == "enforce", **values)
+
+
+def _values(section: Section, wanted: Sequence[Option], known_besides: Iterable[str], reading: _Reading) -> Optional[dict[str, Any]]:
+    """The parsed options of a section; None when one is missing or malformed. An empty value is an absent one."""
+    _unknown(section, (*options.known(wanted), *known_besides), reading)
+    values: dict[str, Any] = {}
+    well = True
+    for option in wanted:
+        value = section.options.get(option.name)
+        if value is None or not value.text:
+            if option.required:
+                well = False
+                reading.problem(section.place, "is missing", section.name, option.name)
+            values[option.name] = option.default
+            continue
+        try:
+            values[option.name] = option.parse(value.text)
+        except ValueError as error:
+            well = False
+            reading.problem(value.place, str(error), section.name, option.name)
+    return values if well else None
+
+
+def _unknown(section: Section, known: Sequence[str], reading: _Reading) -> None:
+    for name in sorted(section.own - set(known)):
+        if name not in section.options:
+            continue
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        reading.problem(section.options[name].place, f"is not an option here and is ignored{hint}", section.name, name, warning=True)
+
+
+def _paths_are_distinct(reading: _Reading) -> None:
+    first: dict[str, str] = {}
+    for name, section in reading.tokens.items():
+        value = section.options.get("token_path")
+        if value is None or not value.text:
+            continue
+        path = os.path.normpath(value.text)
+        other = first.setdefault(path, name)
+        if other != name:
+            reading.problem(value.place, f"is also the path of [token {other}]", section.name, "token_path")
+
+
+def _secrets_are_private(section: Section, values: dict[str, Any], of_source: Iterable[Option], reading: _Reading) -> None:
+    """Warns of secrets that others can read, and of secret files that are not there."""
+    for option in of_source:
+        value = values[option.name]
+        if not isinstance(value, (Secret, SecretFile)):
+            continue
+        place = section.options[option.name].place
+        if isinstance(value, Secret):
+            if _others_read(place.file):
+                what = f"others can read this secret: chmod o-rwx {place.file}"
+                reading.problem(place, what, section.name, option.name, warning=True)
+        else:
+            _file_is_private(value, place, section.name, option.name, reading)
+
+
+def _file_is_private(file: SecretFile, place: Place, section: str, option: str, reading: _Reading) -> None:
+    try:
+        path = file.path
+        if _others_read(path):
+            reading.problem(place, f"others can read it: chmod o-rwx {path}", section, option, warning=True)
+    except FileNotFoundError:
+        reading.problem(place, "there is no such file", section, option, warning=True)
+    except Local:
+        # A credential of the service, looked at from outside of it.
+        return
+
+
+def _others_read(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & stat.S_IROTH)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # What this user may not look at, others may not either, as far as can be told.
+        return False

@@ -1,0 +1,102 @@
+"""The exception tree, and the exit statuses it ends in.
+
+RenewerError
+├── UsageError             the command line asks for something that does not exist        exit 2
+├── ConfigError            the configuration is wrong: every problem, with its place      exit 78
+├── LockHeld               another run is at work                                         exit 1
+├── HistoryError           the history cannot be used: never more than a warning
+└── Failure                one token could not be renewed: becomes a failed outcome
+    ├── Refused            a person must act: dead refresh token, wrong password, unknown account
+    ├── Unavailable        try again later: network, 5xx, no answer in time
+    │   └── TimedOut       a subprocess was still running at its deadline
+    ├── Local              this host is at fault: program missing, permission, no room
+    │   └── ProgramMissing a program is not installed
+    └── Unsuitable         the issuer answered, but not with the token that was asked for
+
+Foreign exceptions are translated once, where they enter: http.py and process.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from osg_token_renewer.model import Problem
+
+
+class Exit(IntEnum):
+    """Exit statuses; 78 is EX_CONFIG of sysexits.h, 130 and 143 are 128 + SIGINT and 128 + SIGTERM."""
+
+    WELL = 0
+    FAILED = 1
+    USAGE = 2
+    BUG = 3
+    CONFIG = 78
+
+
+REPORT = "please report it, with these lines, to the maintainers of osg-token-renewer"
+
+
+class RenewerError(Exception):
+    """Everything this program raises on purpose. `hint` is the next step for the reader, where one is known."""
+
+    exit_status: Exit = Exit.FAILED
+
+    def __init__(self, message: str, hint: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(RenewerError):
+    exit_status = Exit.USAGE
+
+
+class ConfigError(RenewerError):
+    """All problems of all configuration files; warnings are in there too, so that they are not lost."""
+
+    exit_status = Exit.CONFIG
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class LockHeld(RenewerError):
+    pass
+
+
+class HistoryError(RenewerError):
+    pass
+
+
+class Failure(RenewerError):
+    """Why one token was not renewed. `reason` is the word that outcomes, history and JSON carry."""
+
+    reason = "failed"
+
+
+class Refused(Failure):
+    reason = "refused"
+
+
+class Unavailable(Failure):
+    reason = "unavailable"
+
+
+class TimedOut(Unavailable):
+    pass
+
+
+class Local(Failure):
+    reason = "local"
+
+
+class ProgramMissing(Local):
+    pass
+
+
+class Unsuitable(Failure):
+    reason = "unsuitable"

@@ -1,0 +1,151 @@
+"""HTTPS to an issuer: trust, limits, and the translation of what requests raises.
+
+Only what must talk to an issuer imports this module: requests costs a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Optional
+from urllib.parse import urlsplit
+
+import requests
+
+from osg_token_renewer import __version__
+from osg_token_renewer.errors import Local, TimedOut, Unavailable
+from osg_token_renewer.text import outside
+
+# No token answer is larger; what is larger is not read.
+MAX_ANSWER = 1024 * 1024
+# The three-way handshake and TLS of a reachable issuer take far less.
+CONNECT_TIMEOUT = 10.0
+
+# Where distributions keep the system's store, when OpenSSL was built to look elsewhere.
+_SYSTEM_STORES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem")
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    content_type: str
+    body: bytes
+    location: Optional[str] = None
+
+
+class Client:
+    """One keep-alive connection pool to one issuer. Redirects are never followed: they would carry credentials elsewhere."""
+
+    def __init__(self, ca_file: Optional[str], timeout: float) -> None:
+        self._trust = trust(ca_file)
+        self._timeout = timeout
+        self._session = requests.Session()
+        # The environment could otherwise add credentials (netrc) and replace the CA bundle.
+        self._session.trust_env = False
+        self._session.headers["User-Agent"] = f"osg-token-renewer/{__version__}"
+        self._session.headers["Accept"] = "application/json"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        self._session.close()
+
+    def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+        """Posts a form. Raises Unavailable, TimedOut or Local; an HTTP error status is an answer like any other."""
+        return self._request("POST", url, form, headers)
+
+    def get(self, url: str) -> Answer:
+        return self._request("GET", url, None, {})
+
+    def _request(self, method: str, url: str, form: Optional[Mapping[str, str]], headers: Mapping[str, str]) -> Answer:
+        deadline = time.monotonic() + self._timeout
+        with (
+            _translated(url, self._timeout),
+            self._session.request(
+                method,
+                url,
+                data=form,
+                headers=dict(headers),
+                timeout=(min(CONNECT_TIMEOUT, self._timeout), self._timeout),
+                verify=self._trust,
+                allow_redirects=False,
+                stream=True,
+                proxies=requests.utils.get_environ_proxies(url),
+            ) as response,
+        ):
+            body = bytearray()
+            # The time limit of requests is for each read; this one is for the whole answer.
+            for piece in response.iter_content(16 * 1024):
+                body += piece
+                if len(body) > MAX_ANSWER:
+                    raise Unavailable(f"{host(url)} sent more than {MAX_ANSWER // 1024} KiB instead of a token")
+                if time.monotonic() > deadline:
+                    raise requests.exceptions.ReadTimeout
+            return Answer(
+                response.status_code,
+                response.headers.get("Content-Type", ""),
+                bytes(body),
+                response.headers.get("Location"),
+            )
+
+
+def trust(ca_file: Optional[str]) -> str:
+    """The CA bundle (file or directory): `ca_file`, else the environment's, else the system's store, never a Python package's."""
+    for candidate in (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("REQUESTS_CA_BUNDLE")):
+        if candidate:
+            if not os.access(candidate, os.R_OK):
+                raise Local(f"the CA bundle {candidate} cannot be read")
+            return candidate
+    paths = ssl.get_default_verify_paths()
+    for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
+        if candidate and os.path.exists(candidate):
+            return candidate
+    raise Local("no system CA bundle was found", "set ca_file in the account's section")
+
+
+def host(url: str) -> str:
+    """Host and port of a URL, for messages: a URL may hold more than a log should."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+@contextmanager
+def _translated(url: str, timeout: float) -> Iterator[None]:
+    """The one place where exceptions of requests become ours; the most special come first."""
+    where = host(url)
+    try:
+        yield
+    except requests.exceptions.SSLError as error:
+        raise Unavailable(
+            f"the TLS certificate of {where} was not accepted: {outside(str(error))}",
+            "set ca_file in the account's section if the issuer has a CA of its own",
+        ) from error
+    except requests.exceptions.ProxyError as error:
+        raise Unavailable(f"the proxy for {where} failed: {outside(str(error))}") from error
+    except requests.exceptions.ConnectTimeout as error:
+        raise TimedOut(f"{where} did not accept a connection within {min(CONNECT_TIMEOUT, timeout):g} s") from error
+    except requests.exceptions.ReadTimeout as error:
+        raise TimedOut(f"{where} had not answered after {timeout:g} s") from error
+    except requests.exceptions.ConnectionError as error:
+        # requests reports a read that times out within the body as a ConnectionError.
+        if "timed out" in str(error).lower():
+            raise TimedOut(f"{where} had not answered after {timeout:g} s") from error
+        raise Unavailable(f"{where} cannot be reached: {_innermost(error)}") from error
+    except requests.exceptions.RequestException as error:
+        raise Unavailable(f"the request to {where} failed: {outside(str(error))}") from error
+
+
+def _innermost(error: BaseException) -> str:
+    """'Connection refused' rather than the three wrappers around it."""
+    seen: Optional[BaseException] = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror and not isinstance(seen, requests.exceptions.RequestException):
+            return outside(seen.strerror)
+        reason = getattr(seen, "reason", None) or next(iter(seen.args), None)
+        seen = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
+    return outside(str(error))

@@ -1,0 +1,57 @@
+"""One run at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from osg_token_renewer.errors import LockHeld
+
+
+@contextmanager
+def held(path: str, wait: float, stopped: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """Holds the lock file at `path`; the kernel lets go of it when this process ends, however it ends.
+
+    Yields whether it had to wait for another process. Raises LockHeld when another process still has it after `wait` seconds,
+    and OSError when there can be no such file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline = time.monotonic() + wait
+        waited = False
+        while not _taken(descriptor):
+            if time.monotonic() > deadline or stopped():
+                raise LockHeld(
+                    f"another run is at work ({_holder(descriptor)}): nothing was attempted",
+                    "wait for it to end: its own time limits bound it",
+                )
+            waited = True
+            time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield waited
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> str:
+    pid = os.pread(descriptor, 20, 0).strip()
+    if not pid.isdigit():
+        return "unknown process"
+    try:
+        with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
+            command = file.read(200).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        command = ""
+    return f"process {int(pid)}" + (f", {command}" if command else "")

@@ -1,0 +1,235 @@
+"""What the program talks about: accounts, tokens, decisions and outcomes. Past the configuration loader there is nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Optional
+
+
+class Secret:
+    """A text that must not be shown: `str`, `repr` and format mask it, only `reveal` gives it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    __str__ = __repr__
+
+
+# Configuration
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value of the configuration stands; lines count from 1, None is the file as a whole."""
+
+    file: str
+    line: Optional[int] = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the configuration. It names places and options, never the content of a line."""
+
+    place: Place
+    what: str
+    section: Optional[str] = None
+    option: Optional[str] = None
+    warning: bool = False
+
+    def __str__(self) -> str:
+        where = f"[{self.section}] " if self.section else ""
+        which = f"{self.option}: " if self.option else ""
+        kind = "warning: " if self.warning else ""
+        return f"{self.place}: {kind}{where}{which}{self.what}"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A client registration that can obtain tokens. `settings` is what its source made of the section's options."""
+
+    name: str
+    source: str
+    settings: Any
+    ca_file: Optional[str] = None
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """What is wanted. Empty `audience` or `scope` ask for the issuer's or the account's default."""
+
+    name: str
+    account: str
+    path: str
+    audience: tuple[str, ...] = ()
+    scope: tuple[str, ...] = ()
+    min_lifetime: Optional[int] = None
+    mode: Optional[int] = None
+    group: Optional[str] = None
+    owner: Optional[str] = None
+    enforce_claims: bool = False
+
+    @property
+    def asked(self) -> str:
+        """What the issuer is asked for, as one comparable text: a change of it makes the published token stale."""
+        return json.dumps([self.account, sorted(set(self.audience)), sorted(set(self.scope))])
+
+
+@dataclass(frozen=True)
+class Options:
+    """The `[renewer]` section; None lets the program choose."""
+
+    workers: Optional[int] = None
+    state_dir: Optional[str] = None
+    runtime_dir: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Config:
+    accounts: Mapping[str, Account]
+    tokens: tuple[TokenSpec, ...]
+    options: Options
+    files: tuple[str, ...]
+    warnings: tuple[Problem, ...] = ()
+
+
+# Tokens
+
+
+@dataclass(frozen=True)
+class AccessToken:
+    """A token's text and what can be read from it.
+
+    `claims` is None for an opaque token. `expires_at` is in seconds since 1970, None when nobody said.
+    """
+
+    text: Secret
+    claims: Optional[Mapping[str, Any]] = field(default=None, repr=False)
+    expires_at: Optional[float] = None
+    issuer: Optional[str] = None
+    audience: tuple[str, ...] = ()
+    scope: tuple[str, ...] = ()
+
+    @property
+    def opaque(self) -> bool:
+        return self.claims is None
+
+
+class Found(Enum):
+    """What stands at a `token_path`."""
+
+    NOTHING = "no file"
+    UNREADABLE = "not readable"
+    NOT_A_TOKEN = "not a token"  # noqa: S105
+    NOT_A_FILE = "not a regular file"
+    TOKEN = "token"  # noqa: S105
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the publisher read at a `token_path`.
+
+    `problem` says why it is not a token; `difference`, how the file's mode, owner or group is not what is configured; `mode` is
+    the permission bits.
+    """
+
+    found: Found
+    problem: str = ""
+    token: Optional[AccessToken] = None
+    fingerprint: Optional[str] = None
+    mode: Optional[int] = None
+    difference: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """What the history knows of one token. Times are seconds since 1970."""
+
+    name: str
+    fingerprint: Optional[str] = None
+    asked: Optional[str] = None
+    issuer: Optional[str] = None
+    expires_at: Optional[float] = None
+    obtained_at: Optional[float] = None
+    failed_at: Optional[float] = None
+    failure_reason: Optional[str] = None
+    failure_message: Optional[str] = None
+    failures_in_row: int = 0
+
+
+# Decisions and outcomes
+
+
+class Why(Enum):
+    """Why a token is due, or that it is not."""
+
+    FRESH = "fresh"
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    NOT_A_TOKEN = "not a token"  # noqa: S105
+    NOT_A_FILE = "not a regular file"
+    EXPIRED = "expired"
+    EXPIRING = "expiring"
+    UNKNOWN_EXPIRY = "unknown expiry"
+    CHANGED = "asked for differently"
+    EVERY_RUN = "every run"
+    FORCED = "forced"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a token is due, and the reason in the program's words (`why`) and in the reader's (`text`)."""
+
+    why: Why
+    text: str
+
+    @property
+    def due(self) -> bool:
+        return self.why is not Why.FRESH
+
+
+class State(Enum):
+    RENEWED = "renewed"
+    FRESH = "fresh"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one token in one run.
+
+    `reason` is one word: the planner's for a fresh token, `Failure.reason` for a failed one. `expires_at` is that of the
+    token that is now published, None when unknown or when there is none. `notes` are warnings about a token that was published;
+    `consequence` is what a failure means for the token's readers at that moment.
+    """
+
+    spec: TokenSpec
+    state: State
+    reason: str
+    message: str
+    hint: Optional[str] = None
+    consequence: Optional[str] = None
+    expires_at: Optional[float] = None
+    notes: tuple[str, ...] = ()
+    token: Optional[AccessToken] = None
+    fingerprint: Optional[str] = None

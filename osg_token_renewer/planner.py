@@ -1,0 +1,96 @@
+"""Decides whether a token is due. Pure: what it knows is what it is given, the time included."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Optional
+
+from osg_token_renewer.jwt import numeric_date
+from osg_token_renewer.model import AccessToken, Decision, Found, Published, TokenRecord, TokenSpec, Why
+from osg_token_renewer.text import duration
+
+_UNUSABLE = {
+    Found.NOTHING: Why.MISSING,
+    Found.UNREADABLE: Why.UNREADABLE,
+    Found.NOT_A_TOKEN: Why.NOT_A_TOKEN,
+    Found.NOT_A_FILE: Why.NOT_A_FILE,
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One token, what stands at its path, what the history knows of it, and whether it is due.
+
+    `expires_at` is when the published token expires, in seconds since 1970; None when nobody knows, or there is none.
+    """
+
+    spec: TokenSpec
+    published: Published
+    record: Optional[TokenRecord]
+    decision: Decision
+    expires_at: Optional[float]
+
+
+def plan(spec: TokenSpec, published: Published, record: Optional[TokenRecord], now: float, force: bool = False) -> Planned:
+    return Planned(spec, published, record, decide(spec, published, record, now, force), expiry(published, record))
+
+
+def decide(spec: TokenSpec, published: Published, record: Optional[TokenRecord], now: float, force: bool = False) -> Decision:
+    """`record` is what the history knows of this token, None if nothing; `now` is in seconds since 1970."""
+    token = published.token
+    if token is None:
+        why = _UNUSABLE[published.found]
+        return Decision(why, published.problem or why.value)
+    expires_at = expiry(published, record)
+    if expires_at is not None and expires_at <= now:
+        return Decision(Why.EXPIRED, f"expired {duration(now - expires_at)} ago")
+    if force:
+        return Decision(Why.FORCED, "forced")
+    difference = _difference(spec, published, token, record)
+    if difference:
+        return Decision(Why.CHANGED, difference)
+    if spec.min_lifetime is None:
+        return Decision(Why.EVERY_RUN, "no min_lifetime is set, so it is obtained in every run")
+    if expires_at is None:
+        return Decision(Why.UNKNOWN_EXPIRY, "nobody said when it expires")
+    left = expires_at - now
+    if left < spec.min_lifetime:
+        return Decision(Why.EXPIRING, f"{duration(left)} left, less than the {duration(spec.min_lifetime)} of min_lifetime")
+    return Decision(Why.FRESH, f"{duration(left)} left")
+
+
+def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[float]:
+    """When the published token expires: its own `exp`, else what was said when this very token was obtained."""
+    token = published.token
+    if token is None:
+        return None
+    if token.claims is not None and numeric_date(token.claims, "exp") is not None:
+        return token.expires_at
+    return record.expires_at if _about(record, published) and record else None
+
+
+def _difference(spec: TokenSpec, published: Published, token: AccessToken, record: Optional[TokenRecord]) -> Optional[str]:
+    """How what is asked for now differs from what was asked for when the token was published; None if it does not."""
+    if published.difference:
+        return published.difference
+    if record is not None and record.asked is not None and _about(record, published):
+        return None if record.asked == spec.asked else _changed_options(record.asked, spec)
+    # Without a record, the token itself is the only witness.
+    if token.opaque:
+        return None
+    for what, asked, granted in (("audience", spec.audience, token.audience), ("scope", spec.scope, token.scope)):
+        if not set(asked) <= set(granted):
+            return f"{what} is not what is asked for"
+    return None
+
+
+def _about(record: Optional[TokenRecord], published: Published) -> bool:
+    """Whether the record is about the token that is published, not about one that somebody replaced."""
+    return record is not None and record.fingerprint is not None and record.fingerprint == published.fingerprint
+
+
+def _changed_options(before: str, spec: TokenSpec) -> str:
+    names = ("account", "audience", "scope")
+    changed = [name for name, old, new in zip(names, json.loads(before), json.loads(spec.asked)) if old != new]
+    return f"{' and '.join(changed)} changed since it was published"

@@ -1,0 +1,187 @@
+"""Subprocesses: the one way they are started, bounded and ended.
+
+Each gets an argument list, an explicit environment, no standard input, and a session (so a process group) of its own: a person's
+Ctrl-C does not reach it, and ending it ends what it started.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Optional, Union
+
+from osg_token_renewer.errors import Local, ProgramMissing, TimedOut
+
+# What a program started from here may inherit: where programs and homes are, the language, proxies. Nothing that holds a secret.
+_INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "OIDC_CONFIG_DIR")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+# How long a process may take to end after SIGTERM before it is killed.
+GRACE = 3.0
+# More than any of the programs has to say; what prints more is not read to its end.
+MOST_OUTPUT = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class User:
+    """Whom a subprocess runs as."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+@dataclass(frozen=True)
+class Completed:
+    status: int
+    stdout: str
+    stderr: str
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """An explicit environment for a subprocess: the inheritable part of ours and what is given here."""
+    proxies = (*_PROXIES, *(name.upper() for name in _PROXIES))
+    inherited = {name: os.environ[name] for name in (*_INHERITED, *proxies) if name in os.environ}
+    return {**inherited, **extra}
+
+
+def find(program: str, package: str) -> str:
+    """The path of a program; raises ProgramMissing, naming the package that has it."""
+    path = shutil.which(program)
+    if path is None:
+        raise ProgramMissing(f"{program} is not installed", f"install the package {package}")
+    return path
+
+
+def start(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    stdin: Union[int, IO[bytes]] = subprocess.DEVNULL,
+    stdout: Union[int, IO[bytes]] = subprocess.PIPE,
+    stderr: Union[int, IO[bytes]] = subprocess.PIPE,
+    pass_fds: Sequence[int] = (),
+    user: Optional[User] = None,
+) -> subprocess.Popen[bytes]:
+    """A running subprocess, leader of its own session; the caller must `end` it. Raises ProgramMissing or Local."""
+    try:
+        return subprocess.Popen(
+            list(argv),
+            env=dict(env),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            # A relative or unreadable working directory of ours must not matter to it.
+            cwd="/",
+            # oidc-agent creates its account files with what the umask leaves.
+            umask=0o077,
+            user=None if user is None else user.uid,
+            group=None if user is None else user.gid,
+            extra_groups=None if user is None else user.groups,
+        )
+    except FileNotFoundError as error:
+        raise ProgramMissing(f"{argv[0]} is not installed") from error
+    except OSError as error:
+        raise Local(f"{argv[0]} could not be started: {error.strerror}") from error
+
+
+def run(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    timeout: float,
+    *,
+    pass_fds: Sequence[int] = (),
+    user: Optional[User] = None,
+    watch: Optional[Callable[[str], Optional[float]]] = None,
+) -> Completed:
+    """Runs a program to its end, at most `timeout` seconds.
+
+    Both pipes are drained together; output that is not UTF-8 is kept with replacement characters. `watch` is called with all that
+    was printed so far whenever there is more of it; what it returns, if not None, is the number of seconds left from then on.
+    Raises TimedOut when the deadline passed, Local when the program printed without end, and ProgramMissing or Local when it could
+    not be started. However this is left, the whole process group has ended.
+    """
+    process = start(argv, env, pass_fds=pass_fds, user=user)
+    try:
+        out, err = _drain(process, os.path.basename(argv[0]), timeout, watch or (lambda _: None))
+    finally:
+        # After a regular end the group is gone already.
+        end(process, grace=0)
+    return Completed(process.returncode, out, err)
+
+
+def _drain(process: subprocess.Popen[bytes], name: str, timeout: float, watch: Callable[[str], Optional[float]]) -> tuple[str, str]:
+    """What the process prints until it ends: stdout and stderr."""
+    printed = {process.stdout: bytearray(), process.stderr: bytearray()}
+    started = time.monotonic()
+    deadline = started + timeout
+    with selectors.DefaultSelector() as selector:
+        for pipe in printed:
+            if pipe is not None:
+                selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if not ready and time.monotonic() >= deadline:
+                raise TimedOut(f"{name} had not answered after {time.monotonic() - started:.0f} s")
+            for key, _events in ready:
+                piece = os.read(key.fd, 64 * 1024)
+                if not piece:
+                    selector.unregister(key.fileobj)
+                    continue
+                text = printed[key.fileobj]  # type: ignore[index]
+                text += piece
+                if len(text) > MOST_OUTPUT:
+                    # A program that asks a question again and again, and finds no answer on its standard input.
+                    raise Local(f"{name} printed more than {MOST_OUTPUT // 1024} KiB")
+                left = watch("\n".join(_decoded(printed.values())))
+                deadline = deadline if left is None else time.monotonic() + left
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired as error:
+        raise TimedOut(f"{name} had not ended after {time.monotonic() - started:.0f} s") from error
+    out, err = _decoded(printed.values())
+    return out, err
+
+
+def _decoded(printed: Iterable[bytearray]) -> list[str]:
+    return [text.decode("utf-8", "replace") for text in printed]
+
+
+def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
+    """Ends a process and its whole group: SIGTERM, `grace` seconds, SIGKILL. With no grace it is killed at once."""
+    if grace and _signal_group(process, signal.SIGTERM):
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline:
+            process.poll()
+            if not _signal_group(process, 0):
+                break
+            time.sleep(0.005)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdout, process.stderr, process.stdin):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """False when no process of the group is left. The group's id is the leader's, which stays reserved while the group lives."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        # Members that run as another user; only root starts such, and root may signal them.
+        return True
+    return True

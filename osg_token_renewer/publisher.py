@@ -1,0 +1,231 @@
+"""Token files: reading them, and replacing them so that a reader sees the old token or the new one, never less.
+
+Works relative to an opened directory; a symbolic link at the last step is never followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Optional
+
+from osg_token_renewer import jwt
+from osg_token_renewer.errors import Local
+from osg_token_renewer.model import AccessToken, Found, Published, TokenSpec
+
+_KINDS = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def read(spec: TokenSpec) -> Published:
+    """What stands at the token's path; never raises."""
+    path = spec.path
+    try:
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Published(Found.NOTHING, "no file")
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            return _not_a_file(os.lstat(path))
+        return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return _not_a_file(status)
+        try:
+            text = file.read(jwt.MAX_LENGTH + 2).decode("ascii", "replace")
+        except OSError as error:
+            return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
+    mode = stat.S_IMODE(status.st_mode)
+    try:
+        token = jwt.parse(text)
+    except ValueError as error:
+        return Published(Found.NOT_A_TOKEN, f"not a token: {error}", mode=mode)
+    return Published(Found.TOKEN, "", token, jwt.fingerprint(text), mode, _difference(spec, status))
+
+
+def preflight(spec: TokenSpec) -> None:
+    """Raises Local when publishing cannot succeed: no issuer need be asked for a token that would have no place."""
+    directory = os.path.dirname(spec.path)
+    with _opened(directory) as descriptor:
+        _place(spec, descriptor)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            # Asked of the system, so that a read-only file system says so.
+            raise _not_writable(directory, errno.EROFS if _read_only(directory) else errno.EACCES)
+    _ids(spec)
+
+
+def publish(spec: TokenSpec, token: AccessToken) -> tuple[str, ...]:
+    """Replaces the file at `spec.path` by the token and a newline; returns warnings.
+
+    Raises Local; the old file is then untouched and no temporary file remains.
+    """
+    directory, name = os.path.split(spec.path)
+    with _opened(directory) as descriptor:
+        old = _place(spec, descriptor)
+        wanted = _attributes(spec, old)
+        with _temporary(descriptor, directory, name) as (temporary, file):
+            try:
+                _apply(wanted, old, file, spec)
+                _write(file, token.text.reveal().encode("ascii") + b"\n")
+                os.replace(temporary, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+            except OSError as error:
+                raise Local(f"{spec.path} cannot be written: {error.strerror}") from error
+        with suppress(OSError):
+            # The new name is there; whether the directory survives a power cut is all that this could still tell.
+            os.fsync(descriptor)
+    if spec.mode is None and old is not None and wanted.mode & 0o077:
+        return (f"others can read {spec.path} (mode {wanted.mode:04o}): chmod 0600, or set mode",)
+    return ()
+
+
+@dataclass(frozen=True)
+class _Attributes:
+    """What the new file is to have; None leaves it as it is created."""
+
+    mode: int
+    uid: Optional[int]
+    gid: Optional[int]
+
+
+def _difference(spec: TokenSpec, status: os.stat_result) -> Optional[str]:
+    mode = stat.S_IMODE(status.st_mode)
+    if spec.mode not in (None, mode):
+        return f"its mode is {mode:04o}, not the configured {spec.mode:04o}"
+    try:
+        uid, gid = _ids(spec)
+    except Local:
+        # Publishing will say so.
+        return None
+    if uid not in (None, status.st_uid):
+        return f"its owner is not {spec.owner}"
+    return f"its group is not {spec.group}" if gid not in (None, status.st_gid) else None
+
+
+def _attributes(spec: TokenSpec, old: Optional[os.stat_result]) -> _Attributes:
+    uid, gid = _ids(spec)
+    if old is not None:
+        uid = old.st_uid if uid is None else uid
+        gid = old.st_gid if gid is None else gid
+    mode = spec.mode if spec.mode is not None else 0o600 if old is None else stat.S_IMODE(old.st_mode)
+    return _Attributes(mode, uid, gid)
+
+
+def _apply(wanted: _Attributes, old: Optional[os.stat_result], file: int, spec: TokenSpec) -> None:
+    """Owner and group first: changing them clears set-id bits, and nobody may read before they are right."""
+    have = os.fstat(file)
+    uid = -1 if wanted.uid in (None, have.st_uid) else wanted.uid
+    gid = -1 if wanted.gid in (None, have.st_gid) else wanted.gid
+    if (uid, gid) != (-1, -1):
+        try:
+            os.chown(file, -1 if uid is None else uid, -1 if gid is None else gid)
+        except PermissionError as error:
+            verb = "given" if spec.owner or spec.group or old is None else "kept as they are"
+            raise Local(
+                f"owner and group of {spec.path} cannot be {verb}: this user may not",
+                "as root, give the file to the service user, or the service user the group",
+            ) from error
+    os.fchmod(file, wanted.mode)
+
+
+def _ids(spec: TokenSpec) -> tuple[Optional[int], Optional[int]]:
+    return (
+        _id(spec.owner, "user", lambda name: pwd.getpwnam(name).pw_uid),
+        _id(spec.group, "group", lambda name: grp.getgrnam(name).gr_gid),
+    )
+
+
+def _id(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Optional[int]:
+    if name is None:
+        return None
+    try:
+        return look_up(name)
+    except KeyError:
+        if name.isdecimal() and name.isascii():
+            return int(name)
+        raise Local(f"there is no {what} {name} on this host") from None
+
+
+@contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Local(f"there is no directory {directory}", f"create it: install -d -m 0770 {directory}") from error
+    except OSError as error:
+        raise Local(f"the directory {directory} cannot be used: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _place(spec: TokenSpec, directory: int) -> Optional[os.stat_result]:
+    """What stands at the path now, None if nothing; raises Local if it is not a regular file."""
+    try:
+        status = os.stat(os.path.basename(spec.path), dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Local(f"{spec.path} cannot be looked at: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise Local(f"{spec.path} is {_kind(status)}, not a file", "remove it, or choose another token_path")
+    return status
+
+
+@contextmanager
+def _temporary(directory: int, path: str, name: str) -> Iterator[tuple[str, int]]:
+    """A new file beside the one to be replaced, and its descriptor; gone afterwards unless it was given that one's name."""
+    # Hidden, and cut so that it is a legal name where `name` is.
+    temporary = f".{name[:200]}.{secrets.token_hex(8)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        file = os.open(temporary, flags, 0o600, dir_fd=directory)
+    except OSError as error:
+        raise _not_writable(path, error.errno) from error
+    try:
+        yield temporary, file
+    finally:
+        os.close(file)
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+
+
+def _write(file: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(file, content) :]
+    os.fsync(file)
+
+
+def _not_a_file(status: os.stat_result) -> Published:
+    return Published(Found.NOT_A_FILE, f"{_kind(status)}, not a file")
+
+
+def _kind(status: os.stat_result) -> str:
+    return next((name for fits, name in _KINDS if fits(status.st_mode)), "something else")
+
+
+def _read_only(directory: str) -> bool:
+    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+
+
+def _not_writable(directory: str, number: Optional[int]) -> Local:
+    why = os.strerror(number or errno.EACCES)
+    hint = None
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        hint = f"let this user write to {directory}; for a hardened service also ReadWritePaths={directory}"
+    return Local(f"no file can be made in {directory}: {why}", hint)

@@ -1,0 +1,199 @@
+"""Registering a client at an issuer: what `osg-token-renewer-setup` does once it knows everything.
+
+Secrets reach oidc-gen through files in memory that only the two processes have: not by its command line, its environment or a disk.
+oidc-gen's output is read, not passed on: after a registration it may print the client's secret.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from osg_token_renewer import process
+from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable
+from osg_token_renewer.model import Account, Secret, TokenSpec
+from osg_token_renewer.process import Completed, User
+from osg_token_renewer.sources import client_credentials, oidc_agent
+from osg_token_renewer.text import outside
+
+# The authorization server of the device flow ends the wait (RFC 8628 section 3.2, expires_in); this only bounds an oidc-gen that hangs.
+LONGEST_WAIT = 3600.0
+# Before there is a code to show: discovery, registration and device authorization.
+_REQUESTS_BEFORE_CODE = 3
+# One of those that oidc-agent registers by itself; a given client must have it.
+REDIRECT_URI = "http://localhost:4242"
+
+_CODE = re.compile(r"visit:\s*\n\s*(\S+)(?:.*?enter the code:\s*(\S+))?", re.DOTALL)
+_AFTER_CODE = re.compile(r"enter the code:\s*\S+\s|QR code")
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client that exists at the issuer already."""
+
+    client_id: str
+    client_secret: Secret
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be registered. `client` None asks for dynamic registration (RFC 7591)."""
+
+    account: str
+    issuer: str = ""
+    scope: str = ""
+    audience: str = ""
+    ca_file: Optional[str] = None
+    client: Optional[Client] = None
+    # What encrypts the account file.
+    password: Secret = field(default=Secret(""))
+
+
+# Shows the person where to go and which code to enter there.
+Show = Callable[[str, str], None]
+
+
+def register(request: Request, directory: str, user: Optional[User], timeout: float, show: Show) -> None:
+    """Makes the oidc-agent account by the device flow (RFC 8628); raises a Failure, and then leaves no account behind.
+
+    `timeout` bounds each request, the person has as long as the issuer's code lives. `user`, if given, is whom oidc-agent runs as.
+    """
+    where = account_file(request.account, user)
+    if os.path.exists(where):
+        raise Local(
+            f"there is an account {request.account} already ({where})",
+            f"for a new login: osg-token-renewer-setup --reauthenticate {request.account}; to start over: remove that file",
+        )
+    argv = [f"--iss={request.issuer}", f"--scope={request.scope}"]
+    if request.audience:
+        argv.append(f"--aud={request.audience}")
+    if request.ca_file:
+        argv.append(f"--cp={request.ca_file}")
+    with _in_memory(_client_file(request)) as client_file:
+        if client_file is not None:
+            argv.append(f"--file=/dev/fd/{client_file}")
+        descriptors = [] if client_file is None else [client_file]
+        _generate(request, argv, descriptors, directory, user, timeout, show)
+    if not os.path.exists(where):
+        raise Local(f"oidc-gen said that all is well, but there is no account file {where}")
+
+
+def reauthenticate(request: Request, directory: str, user: Optional[User], timeout: float, show: Show) -> None:
+    """Gives an existing account a new refresh token; raises a Failure, and then leaves the account as it was."""
+    if not os.path.exists(account_file(request.account, user)):
+        raise Refused(f"there is no account {request.account} to log in again", f"run: osg-token-renewer-setup {request.account}")
+    _generate(request, ["--reauthenticate"], [], directory, user, timeout, show)
+
+
+def account_file(account: str, user: Optional[User]) -> str:
+    """Where oidc-agent keeps an account of this user: $OIDC_CONFIG_DIR, ~/.config/oidc-agent if it is there, else ~/.oidc-agent."""
+    given = os.environ.get("OIDC_CONFIG_DIR")
+    if given:
+        return os.path.join(given, account)
+    home = user.home if user else os.path.expanduser("~")
+    modern = os.path.join(home, ".config", "oidc-agent")
+    return os.path.join(modern if os.path.isdir(modern) else os.path.join(home, ".oidc-agent"), account)
+
+
+def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, Any]:
+    """The issuer's metadata (OpenID Connect Discovery 1.0 section 4, else RFC 8414 section 3); raises Unavailable."""
+    from osg_token_renewer.http import Client as HttpClient
+    from osg_token_renewer.http import host
+
+    base = issuer.rstrip("/")
+    status = 0
+    with HttpClient(ca_file, timeout) as http:
+        for path in ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"):
+            answer = http.get(base + path)
+            status = answer.status
+            try:
+                content = json.loads(answer.body) if status == 200 else None
+            except (ValueError, RecursionError):
+                content = None
+            if isinstance(content, dict):
+                return content
+    raise Unavailable(f"{host(issuer)} has no metadata of an issuer (HTTP status {status})", "check the issuer's URL")
+
+
+def prove(account: Account, spec: TokenSpec) -> None:
+    """Asks for one token by client credentials, and drops it; raises a Failure."""
+    with client_credentials.session(account, "") as fetch:
+        fetch(spec)
+
+
+def _generate(
+    request: Request,
+    options: Sequence[str],
+    descriptors: Sequence[int],
+    directory: str,
+    user: Optional[User],
+    timeout: float,
+    show: Show,
+) -> None:
+    program = process.find("oidc-gen", oidc_agent.PACKAGE)
+    shown: list[str] = []
+
+    def watch(printed: str) -> Optional[float]:
+        found = _CODE.search(printed)
+        if shown or not found or not _AFTER_CODE.search(printed):
+            return None
+        shown.append(found[1])
+        show(outside(found[1]), outside(found[2] or ""))
+        return LONGEST_WAIT
+
+    with oidc_agent.agent(directory, user) as agent, _in_memory(request.password.reveal() + "\n") as password:
+        argv = [program, "--flow=device", "--no-url-call", "--prompt=none", f"--pw-file=/dev/fd/{password}", *options, request.account]
+        fds = [*descriptors, *([] if password is None else [password])]
+        try:
+            done = process.run(argv, agent.env, _REQUESTS_BEFORE_CODE * timeout, pass_fds=fds, user=user, watch=watch)
+        except TimedOut as error:
+            raise TimedOut("the issuer did not answer in time" if not shown else "the authorization did not end", None) from error
+    # What it prints is not always what happened (it says "accepted" when the user denied): its exit status is.
+    if done.status != 0:
+        raise _failure(done, request.account, bool(shown))
+
+
+def _failure(done: Completed, account: str, shown: bool) -> Failure:
+    """oidc-gen's last words are the interesting ones; before them there may be a QR code."""
+    words = [line for line in done.stderr.splitlines() if line.strip() and "\x1b[" not in line]
+    said = Completed(done.status, done.stdout, "\n".join(words[-3:]))
+    again = f"run it again: osg-token-renewer-setup {account}"
+    if "access_denied" in said.stderr:
+        return Refused("the authorization was denied", again)
+    if shown and re.search(r"expired_token|invalid_grant|not valid any ?more|expired", said.stderr):
+        return Refused("the code expired before the authorization was given", again)
+    return oidc_agent.failure(said, account, "registration failed")
+
+
+def _client_file(request: Request) -> Optional[str]:
+    """A client configuration in the form that oidc-gen's --file reads."""
+    if request.client is None:
+        return None
+    content = {
+        "client_id": request.client.client_id,
+        "client_secret": request.client.client_secret.reveal(),
+        "issuer_url": request.issuer,
+        "scope": request.scope,
+        "redirect_uris": [REDIRECT_URI],
+        **({"cert_path": request.ca_file} if request.ca_file else {}),
+    }
+    return json.dumps(content)
+
+
+@contextmanager
+def _in_memory(content: Optional[str]) -> Iterator[Optional[int]]:
+    """A file without a name. Unlike a pipe or a file of root's, another user who is handed it can open it by /dev/fd."""
+    if content is None:
+        yield None
+        return
+    descriptor = os.memfd_create("osg-token-renewer", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content.encode("utf-8", "surrogateescape"))
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,149 @@
+"""The engine: which tokens are due, and what became of each."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from osg_token_renewer import directories, lock, planner, publisher
+from osg_token_renewer.errors import HistoryError, UsageError
+from osg_token_renewer.history import History
+from osg_token_renewer.history.store import DamagedError
+from osg_token_renewer.model import Config, Outcome, State, TokenRecord, TokenSpec
+from osg_token_renewer.planner import Planned
+from osg_token_renewer.stop import Stop
+from osg_token_renewer.text import duration
+
+log = logging.getLogger(__name__)
+
+# How long a second run waits for the first before it says so and leaves.
+LOCK_WAIT = 10.0
+
+
+def plan(specs: Sequence[TokenSpec], records: Mapping[str, TokenRecord], now: float, force: bool = False) -> list[Planned]:
+    """What is to be done about each token."""
+    return [planner.plan(spec, publisher.read(spec), records.get(spec.name), now, force) for spec in specs]
+
+
+def selected(config: Config, names: Sequence[str]) -> Config:
+    """The configuration with only the tokens of these names (all, if none is given); raises UsageError for an unknown name."""
+    known = {spec.name for spec in config.tokens}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"there is no [token {unknown[0]}] in the configuration", "see: osg-token-renewer status")
+    return replace(config, tokens=tuple(spec for spec in config.tokens if not names or spec.name in names))
+
+
+def history(config: Config) -> History:
+    return History(directories.state(config.options.state_dir))
+
+
+def remembered(history: History) -> dict[str, TokenRecord]:
+    """The history's records; a history that cannot be read is a warning and nothing more."""
+    try:
+        return history.records()
+    except DamagedError as error:
+        log.warning("the history is damaged (%s): it starts anew with the next renewal", error)
+    except HistoryError as error:
+        log.warning("the history cannot be read (%s): going on without it", error)
+    return {}
+
+
+class Run:
+    """One run over the tokens of a configuration: plan it, then iterate over the outcomes; they are recorded at the end."""
+
+    def __init__(self, config: Config, *, force: bool, stop: Stop) -> None:
+        self._config = config
+        self._force = force
+        self._stop = stop
+        self._history = history(config)
+
+    def plan(self) -> list[Planned]:
+        return self._plan(self._config.tokens)
+
+    def outcomes(self, planned: Sequence[Planned]) -> Iterator[Outcome]:
+        """One outcome for each planned token: the fresh ones first, the others as they come.
+
+        Raises LockHeld when another run is at work. When nothing is due, no lock is taken and nothing is started.
+        """
+        due = [each for each in planned if each.decision.due]
+        yield from (_fresh(each) for each in planned if not each.decision.due)
+        if not due:
+            return
+        done: list[Outcome] = []
+        with ExitStack() as stack:
+            directory, waited = self._enter(stack)
+            if waited:
+                # The other run may have done what this one wanted to do.
+                due = self._plan([each.spec for each in due])
+                yield from (_fresh(each) for each in due if not each.decision.due)
+                due = [each for each in due if each.decision.due]
+            try:
+                for outcome in self._run(due, directory):
+                    done.append(outcome)
+                    yield outcome
+            finally:
+                self._record(done)
+
+    def _plan(self, specs: Sequence[TokenSpec]) -> list[Planned]:
+        return plan(specs, remembered(self._history), time.time(), self._force)
+
+    def _enter(self, stack: ExitStack) -> tuple[str, bool]:
+        """The directory for sockets, and whether another run had to be waited for."""
+        directory, shared = stack.enter_context(directories.runtime(self._config.options.runtime_dir))
+        try:
+            place = directory if shared else directories.made(directories.state(self._config.options.state_dir))
+            return directory, stack.enter_context(lock.held(f"{place}/lock", LOCK_WAIT, self._stop.requested))
+        except OSError as error:
+            log.warning("there can be no lock (%s): another run at the same time would not be noticed", error)
+            return directory, False
+
+    def _run(self, due: Sequence[Planned], directory: str) -> Iterator[Outcome]:
+        from osg_token_renewer import runner
+
+        before = {each.spec.name: each for each in due}
+        outcomes = runner.run(
+            [each.spec for each in due],
+            self._config.accounts,
+            directory=directory,
+            configured_workers=self._config.options.workers,
+            stop=self._stop,
+        )
+        for outcome in outcomes:
+            yield _with_consequence(outcome, before[outcome.spec.name], time.time())
+
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        try:
+            directories.made(os.path.dirname(self._history.path))
+            try:
+                self._history.record(outcomes, time.time())
+            except DamagedError as error:
+                aside = self._history.put_aside()
+                log.warning("the history is damaged (%s): it was put aside as %s and starts anew", error, aside)
+                self._history.record(outcomes, time.time())
+        except (HistoryError, OSError) as error:
+            log.warning("the history cannot be written (%s): what this run did is not remembered", error)
+
+
+def _fresh(each: Planned) -> Outcome:
+    return Outcome(each.spec, State.FRESH, each.decision.why.value, each.decision.text, expires_at=each.expires_at)
+
+
+def _with_consequence(outcome: Outcome, planned: Planned, now: float) -> Outcome:
+    """A failed outcome, with what it means for those who read the token."""
+    if outcome.state is not State.FAILED:
+        return outcome
+    expires_at = planned.expires_at
+    if planned.published.token is None:
+        meaning = "no token is published"
+    elif expires_at is None:
+        meaning = "the published token stays"
+    elif expires_at <= now:
+        meaning = f"the published token expired {duration(now - expires_at)} ago"
+    else:
+        meaning = f"the published token is valid for {duration(expires_at - now)} more"
+    return replace(outcome, consequence=meaning, expires_at=expires_at)

@@ -1,0 +1,1 @@
+"""What is shown: each module renders strings, the caller writes them."""

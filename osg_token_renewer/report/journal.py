@@ -1,0 +1,36 @@
+"""One line an outcome, one line a run: for journals, logs and mails from cron."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from osg_token_renewer.model import Outcome, State
+from osg_token_renewer.text import plural
+
+
+def line(outcome: Outcome) -> str:
+    """'token x: what happened, why, what it means; what to do'."""
+    fact = f"fresh: {outcome.message}" if outcome.state is State.FRESH else outcome.message
+    text = ": ".join(filter(None, (f"token {outcome.spec.name}", fact, outcome.consequence)))
+    return "; ".join((text, *filter(None, (outcome.hint,)), *outcome.notes))
+
+
+def level(outcome: Outcome) -> int:
+    if outcome.state is State.FAILED:
+        return logging.ERROR
+    return logging.WARNING if outcome.notes else logging.INFO
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """'5 tokens: 2 renewed, 2 fresh, 1 failed (x)'."""
+    if not outcomes:
+        return "no token is configured: nothing to do"
+    counts = [f"{sum(o.state is state for o in outcomes)} {state.value}" for state in State]
+    failed = [outcome.spec.name for outcome in outcomes if outcome.state is State.FAILED]
+    return f"{plural(len(outcomes), 'token')}: {', '.join(counts)}" + (f" ({_names(failed)})" if failed else "")
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

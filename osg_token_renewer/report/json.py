@@ -1,0 +1,51 @@
+"""`status --json`. Keys may be added within a schema version, never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from osg_token_renewer.report.states import TokenState
+from osg_token_renewer.text import instant
+
+SCHEMA_VERSION = 1
+
+
+def render(states: Sequence[TokenState], now: float) -> str:
+    content = {"schema_version": SCHEMA_VERSION, "generated_at": instant(now), "tokens": [_token(state) for state in states]}
+    return json.dumps(content, indent=2)
+
+
+def _token(state: TokenState) -> dict[str, Any]:
+    planned, record = state.planned, state.planned.record
+    published, token = planned.published, planned.published.token
+    failed = record is not None and record.failed_at is not None
+    return {
+        "name": planned.spec.name,
+        "account": planned.spec.account,
+        "state": state.state,
+        "reason": state.reason,
+        "path": planned.spec.path,
+        "mode": None if published.mode is None else f"{published.mode:04o}",
+        "issuer": (token.issuer if token else None) or (record.issuer if record and token else None),
+        # What the token itself says; an opaque one says nothing.
+        "audience": None if token is None or token.opaque else list(token.audience),
+        "scope": None if token is None or token.opaque else list(token.scope),
+        "expires_at": _time(state.expires_at),
+        "seconds_left": None if state.seconds_left is None else int(state.seconds_left),
+        "last_renewed_at": _time(record.obtained_at if record else None),
+        "last_failure": {
+            "at": _time(record.failed_at),
+            "reason": record.failure_reason,
+            "message": record.failure_message,
+        }
+        if record and failed
+        else None,
+        "failures_in_row": record.failures_in_row if record else 0,
+        "next_attempt_at": None,
+    }
+
+
+def _time(when: Optional[float]) -> Optional[str]:
+    return None if when is None else instant(when)

@@ -1,0 +1,54 @@
+"""The state of each published token, in the words of `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from osg_token_renewer.model import Why
+from osg_token_renewer.planner import Planned
+
+FRESH, DUE, EXPIRING, EXPIRED, FAILED, MISSING = "fresh", "due", "expiring", "expired", "failed", "missing"
+
+# What a consumer of the token would notice now or soon. `due` and `expiring` are what a token goes through before each renewal.
+NOT_WELL = frozenset((EXPIRED, FAILED, MISSING))
+
+_STATES = {
+    Why.MISSING: MISSING,
+    Why.EXPIRED: EXPIRED,
+    Why.UNREADABLE: FAILED,
+    Why.NOT_A_TOKEN: FAILED,
+    Why.NOT_A_FILE: FAILED,
+}
+
+
+@dataclass(frozen=True)
+class TokenState:
+    """One line of `status`. Times are seconds since 1970, `seconds_left` may be negative; None is unknown."""
+
+    planned: Planned
+    state: str
+    reason: str
+    expires_at: Optional[float]
+    seconds_left: Optional[float]
+
+    @property
+    def well(self) -> bool:
+        return self.state not in NOT_WELL
+
+
+def states(planned: Sequence[Planned], now: float) -> list[TokenState]:
+    return [_state(each, now) for each in planned]
+
+
+def _state(each: Planned, now: float) -> TokenState:
+    expires_at = each.expires_at
+    left = None if expires_at is None else expires_at - now
+    why, reason, record = each.decision.why, each.decision.text, each.record
+    state = _STATES.get(why)
+    if state is None and record is not None and record.failures_in_row:
+        state, reason = FAILED, record.failure_message or "the last renewal failed"
+    elif state is None:
+        state = {Why.FRESH: FRESH, Why.EXPIRING: EXPIRING}.get(why, DUE)
+    return TokenState(each, state, reason, expires_at, left)

@@ -1,0 +1,53 @@
+"""What a source is: a module with these names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol
+
+from osg_token_renewer.model import Account, Secret, TokenSpec
+from osg_token_renewer.options import Option
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What an issuer answered: the token's text as it came, unchecked.
+
+    `expires_at` (seconds since 1970) and `issuer` are what the answer said beside the token, None when it said nothing.
+    """
+
+    text: Secret
+    expires_at: Optional[float] = None
+    issuer: Optional[str] = None
+
+
+# Obtains one token; raises a Failure. Calls are made one after the other.
+Fetch = Callable[[TokenSpec], Fetched]
+
+
+class Source(Protocol):
+    """A module is one: module-level names satisfy this protocol."""
+
+    @property
+    def NAME(self) -> str:  # noqa: N802
+        """What `source =` calls it."""
+
+    @property
+    def MARKER(self) -> str:  # noqa: N802
+        """The option whose presence makes this the account's source where `source` is not given."""
+
+    @property
+    def OPTIONS(self) -> tuple[Option, ...]:  # noqa: N802
+        """The options of an `[account]` section that only this source reads."""
+
+    def settings(self, values: Mapping[str, Any]) -> Any:
+        """The account's settings from its parsed options; raises ValueError for combinations that make no sense."""
+
+    def session(self, account: Account, directory: str) -> AbstractContextManager[Fetch]:
+        """Opens the account, for tokens one after the other.
+
+        `directory` is private to this user and short enough for sockets; what the session makes in it, it removes. Entering
+        raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it.
+        """

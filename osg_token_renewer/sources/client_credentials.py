@@ -1,0 +1,159 @@
+"""The client credentials grant (RFC 6749 section 4.4): the account's own id and secret buy its tokens."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional, Union
+from urllib.parse import quote_plus
+
+from osg_token_renewer import options
+from osg_token_renewer.errors import Refused, Unavailable, Unsuitable
+from osg_token_renewer.model import Account, Secret, TokenSpec
+from osg_token_renewer.options import Option, SecretFile
+from osg_token_renewer.sources.base import Fetch, Fetched
+from osg_token_renewer.text import outside
+
+if TYPE_CHECKING:
+    from osg_token_renewer.http import Answer, Client
+
+NAME = "client-credentials"
+MARKER = "token_request_url"
+OPTIONS = (
+    Option("token_request_url", options.endpoint, required=True, summary="the issuer's token endpoint"),
+    Option("client_id", options.text, required=True, summary="the client's id"),
+    Option("client_secret", options.secret, summary="the client's secret"),
+    Option("client_secret_file", options.secret_file, summary="file whose first line is the client's secret"),
+    Option(
+        "client_auth",
+        options.choice("auto", "basic", "basic-encoded", "post"),
+        default="auto",
+        summary="how the client authenticates",
+    ),
+)
+
+# Errors of RFC 6749 section 5.2 that the same request will meet again until a person changes something.
+_FOR_A_PERSON = frozenset(
+    ("invalid_client", "unauthorized_client", "invalid_grant", "invalid_scope", "invalid_target", "unsupported_grant_type",
+     "invalid_request", "access_denied")
+)  # fmt: skip
+
+# A strict issuer calls an id or secret that it cannot decode invalid_request.
+_WRONG_CREDENTIALS = ("invalid_client", "invalid_request")
+
+
+@dataclass(frozen=True)
+class Settings:
+    token_request_url: str
+    client_id: str
+    client_secret: Union[Secret, SecretFile]
+    client_auth: str = "auto"
+
+
+def settings(values: Mapping[str, Any]) -> Settings:
+    inline, file = values["client_secret"], values["client_secret_file"]
+    if (inline is None) == (file is None):
+        raise ValueError("needs one of client_secret and client_secret_file" + (", not both" if inline else ""))
+    return Settings(values["token_request_url"], values["client_id"], inline or file, values["client_auth"])
+
+
+@contextmanager
+def session(account: Account, directory: str) -> Iterator[Fetch]:  # noqa: ARG001  (no files, no sockets)
+    from osg_token_renewer.http import Client
+
+    with Client(account.ca_file, account.timeout) as client:
+        yield _Session(account, client).fetch
+
+
+class _Session:
+    def __init__(self, account: Account, client: Client) -> None:
+        wanted: Settings = account.settings
+        self._account = account
+        self._client = client
+        self._url = wanted.token_request_url
+        self._id = wanted.client_id
+        given = wanted.client_secret
+        self._secret = given.reveal() if isinstance(given, Secret) else given.first_line("client secret")
+        # What is left to try: the first that the issuer takes stays for the rest of the session.
+        self._ways = [wanted.client_auth]
+        if wanted.client_auth == "auto":
+            self._ways = ["basic"]
+            if any(quote_plus(part) != part for part in (self._id, self._secret)):
+                self._ways.append("basic-encoded")
+
+    def fetch(self, spec: TokenSpec) -> Fetched:
+        form = {"grant_type": "client_credentials"}
+        if spec.audience:
+            form["audience"] = " ".join(spec.audience)
+        if spec.scope:
+            form["scope"] = " ".join(spec.scope)
+        asked_at = time.time()
+        answer = self._post(form)
+        while len(self._ways) > 1 and _error(answer)[0] in _WRONG_CREDENTIALS:
+            self._ways.pop(0)
+            answer = self._post(form)
+        token = self._token(answer)
+        self._ways = self._ways[:1]
+        return Fetched(Secret(token["access_token"]), _expiry(token.get("expires_in"), asked_at))
+
+    def _post(self, form: Mapping[str, str]) -> Answer:
+        """RFC 6749 section 2.3.1, and as most programs send it: Basic without the form encoding of id and secret."""
+        way = self._ways[0]
+        if way == "post":
+            return self._client.post(self._url, {**form, "client_id": self._id, "client_secret": self._secret}, {})
+        parts = [self._id, self._secret]
+        if way == "basic-encoded":
+            parts = [quote_plus(part) for part in parts]
+        credentials = base64.b64encode(":".join(parts).encode("utf-8", "surrogateescape")).decode("ascii")
+        return self._client.post(self._url, form, {"Authorization": f"Basic {credentials}"})
+
+    def _token(self, answer: Answer) -> dict[str, Any]:
+        if answer.status == 200:
+            content = _json(answer)
+            if content is None:
+                raise Unavailable(f"the issuer's answer is not JSON ({outside(answer.content_type, limit=60) or 'no type'})")
+            if isinstance(content.get("access_token"), str) and content["access_token"]:
+                return content
+            raise Unsuitable("the issuer's answer holds no access token")
+        code, description = _error(answer)
+        said = outside(": ".join(filter(None, (code, description))), hide=(self._secret,))
+        if 300 <= answer.status < 400:
+            raise Unavailable(
+                "the issuer answered with a redirect, which is not followed because it would take the secret elsewhere",
+                f"check token_request_url of [account {self._account.name}]",
+            )
+        if code in _FOR_A_PERSON and answer.status < 500:
+            what = f"the issuer refused the request: {said}"
+            raise Refused(what, f"check [account {self._account.name}] against the client's registration at the issuer")
+        raise Unavailable(f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else ""))
+
+
+def _json(answer: Answer) -> Optional[dict[str, Any]]:
+    try:
+        content = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _error(answer: Answer) -> tuple[str, str]:
+    """`error` and `error_description` of RFC 6749 section 5.2, empty where the answer has none."""
+    if answer.status == 200:
+        return "", ""
+    content = _json(answer) or {}
+    code, description = content.get("error"), content.get("error_description")
+    return code if isinstance(code, str) else "", description if isinstance(description, str) else ""
+
+
+def _expiry(expires_in: object, asked_at: float) -> Optional[float]:
+    """From `expires_in`, a number of seconds (RFC 6749 section 5.1); some issuers send it as a string."""
+    try:
+        seconds = float(expires_in) if isinstance(expires_in, (int, float, str)) else -1.0
+    except (ValueError, OverflowError):
+        return None
+    # NaN is not between anything; what is longer than 300 years is a mistake.
+    return asked_at + seconds if 0 <= seconds < 10**10 else None

@@ -1,0 +1,205 @@
+"""Refresh tokens kept by oidc-agent: a private agent for each account, so that accounts are independent and renew in parallel.
+
+The agent runs in the foreground on a socket that only this user can reach. It is given the account with `oidc-add --pw-store`, so
+that it can save a rotated refresh token, and asked with `oidc-token`. Versions 4.2.6 to 5.3; sources: oidc-agent(1), oidc-add(1),
+oidc-token(1).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from osg_token_renewer import options, process
+from osg_token_renewer.errors import Failure, Local, Refused, Unavailable
+from osg_token_renewer.model import Account, Secret, TokenSpec
+from osg_token_renewer.options import Option, SecretFile
+from osg_token_renewer.process import Completed, User
+from osg_token_renewer.sources.base import Fetch, Fetched
+from osg_token_renewer.text import outside
+
+NAME = "oidc-agent"
+MARKER = "password_file"
+OPTIONS = (Option("password_file", options.secret_file, required=True, summary="file whose first line is the encryption password"),)
+PACKAGE = "oidc-agent-cli"
+
+# An agent is ready after some 20 ms; a machine that is short of everything may need far longer.
+_READY_WITHIN = 10.0
+# One blank asks for the refresh token's default scopes; without the parameter some issuers (CILogon) answer with less.
+_DEFAULT_SCOPES = " "
+
+
+@dataclass(frozen=True)
+class Settings:
+    password_file: SecretFile
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A running agent; `env` is what its clients must be started with."""
+
+    env: Mapping[str, str]
+    user: Optional[User] = None
+
+
+def settings(values: Mapping[str, Any]) -> Settings:
+    return Settings(values["password_file"])
+
+
+@contextmanager
+def session(account: Account, directory: str) -> Iterator[Fetch]:
+    password_file: SecretFile = account.settings.password_file
+    # Proves that it can be read, before an agent is started: oidc-add would ask for the password instead.
+    password_file.first_line("password")
+    with agent(directory) as running:
+        _add(account, os.path.abspath(password_file.path), running)
+        yield _Session(account, running).fetch
+
+
+@contextmanager
+def agent(directory: str, user: Optional[User] = None) -> Iterator[Agent]:
+    """A private agent, ended on every way out, its directory removed."""
+    program = process.find("oidc-agent", PACKAGE)
+    private = tempfile.mkdtemp(prefix="agent-", dir=directory)
+    try:
+        if user is not None:
+            os.chown(private, user.uid, user.gid)
+        path = os.path.join(private, "socket")
+        env = process.environment(OIDC_SOCK=path, **({"HOME": user.home, "USER": user.name} if user else {}))
+        argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
+        with open(os.path.join(private, "log"), "w+b") as log:
+            running = process.start([*argv, f"--socket-path={path}"], env, stdout=log, stderr=log, user=user)
+            try:
+                _wait_for(path, running.poll, log.name)
+                yield Agent(env, user)
+            finally:
+                process.end(running)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _wait_for(path: str, poll: Any, log: str) -> None:
+    deadline = time.monotonic() + _READY_WITHIN
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except OSError:
+                pass
+            else:
+                return
+        status = poll()
+        if status is not None:
+            with open(log, encoding="utf-8", errors="replace") as file:
+                said = outside(file.read(4096))
+            raise Local(f"oidc-agent ended at once with status {status}" + (f": {said}" if said else ""))
+        if time.monotonic() > deadline:
+            raise Local(f"oidc-agent was not ready after {_READY_WITHIN:g} s")
+        time.sleep(0.005)
+
+
+@functools.cache
+def offers(program: str, option: str) -> bool:
+    """Whether this version of a program has an option: asked of it, not assumed."""
+    shown = process.run([process.find(program, PACKAGE), "--help"], process.environment(), 10)
+    return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown.stdout + shown.stderr) is not None
+
+
+def _add(account: Account, password_file: str, running: Agent) -> None:
+    argv = [process.find("oidc-add", PACKAGE), "--pw-store", f"--pw-file={password_file}"]
+    # Without it, oidc-add asks the issuer for a token that nobody wants.
+    if offers("oidc-add", "--skip-check"):
+        argv.append("--skip-check")
+    done = process.run([*argv, account.name], running.env, account.timeout, user=running.user)
+    if done.status != 0:
+        raise failure(done, account.name)
+
+
+class _Session:
+    def __init__(self, account: Account, running: Agent) -> None:
+        self._account = account
+        self._env = running.env
+        self._program = process.find("oidc-token", PACKAGE)
+        self._blank_scope = True
+
+    def fetch(self, spec: TokenSpec) -> Fetched:
+        done = self._ask(spec, _DEFAULT_SCOPES if self._blank_scope else "")
+        if done.status != 0 and not spec.scope and self._blank_scope and "invalid_scope" in done.stderr:
+            self._blank_scope = False
+            done = self._ask(spec, "")
+        if done.status != 0:
+            raise failure(done, self._account.name)
+        # Token, issuer, and expiry in seconds since 1970 (0: unknown), a line each.
+        lines = [*done.stdout.splitlines(), "", "", ""]
+        expires_at = float(lines[2]) if re.fullmatch(r"[1-9][0-9]{0,11}", lines[2].strip()) else None
+        return Fetched(Secret(lines[0]), expires_at, lines[1].strip() or None)
+
+    def _ask(self, spec: TokenSpec, default_scopes: str) -> Completed:
+        argv = [self._program, "--all"]
+        if spec.audience:
+            argv.append(f"--aud={' '.join(spec.audience)}")
+        scope = " ".join(spec.scope) or default_scopes
+        if scope:
+            argv.append(f"--scope={scope}")
+        if spec.min_lifetime:
+            argv.append(f"--time={spec.min_lifetime}")
+        return process.run([*argv, self._account.name], self._env, self._account.timeout)
+
+
+# What the programs print when they fail (4.2.6 and 5.3.3, several issuers), the first that fits; their exit status is always 1.
+# The text is only a witness of what happened, so the patterns are loose and what fits none counts as temporary.
+_SETUP = "osg-token-renewer-setup {account}"
+_REAUTHENTICATE = "osg-token-renewer-setup --reauthenticate {account}"
+_PATTERNS: tuple[tuple[str, type[Failure], str, str], ...] = (
+    (
+        r"maximum number of tries|wrong password|could not decrypt|decrypt",
+        Refused,
+        "the password does not open the account file",
+        "correct the first line of its password_file",
+    ),
+    (
+        r"no account config|account not found|not find .*account|does not exist",
+        Refused,
+        "oidc-agent has no such account",
+        "run: " + _SETUP,
+    ),
+    (r"invalid_grant", Refused, "the issuer refused the refresh token", "run: " + _REAUTHENTICATE),
+    (
+        r"invalid_scope|invalid_target|access_denied",
+        Refused,
+        "the issuer refused the scope or the audience",
+        "check audience and scope of this token, or run: " + _REAUTHENTICATE,
+    ),
+    (
+        r"invalid_client|unauthorized_client|http status code 401",
+        Refused,
+        "the issuer refused the client",
+        "register it anew: " + _SETUP,
+    ),
+    (r"http status code 400|http 400", Refused, "the issuer refused the request", "run: " + _REAUTHENTICATE),
+    (
+        r"ssl|certificate|ca cert",
+        Unavailable,
+        "the issuer's TLS certificate was not accepted",
+        "register the account anew with the issuer's CA bundle: osg-token-renewer-setup --ca-file FILE {account}",
+    ),
+    (r"permission denied|no space|read-only", Local, "oidc-agent could not use its files", "see the home of this user"),
+)
+
+
+def failure(done: Completed, account: str, what_failed: str = "the issuer could not be asked") -> Failure:
+    """What a failed oidc-add, oidc-token or oidc-gen means."""
+    said = outside(done.stderr.strip() or done.stdout.strip())
+    for pattern, kind, what, hint in _PATTERNS:
+        if re.search(pattern, said, re.IGNORECASE):
+            return kind(f"{what} ({said})", hint.format(account=account))
+    return Unavailable(f"{what_failed} ({said or f'exit status {done.status}'})")
