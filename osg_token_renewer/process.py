@@ -7,6 +7,7 @@ Ctrl-C does not reach it, and ending it ends what it started.
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -62,25 +63,35 @@ def find(program: str, package: str) -> str:
     return path
 
 
+@dataclass(frozen=True)
+class Running:
+    """A subprocess that was started. Every process of its group holds the other end of the pipe `alive`, until it ends."""
+
+    process: subprocess.Popen[bytes]
+    alive: int
+
+
 def start(
     argv: Sequence[str],
     env: Mapping[str, str],
     *,
-    stdin: Union[int, IO[bytes]] = subprocess.DEVNULL,
-    stdout: Union[int, IO[bytes]] = subprocess.PIPE,
-    stderr: Union[int, IO[bytes]] = subprocess.PIPE,
+    output: Union[int, IO[bytes]] = subprocess.PIPE,
     pass_fds: Sequence[int] = (),
     user: Optional[User] = None,
-) -> subprocess.Popen[bytes]:
-    """A running subprocess, leader of its own session; the caller must `end` it. Raises ProgramMissing or Local."""
+) -> Running:
+    """A running subprocess, leader of its own session; the caller must `end` it. Raises ProgramMissing or Local.
+
+    `output` is where both its outputs go; by default each has a pipe of its own.
+    """
+    alive, held = os.pipe()
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             list(argv),
             env=dict(env),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(*pass_fds, held),
             start_new_session=True,
             # A relative or unreadable working directory of ours must not matter to it.
             cwd="/",
@@ -90,10 +101,14 @@ def start(
             group=None if user is None else user.gid,
             extra_groups=None if user is None else user.groups,
         )
-    except FileNotFoundError as error:
-        raise ProgramMissing(f"{argv[0]} is not installed") from error
     except OSError as error:
+        os.close(alive)
+        if isinstance(error, FileNotFoundError):
+            raise ProgramMissing(f"{argv[0]} is not installed") from error
         raise Local(f"{argv[0]} could not be started: {error.strerror}") from error
+    finally:
+        os.close(held)
+    return Running(process, alive)
 
 
 def run(
@@ -112,13 +127,12 @@ def run(
     Raises TimedOut when the deadline passed, Local when the program printed without end, and ProgramMissing or Local when it could
     not be started. However this is left, the whole process group has ended.
     """
-    process = start(argv, env, pass_fds=pass_fds, user=user)
+    running = start(argv, env, pass_fds=pass_fds, user=user)
     try:
-        out, err = _drain(process, os.path.basename(argv[0]), timeout, watch or (lambda _: None))
+        out, err = _drain(running.process, os.path.basename(argv[0]), timeout, watch or (lambda _: None))
     finally:
-        # After a regular end the group is gone already.
-        end(process, grace=0)
-    return Completed(process.returncode, out, err)
+        end(running, grace=0)
+    return Completed(running.process.returncode, out, err)
 
 
 def _drain(process: subprocess.Popen[bytes], name: str, timeout: float, watch: Callable[[str], Optional[float]]) -> tuple[str, str]:
@@ -158,30 +172,28 @@ def _decoded(printed: Iterable[bytearray]) -> list[str]:
     return [text.decode("utf-8", "replace") for text in printed]
 
 
-def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
+def end(running: Running, grace: float = GRACE) -> None:
     """Ends a process and its whole group: SIGTERM, `grace` seconds, SIGKILL. With no grace it is killed at once."""
-    if grace and _signal_group(process, signal.SIGTERM):
-        deadline = time.monotonic() + grace
-        while time.monotonic() < deadline:
-            process.poll()
-            if not _signal_group(process, 0):
-                break
-            time.sleep(0.005)
-    _signal_group(process, signal.SIGKILL)
+    process = running.process
+    if grace and not _ended(running, 0):
+        _signal_group(process, signal.SIGTERM)
+    if not _ended(running, grace):
+        _signal_group(process, signal.SIGKILL)
     process.wait()
-    for pipe in (process.stdout, process.stderr, process.stdin):
+    os.close(running.alive)
+    for pipe in (process.stdout, process.stderr):
         if pipe is not None:
-            with suppress(OSError):
-                pipe.close()
+            pipe.close()
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
-    """False when no process of the group is left. The group's id is the leader's, which stays reserved while the group lives."""
-    try:
+def _ended(running: Running, within: float) -> bool:
+    """Whether the whole group has ended: then nobody holds the pipe, also where no init collects the dead."""
+    poll = select.poll()
+    poll.register(running.alive, select.POLLHUP)
+    return bool(poll.poll(within * 1000))
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """The group's id is the leader's, which no other process can have before the group has ended."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        # Members that run as another user; only root starts such, and root may signal them.
-        return True
-    return True

@@ -159,9 +159,11 @@ def _generate(
 
 
 def _failure(done: Completed, account: str, shown: bool) -> Failure:
-    """oidc-gen's last words are the interesting ones; before them there may be a QR code."""
-    words = [line for line in done.stderr.splitlines() if line.strip() and "\x1b[" not in line]
-    said = Completed(done.status, done.stdout, "\n".join(words[-3:]))
+    """What oidc-gen says after the QR code that it may have shown, but for the client configuration that it may print: a secret."""
+    lines = done.stderr.splitlines()
+    since = max((number + 1 for number, line in enumerate(lines) if "\x1b[" in line), default=0)
+    words = [re.sub(r"^Error:\s*", "", line) for line in lines[since:] if line.strip() and line[0] not in '{}"\t ']
+    said = Completed(done.status, "", " ".join(words))
     again = f"run it again: osg-token-renewer-setup {account}"
     if "access_denied" in said.stderr:
         return Refused("the authorization was denied", again)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from osg_token_renewer import options, process
-from osg_token_renewer.errors import Failure, Local, Refused, Unavailable
+from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
@@ -77,9 +78,9 @@ def agent(directory: str, user: Optional[User] = None) -> Iterator[Agent]:
         env = process.environment(OIDC_SOCK=path, **({"HOME": user.home, "USER": user.name} if user else {}))
         argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
         with open(os.path.join(private, "log"), "w+b") as log:
-            running = process.start([*argv, f"--socket-path={path}"], env, stdout=log, stderr=log, user=user)
+            running = process.start([*argv, f"--socket-path={path}"], env, output=log, user=user)
             try:
-                _wait_for(path, running.poll, log.name)
+                _wait_for(path, running.process, log.name)
                 yield Agent(env, user)
             finally:
                 process.end(running)
@@ -87,7 +88,7 @@ def agent(directory: str, user: Optional[User] = None) -> Iterator[Agent]:
         shutil.rmtree(private, ignore_errors=True)
 
 
-def _wait_for(path: str, poll: Any, log: str) -> None:
+def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
     deadline = time.monotonic() + _READY_WITHIN
     while True:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -97,7 +98,7 @@ def _wait_for(path: str, poll: Any, log: str) -> None:
                 pass
             else:
                 return
-        status = poll()
+        status = started.poll()
         if status is not None:
             with open(log, encoding="utf-8", errors="replace") as file:
                 said = outside(file.read(4096))
@@ -130,8 +131,19 @@ class _Session:
         self._env = running.env
         self._program = process.find("oidc-token", PACKAGE)
         self._blank_scope = True
+        self._hanging = False
 
     def fetch(self, spec: TokenSpec) -> Fetched:
+        if self._hanging:
+            # An agent that waits for an issuer for ever answers nobody any more, not even from its cache.
+            raise TimedOut("oidc-agent still waits for the issuer's answer to an earlier request")
+        try:
+            return self._fetch(spec)
+        except TimedOut:
+            self._hanging = True
+            raise
+
+    def _fetch(self, spec: TokenSpec) -> Fetched:
         done = self._ask(spec, _DEFAULT_SCOPES if self._blank_scope else "")
         if done.status != 0 and not spec.scope and self._blank_scope and "invalid_scope" in done.stderr:
             self._blank_scope = False
@@ -159,47 +171,43 @@ class _Session:
 # The text is only a witness of what happened, so the patterns are loose and what fits none counts as temporary.
 _SETUP = "osg-token-renewer-setup {account}"
 _REAUTHENTICATE = "osg-token-renewer-setup --reauthenticate {account}"
-_PATTERNS: tuple[tuple[str, type[Failure], str, str], ...] = (
+_PATTERNS: tuple[tuple[str, type[Failure], str, Optional[str]], ...] = (
+    # The issuer's own error codes (RFC 6749 section 5.2, RFC 8707 section 2) come first: what follows them is the issuer's text.
+    (r"^invalid_grant", Refused, "the issuer refused the refresh token", "run: " + _REAUTHENTICATE),
     (
-        r"maximum number of tries|wrong password|could not decrypt|decrypt",
-        Refused,
-        "the password does not open the account file",
-        "correct the first line of its password_file",
-    ),
-    (
-        r"no account config|account not found|not find .*account|does not exist",
-        Refused,
-        "oidc-agent has no such account",
-        "run: " + _SETUP,
-    ),
-    (r"invalid_grant", Refused, "the issuer refused the refresh token", "run: " + _REAUTHENTICATE),
-    (
-        r"invalid_scope|invalid_target|access_denied",
+        r"^(invalid_scope|invalid_target|access_denied)",
         Refused,
         "the issuer refused the scope or the audience",
         "check audience and scope of this token, or run: " + _REAUTHENTICATE,
     ),
+    (r"^(invalid|unauthorized)_client", Refused, "the issuer refused the client", "register it anew: " + _SETUP),
+    (r"^(invalid_request|received http status code 40[01])", Refused, "the issuer refused the request", "run: " + _REAUTHENTICATE),
     (
-        r"invalid_client|unauthorized_client|http status code 401",
+        r"maximum number of tries|wrong password|decrypt",
         Refused,
-        "the issuer refused the client",
-        "register it anew: " + _SETUP,
+        "the password does not open the account file, or that file is damaged",
+        "correct the first line of its password_file",
     ),
-    (r"http status code 400|http 400", Refused, "the issuer refused the request", "run: " + _REAUTHENTICATE),
+    (r"no account config|no such account", Refused, "oidc-agent has no such account", "run: " + _SETUP),
+    (r"connect to oidc-agent|not receive any response|not loaded", Local, "oidc-agent ended or lost the account", None),
     (
-        r"ssl|certificate|ca cert",
+        r"ssl|certificate",
         Unavailable,
         "the issuer's TLS certificate was not accepted",
         "register the account anew with the issuer's CA bundle: osg-token-renewer-setup --ca-file FILE {account}",
     ),
-    (r"permission denied|no space|read-only", Local, "oidc-agent could not use its files", "see the home of this user"),
+    (r"permission denied|no space|read-only", Local, "oidc-agent could not use its files", "look at the home of its user"),
+    (r"configuration endpoint|disconnected", Unavailable, "the issuer cannot be reached", None),
+    (r"json", Unavailable, "the issuer's answer makes no sense", None),
 )
 
 
 def failure(done: Completed, account: str, what_failed: str = "the issuer could not be asked") -> Failure:
     """What a failed oidc-add, oidc-token or oidc-gen means."""
-    said = outside(done.stderr.strip() or done.stdout.strip())
+    # Only the first line is the error; advice for people at a prompt may follow, which is not ours.
+    first = next((line for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()), "")
+    said = outside(re.sub(r"^Error:\s*", "", first))
     for pattern, kind, what, hint in _PATTERNS:
         if re.search(pattern, said, re.IGNORECASE):
-            return kind(f"{what} ({said})", hint.format(account=account))
+            return kind(f"{what} ({said})", hint and hint.format(account=account))
     return Unavailable(f"{what_failed} ({said or f'exit status {done.status}'})")

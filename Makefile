@@ -1,0 +1,52 @@
+# Everything a checkout can do. Each target installs what it needs and is not there yet: Debian's or EL's packages, a virtual environment,
+# the testbed's Node.js modules. Root (or sudo) is needed only for the first of these.
+
+PYTHON ?= python3
+VENV := .venv
+OLDEST := 3.9
+# The oldest versions that pyproject.toml allows, which are what EL 9 with EPEL has.
+OLDEST_DEPENDENCIES := requests==2.25.0 rich==12.0.0
+PIP := -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/ready
+TESTBED := testbed/node_modules/.package-lock.json
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check issuer packages clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer on this machine
+	$(VENV)/bin/python -m testbed.demo
+
+test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python that is installed
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
+
+check: $(READY) ## style, types, shell scripts, README against --help
+	tools/install-packages shellcheck systemd-analyze
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	shellcheck .ci/run libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
+	$(VENV)/bin/python -m pytest -q tests/test_documents.py
+
+issuer: packages $(READY) $(TESTBED) ## start the testbed's issuer, to try things on
+	$(VENV)/bin/python -m testbed --approve-all
+
+packages:
+	@tools/install-packages node oidc-agent python-venv
+
+$(READY): pyproject.toml
+	@tools/install-packages python-venv
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP) --editable '.[test,check]'
+	touch $@
+
+$(TESTBED): testbed/package-lock.json
+	@tools/install-packages node
+	cd testbed && npm ci --silent --no-audit --no-fund
+	touch $@
+
+clean: ## remove what the other targets made
+	rm -rf .venv .venv-* build dist demo testbed/node_modules .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,8 @@
+"""A real OpenID provider on loopback, for the demonstration, the tests and the benchmarks."""
+
+from __future__ import annotations
+
+from testbed.issuer import Client, Counts, Issuer, TestbedError
+from testbed.user import UnexpectedPage, approve, deny
+
+__all__ = ["Client", "Counts", "Issuer", "TestbedError", "UnexpectedPage", "approve", "deny"]

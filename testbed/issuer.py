@@ -1,0 +1,304 @@
+"""The issuer as a Python object: starts the node process, administers it, and verifies what it signed."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jwt
+import requests
+import trustme
+
+from testbed.user import approve, deny
+
+HERE = Path(__file__).resolve().parent
+START_DEADLINE = 30.0
+STOP_DEADLINE = 5.0
+DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+
+
+class TestbedError(Exception):
+    """The issuer could not be started, or refused what its administration was asked."""
+
+    __test__ = False  # it is no test class, whatever its name tells pytest
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client that was added by the administration; `metadata` is all of what the issuer registered."""
+
+    client_id: str
+    client_secret: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Requests that arrived since the last reset, without those of the administration."""
+
+    total: int
+    endpoints: Mapping[str, int]
+    grants: Mapping[str, int]
+    connections: int
+    max_in_flight: int
+
+    @property
+    def token(self) -> int:
+        return self.endpoints.get("token", 0)
+
+    @property
+    def discovery(self) -> int:
+        return self.endpoints.get("discovery", 0)
+
+    @property
+    def registration(self) -> int:
+        return self.endpoints.get("registration", 0)
+
+    @property
+    def device_authorization(self) -> int:
+        return self.endpoints.get("device_authorization", 0)
+
+    @property
+    def jwks(self) -> int:
+        return self.endpoints.get("jwks", 0)
+
+
+class Issuer:
+    """A running OpenID provider on https://localhost:PORT; its files are in `directory`.
+
+    It ends with the context, with `stop()`, and, since it watches its standard input, with the process that started it.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        clients: Iterable[Mapping[str, Any]] = (),
+        scopes: Iterable[str] | None = None,
+        port: int = 0,
+    ) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.ca_file = self.directory / "ca.pem"
+        self._log_file = self.directory / "issuer.log"
+        self._session = requests.Session()
+        self._session.trust_env = False  # else $REQUESTS_CA_BUNDLE and proxies come first
+        self._session.verify = str(self.ca_file)
+        self._public_keys: dict[str, Any] | None = None
+        key, cert = self._make_certificates()
+        config: dict[str, Any] = {
+            "key": str(key),
+            "cert": str(cert),
+            "port": port,
+            "exit_with_stdin": True,
+            "settings": dict(settings or {}),
+            "clients": [dict(client) for client in clients],
+        }
+        if scopes is not None:
+            config["scopes"] = list(scopes)
+        self._config_file = self.directory / "issuer.json"
+        _write_private(self._config_file, json.dumps(config).encode())
+        self.process, self.url = self._start()
+
+    def __enter__(self) -> Issuer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the node process. Its state is lost: it was in memory."""
+        self._session.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_DEADLINE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def pause(self) -> None:
+        """Refuses connections, with all state kept, until `resume()`: for a client, the issuer is down."""
+        self._command("pause")
+
+    def resume(self) -> None:
+        self._command("resume")
+
+    # administration
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """Changes settings (see DEFAULT_SETTINGS in state.mjs) and returns all of them."""
+        answer: dict[str, Any] = self._admin("PATCH", "settings", changes) if changes else self._admin("GET", "settings")
+        return answer
+
+    def counts(self) -> Counts:
+        return Counts(**self._admin("GET", "counts"))
+
+    def reset_counts(self) -> None:
+        self._admin("DELETE", "counts")
+
+    def add_client(self, **metadata: Any) -> Client:
+        """Adds a client (RFC 7591 metadata); without `client_id` and `client_secret` they are made up."""
+        number = len(self.clients()) + 1
+        metadata.setdefault("client_id", f"client-{number}")
+        if metadata.get("token_endpoint_auth_method") != "none":
+            metadata.setdefault("client_secret", f"secret-of-client-{number}")
+        registered = self._admin("POST", "clients", metadata)
+        return Client(registered["client_id"], registered.get("client_secret"), registered)
+
+    def clients(self) -> list[dict[str, Any]]:
+        """`client_id`, and if they are known `client_name` and `scope`, of each client."""
+        answer: list[dict[str, Any]] = self._admin("GET", "clients")
+        return answer
+
+    def client_id(self, name: str) -> str:
+        """The id of the newest client whose name contains `name` (oidc-agent registers "oidc-agent:NAME-HOST")."""
+        found = [client["client_id"] for client in self.clients() if name in client.get("client_name", "")]
+        if not found:
+            raise TestbedError(f"no client has a name with {name!r}")
+        return str(found[-1])
+
+    def revoke(self, client_id: str) -> int:
+        """Forgets all grants and tokens of a client, so that its next refresh is answered with invalid_grant; tells how many."""
+        return int(self._admin("POST", "revoke", {"client_id": client_id})["revoked"])
+
+    def fault(self, **spec: Any) -> None:
+        """Makes requests to `endpoint` ("*": all) fail: `client_id`, `grant_type`, `times`, `status`, `headers`, `body`,
+        `hang`, `drop`, `after`, `delay_ms`. The first fault that applies is taken."""
+        self._admin("POST", "faults", spec)
+
+    def clear_faults(self) -> None:
+        self._admin("DELETE", "faults")
+
+    def pending_user_codes(self) -> list[str]:
+        """The user codes (RFC 8628) that wait for a user."""
+        return [code["user_code"] for code in self._admin("GET", "device-codes")]
+
+    def approve_next(self, *, deadline: float = 20.0, login: str = "alice") -> str:
+        """Waits for a device to ask and approves as the scripted user; returns the user code."""
+        code = self._next_user_code(deadline)
+        approve(self.url + "/device", code, ca_file=self.ca_file, login=login)
+        return code
+
+    def deny_next(self, *, deadline: float = 20.0) -> str:
+        code = self._next_user_code(deadline)
+        deny(self.url + "/device", code, ca_file=self.ca_file)
+        return code
+
+    # tokens
+
+    def jwks(self) -> dict[str, Any]:
+        """The public keys, kept here after the first call: neither counted nor subject to faults."""
+        if self._public_keys is None:
+            self._public_keys = self._admin("GET", "jwks")
+        return self._public_keys
+
+    def verify(self, token: str, *, check_times: bool = True) -> dict[str, Any]:
+        """The claims of an access token, once signature, issuer and (unless told otherwise) times are found good.
+
+        The audience is for the caller to compare. Raises `jwt.InvalidTokenError`.
+        """
+        keys = jwt.PyJWKSet.from_dict(self.jwks())
+        kid = jwt.get_unverified_header(token)["kid"]
+        key = next(one for one in keys.keys if one.key_id == kid)
+        times = ["exp", "nbf", "iat"]
+        options: Any = {"verify_aud": False, "require": times, **{f"verify_{claim}": check_times for claim in times}}
+        claims: dict[str, Any] = jwt.decode(token, key.key, algorithms=["RS256"], issuer=self.url, options=options)
+        return claims
+
+    def introspect(self, token: str, client: Client) -> dict[str, Any]:
+        """What the issuer tells about an opaque token (RFC 7662); JWTs can not be introspected at this provider."""
+        response = self._session.post(
+            self.url + "/token/introspection",
+            data={"token": token},
+            auth=(client.client_id, client.client_secret or ""),
+            timeout=STOP_DEADLINE,
+        )
+        if not response.ok:
+            raise TestbedError(f"introspection: {response.status_code} {response.text}")
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    # how it is done
+
+    def _make_certificates(self) -> tuple[Path, Path]:
+        authority = trustme.CA()
+        leaf = authority.issue_cert("localhost", "127.0.0.1")
+        key, cert = self.directory / "server.key", self.directory / "server.pem"
+        authority.cert_pem.write_to_path(str(self.ca_file))
+        leaf.cert_chain_pems[0].write_to_path(str(cert))
+        _write_private(key, leaf.private_key_pem.bytes())
+        return key, cert
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], str]:
+        if not (HERE / "node_modules").is_dir():
+            raise TestbedError(f"run first: npm ci --prefix {HERE}")
+        with open(self._log_file, "wb") as log:
+            self.process = subprocess.Popen(
+                ["node", str(HERE / "issuer.mjs"), str(self._config_file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in a terminal is for the caller to handle
+            )
+        try:
+            ready = self._read_line(START_DEADLINE)
+        except TestbedError:
+            self.stop()
+            raise
+        return self.process, str(ready["issuer"])
+
+    def _read_line(self, timeout: float) -> dict[str, Any]:
+        """One line of JSON from the process. It prints one per command and nothing else, so that none stays in a buffer."""
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], timeout)
+        line = self.process.stdout.readline() if readable else b""
+        if not line:
+            why = "ended" if readable else f"said nothing for {timeout:g} s"
+            raise TestbedError(f"the issuer {why}:\n{self._log_file.read_text()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _command(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(command.encode() + b"\n")
+        self.process.stdin.flush()
+        answer = self._read_line(STOP_DEADLINE)
+        if "error" in answer:
+            raise TestbedError(f"{command}: {answer['error']}")
+
+    def _admin(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        # A connection that the pause has cut is replaced by the session itself.
+        response = self._session.request(method, f"{self.url}/testbed/{path}", json=body, timeout=STOP_DEADLINE)
+        if not response.ok:
+            raise TestbedError(f"{method} {path}: {response.status_code} {response.text}")
+        return response.json()
+
+    def _next_user_code(self, deadline: float) -> str:
+        end = time.monotonic() + deadline
+        while time.monotonic() < end:
+            codes = self.pending_user_codes()
+            if codes:
+                return codes[0]
+            time.sleep(0.05)
+        raise TestbedError(f"no device asked within {deadline:g} s")
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)  # else an old file would keep its mode
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

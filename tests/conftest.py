@@ -1,0 +1,51 @@
+"""The parts that the tests share: a real issuer, and hosts of their own on which the real program runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import Issuer
+from tests.host import Host
+
+
+@pytest.fixture(scope="session")
+def running_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
+    with Issuer(tmp_path_factory.mktemp("issuer")) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def issuer(running_issuer: Issuer) -> Iterator[Issuer]:
+    """The session's issuer as it was when it started: no faults, no counts, its first settings."""
+    before = running_issuer.settings()
+    running_issuer.reset_counts()
+    yield running_issuer
+    running_issuer.clear_faults()
+    running_issuer.settings(**before)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A host with nothing on it yet. When the test is over, nothing that was started on it may be left."""
+    with Host.made(tmp_path) as made:
+        yield made
+        assert made.leftovers() == []
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Callable[[str], Host]]:
+    """As many hosts as a test needs, by name."""
+    made: list[Host] = []
+
+    def make(name: str) -> Host:
+        one = Host(tmp_path / name)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        assert one.leftovers() == []
+        one.remove()

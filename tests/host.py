@@ -1,0 +1,184 @@
+"""A host for one test: a home, token files, a configuration, and the real programs run on it as a service would run them."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from testbed import Client, Issuer
+
+ROOT = Path(__file__).resolve().parent.parent
+RENEWER = ROOT / "libexec" / "osg-token-renewer"
+SETUP = ROOT / "sbin" / "osg-token-renewer-setup"
+SCOPE = "openid offline_access compute.read compute.create storage.read:/"
+
+# No test waits longer for a program, whatever is wrong with it.
+LONGEST = 120.0
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    stdout: str
+    stderr: str
+
+    def line(self, beginning: str) -> str:
+        """The one line, of either output, that begins so."""
+        found = [line for line in (self.stdout + self.stderr).splitlines() if line.startswith(beginning)]
+        assert len(found) == 1, f"{len(found)} lines begin with {beginning!r} in:\n{self.stdout}{self.stderr}"
+        return found[0]
+
+
+class Host:
+    """`root` holds everything but sockets, whose paths must be short: these are under `short`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / "home"
+        self.tokens = root / "tokens"
+        self.state = root / "state"
+        self.config = root / "etc" / "config.ini"
+        self.short = Path(tempfile.mkdtemp(prefix="otr-"))
+        self.runtime = self.short / "run"
+        for directory in (self.home, self.tokens, self.state, self.runtime, self.config.parent):
+            directory.mkdir(mode=0o700, parents=True)
+
+    @classmethod
+    @contextmanager
+    def made(cls, root: Path) -> Iterator[Host]:
+        host = cls(root)
+        try:
+            yield host
+        finally:
+            host.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.short, ignore_errors=True)
+
+    # configuration
+
+    def configure(self, text: str, **values: object) -> None:
+        """Writes config.ini, `{host.…}` and values filled in, and a [renewer] section that keeps to this host."""
+        renewer = f"\n[renewer]\nstate_dir = {self.state}\nruntime_dir = {self.runtime}\n"
+        self.write_config(text.format(host=self, **values) + ("" if "[renewer]" in text else renewer))
+
+    def write_config(self, text: str) -> None:
+        self.config.write_text(text)
+        self.config.chmod(0o600)
+
+    def secret(self, name: str, content: str) -> Path:
+        """A file for secrets, 0600."""
+        path = self.root / name
+        path.touch(mode=0o600)
+        path.write_text(content)
+        return path
+
+    def credentials_account(self, issuer: Issuer, name: str, client: Client, **options: str) -> str:
+        """An [account] section for client credentials."""
+        given: dict[str, Any] = {
+            "token_request_url": f"{issuer.url}/token",
+            "client_id": client.client_id,
+            "client_secret": client.client_secret,
+            "ca_file": issuer.ca_file,
+            **options,
+        }
+        return section(f"account {name}", given)
+
+    def token(self, name: str, account: str, **options: object) -> str:
+        """A [token] section whose file is NAME in the host's directory of tokens."""
+        return section(f"token {name}", {"account": account, "token_path": self.tokens / name, **options})
+
+    # accounts
+
+    def register(self, issuer: Issuer, account: str, scope: str = SCOPE) -> str:
+        """Registers an oidc-agent account through the setup program and the scripted user; returns its [account] section."""
+        pw_file = self.root / f"{account}.pw"
+        approval = threading.Thread(target=issuer.approve_next, daemon=True)
+        approval.start()
+        given = ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", scope, "--pw-file", str(pw_file)]
+        done = self.setup(*given, "--create-pw-file", account)
+        approval.join()
+        assert done.status == 0, done.stderr
+        return section(f"account {account}", {"password_file": pw_file})
+
+    def account_file(self, account: str) -> Path:
+        return self.home / ".oidc-agent" / account
+
+    # programs
+
+    def run(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
+        """The renewal program with this host's configuration."""
+        return self._run([str(RENEWER), "--config", str(self.config), *arguments], env or {}, timeout)
+
+    def setup(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
+        me = ["--service-user", getpass.getuser(), "--config", str(self.config)]
+        return self._run([str(SETUP), *me, *arguments], env or {}, timeout)
+
+    def start(self, *arguments: str, env: Optional[Mapping[str, str]] = None) -> subprocess.Popen[str]:
+        """The renewal program, running; the test ends it."""
+        command = [sys.executable, str(RENEWER), "--config", str(self.config), *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment(env or {}), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8", "TMPDIR": str(self.short), **extra}
+
+    def _run(self, command: list[str], env: Mapping[str, str], timeout: float) -> Result:
+        done = subprocess.run(
+            [sys.executable, *command],
+            env=self.environment(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    # what is there afterwards
+
+    def read(self, token: str) -> str:
+        return (self.tokens / token).read_text()
+
+    def status(self) -> dict[str, Any]:
+        """The tokens of `status --json`, by name."""
+        return {one["name"]: one for one in json.loads(self.run("status", "--json").stdout)["tokens"]}
+
+    def leftovers(self) -> list[str]:
+        """Processes, sockets and temporary files that a program of this host left behind."""
+        files = [str(path) for path in self.short.rglob("*") if path.name not in ("run", "lock")]
+        files += [str(path) for path in self.tokens.rglob("*.tmp")]
+        return files + processes_of(self.home)
+
+
+def section(title: str, options: Mapping[str, object]) -> str:
+    """An INI section; a percent sign of a value is doubled, as configuration wants it."""
+    lines = "".join(f"{name} = {str(value).replace('%', '%%')}\n" for name, value in options.items())
+    return f"[{title}]\n{lines}\n"
+
+
+def processes_of(home: Path) -> list[str]:
+    """Command lines of all processes whose $HOME is this one."""
+    wanted = f"HOME={home}".encode()
+    found = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            environment = (directory / "environ").read_bytes().split(b"\0")
+            if wanted in environment:
+                found.append((directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
