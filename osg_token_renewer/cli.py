@@ -97,7 +97,13 @@ def _bounded(run: Callable[[], int]) -> int:
 
 
 def _printable_streams() -> None:
-    """A file name that is not UTF-8, or a terminal that is not, must not end a run."""
+    """A file name that is not UTF-8, a terminal that is not, or a standard stream that is closed must not end a run."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        # Python has None for a closed stream, and the next file to be opened would get its number.
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

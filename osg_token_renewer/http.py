@@ -6,16 +6,20 @@ Only what must talk to an issuer imports this module: requests costs a tenth of 
 from __future__ import annotations
 
 import os
+import socket
 import ssl
+import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Optional
+from typing import Any, Optional
 from urllib.parse import urlsplit
 
 import requests
+import urllib3.exceptions
 
 from osg_token_renewer import __version__
 from osg_token_renewer.errors import Local, TimedOut, Unavailable
@@ -45,6 +49,9 @@ class Client:
         self._trust = trust(ca_file)
         self._timeout = timeout
         self._session = requests.Session()
+        self._connections = _Connections()
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, self._connections)
         # The environment could otherwise add credentials (netrc) and replace the CA bundle.
         self._session.trust_env = False
         self._session.headers["User-Agent"] = f"osg-token-renewer/{__version__}"
@@ -67,6 +74,7 @@ class Client:
         deadline = time.monotonic() + self._timeout
         with (
             _translated(url, self._timeout),
+            self._connections.until(deadline),
             self._session.request(
                 method,
                 url,
@@ -80,19 +88,80 @@ class Client:
             ) as response,
         ):
             body = bytearray()
-            # The time limit of requests is for each read; this one is for the whole answer.
             for piece in response.iter_content(16 * 1024):
                 body += piece
                 if len(body) > MAX_ANSWER:
                     raise Unavailable(f"{host(url)} sent more than {MAX_ANSWER // 1024} KiB instead of a token")
-                if time.monotonic() > deadline:
-                    raise requests.exceptions.ReadTimeout
+            if time.monotonic() > deadline:
+                # Cut off, which some versions of requests take for the end of the answer.
+                raise requests.exceptions.ReadTimeout
             return Answer(
                 response.status_code,
                 response.headers.get("Content-Type", ""),
                 bytes(body),
                 response.headers.get("Location"),
             )
+
+
+class _Connections(requests.adapters.HTTPAdapter):
+    """Cuts its connections at a request's deadline: the time limits of requests are for each read, and a peer can drip for ever."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[Any] = weakref.WeakSet()
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **settings: Any) -> None:
+        super().init_poolmanager(*args, **settings)
+        self._remember(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: Any, **settings: Any) -> Any:
+        known = proxy in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **settings)
+        if not known:
+            self._remember(manager)
+        return manager
+
+    @contextmanager
+    def until(self, deadline: float) -> Iterator[None]:
+        """For one request at a time; raises ReadTimeout for one that was cut off."""
+        done = threading.Event()
+
+        def cut() -> None:
+            left = deadline - time.monotonic()
+            while not done.wait(max(0.0, left)):
+                left = 1.0  # it may have been connecting, and have a connection now
+                for connection in list(self._open):
+                    # None while it is connecting, and no plain socket inside a proxy's TLS.
+                    with suppress(OSError, AttributeError, TypeError):
+                        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+        watch = threading.Thread(target=cut, daemon=True)
+        watch.start()
+        try:
+            yield
+        except requests.exceptions.ConnectTimeout:
+            raise
+        except requests.exceptions.RequestException as error:
+            if time.monotonic() > deadline:
+                raise requests.exceptions.ReadTimeout from error
+            raise
+        finally:
+            done.set()
+            watch.join()
+
+    def _remember(self, manager: Any) -> None:
+        """Has urllib3 make connections that are known here."""
+        seen = self._open
+
+        def knowing(pool: Any) -> Any:
+            class Connection(pool.ConnectionCls):  # type: ignore[misc]
+                def connect(self) -> None:
+                    seen.add(self)
+                    super().connect()
+
+            return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+        manager.pool_classes_by_scheme = {scheme: knowing(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
 
 
 def trust(ca_file: Optional[str]) -> str:
@@ -136,7 +205,8 @@ def _translated(url: str, timeout: float) -> Iterator[None]:
         if "timed out" in str(error).lower():
             raise TimedOut(f"{where} had not answered after {timeout:g} s") from error
         raise Unavailable(f"{where} cannot be reached: {_innermost(error)}") from error
-    except requests.exceptions.RequestException as error:
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        # requests lets some exceptions of urllib3 through: LocationParseError, for a host name with an empty label.
         raise Unavailable(f"the request to {where} failed: {outside(str(error))}") from error
 
 

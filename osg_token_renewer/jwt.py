@@ -47,7 +47,8 @@ def parse(text: str, expires_at: Optional[float] = None, issuer: Optional[str] =
         Secret(text),
         claims,
         expires_at if said is None else said,
-        own_issuer if isinstance(own_issuer, str) else issuer,
+        # Half of a surrogate pair, which JSON can hold, is no text that anything could store.
+        own_issuer if isinstance(own_issuer, str) and own_issuer.isprintable() else issuer,
         _words(claims.get("aud"), split=False),
         # `scope` is RFC 9068 and the WLCG profile; `scp` is what some issuers say instead.
         _words(claims.get("scope", claims.get("scp")), split=True),

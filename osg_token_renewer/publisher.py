@@ -190,8 +190,8 @@ def _place(spec: TokenSpec, directory: int) -> Optional[os.stat_result]:
 @contextmanager
 def _temporary(directory: int, path: str, name: str) -> Iterator[tuple[str, int]]:
     """A new file beside the one to be replaced, and its descriptor; gone afterwards unless it was given that one's name."""
-    # Hidden, and cut so that it is a legal name where `name` is.
-    temporary = f".{name[:200]}.{secrets.token_hex(8)}.tmp"
+    # Hidden, and cut so that it is a legal name where `name` is: the limit of 255 is in bytes.
+    temporary = f".{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         file = os.open(temporary, flags, 0o600, dir_fd=directory)

@@ -20,6 +20,8 @@ import trustme
 from testbed.user import approve, deny
 
 HERE = Path(__file__).resolve().parent
+# The one that the Makefile installs, else the one on PATH.
+NODE = HERE.parent / ".venv" / "bin" / "node"
 START_DEADLINE = 30.0
 STOP_DEADLINE = 5.0
 DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -245,10 +247,10 @@ class Issuer:
 
     def _start(self) -> tuple[subprocess.Popen[bytes], str]:
         if not (HERE / "node_modules").is_dir():
-            raise TestbedError(f"run first: npm ci --prefix {HERE}")
+            raise TestbedError("run first: make demo (or make test, make issuer)")
         with open(self._log_file, "wb") as log:
             self.process = subprocess.Popen(
-                ["node", str(HERE / "issuer.mjs"), str(self._config_file)],
+                [str(NODE) if NODE.exists() else "node", str(HERE / "issuer.mjs"), str(self._config_file)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

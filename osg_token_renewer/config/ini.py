@@ -17,6 +17,8 @@ from osg_token_renewer.model import Place, Problem
 DEFAULT = configparser.DEFAULTSECT
 _HEADER = configparser.ConfigParser.SECTCRE
 _REFERENCE = re.compile(r"%(?:%|\(([^)]+)\)s)")
+# What may be somebody's idea of an option. Anything else may be a line of a secret, wrapped by hand, and is not shown.
+_SHOWABLE = re.compile(r"[a-z][a-z_-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Section:
     options: dict[str, Value] = field(default_factory=dict)
     # Options that stand in the section itself and that no other option of it refers to.
     own: frozenset[str] = frozenset()
+    # Options with a reference that leads nowhere. As with the standard parser this matters only where the option is asked for:
+    # what [DEFAULT] says of `%(account)s` is no problem of a section without an account.
+    broken: dict[str, Problem] = field(default_factory=dict)
 
 
 def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
@@ -51,6 +56,11 @@ def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
         except OSError as error:
             problems.append(Problem(Place(file), f"cannot be read: {error.strerror}"))
     return list(recorder.sections()), problems + recorder.problems
+
+
+def showable(option: str) -> bool:
+    """Whether a message may show this name of an option: it looks like a name, and not like a secret in the wrong place."""
+    return bool(_SHOWABLE.fullmatch(option))
 
 
 class _Recorder:
@@ -95,7 +105,9 @@ class _Recorder:
         if found:
             name = found["header"]
             self._section = name
-            self._once(("section", " ".join(name.split())), f"[{name}] stands twice in this file")
+            if name != DEFAULT:
+                # The standard parser minds a second [DEFAULT] only for an option that stands in both.
+                self._once(("section", " ".join(name.split())), f"[{name}] stands twice in this file")
             self._places.setdefault((name, None), self._here())
         return found
 
@@ -113,7 +125,8 @@ class _Recorder:
         """Stands in for optionxform, which configparser also calls at each look-up."""
         name = name.lower()
         if self._reading and self._section is not None:
-            self._once(("option", self._section, name), f"[{self._section}] {name}: stands twice in this section")
+            shown = name if showable(name) else "an option"
+            self._once(("option", self._section, name), f"[{self._section}] {shown}: stands twice in this section")
             self._places[self._section, name] = self._here()
         return name
 
@@ -132,9 +145,9 @@ class _Recorder:
                 section.options[option] = Value(self._parser.get(name, option) or "", place)
             except configparser.InterpolationMissingOptionError:
                 what = "refers with %(…)s to an option that is not there; a percent sign before a parenthesis is written %%"
-                self.problems.append(Problem(place, what, name, option))
+                section.broken[option] = Problem(place, what, name, option)
             except configparser.InterpolationError:
-                self.problems.append(Problem(place, "refers to itself, through other options", name, option))
+                section.broken[option] = Problem(place, "refers to itself, through other options", name, option)
             referenced |= self._interpolation.referenced
         own = {option for option in self._parser.options(name) if (name, option) in self._places}
         section.own = frozenset(own - referenced)
@@ -174,6 +187,7 @@ class _Lenient(configparser.Interpolation):
             if name not in known:
                 raise configparser.InterpolationMissingOptionError(option, section, "", name)
             self.referenced.add(name)
-            return self._expand(parser, section, option, known[name] or "", known, depth + 1)
+            text = known[name] or ""
+            return self._expand(parser, section, option, text, known, depth + 1) if "%" in text else text
 
         return _REFERENCE.sub(replacement, value)

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from osg_token_renewer import options
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.config.ini import Section
+from osg_token_renewer.config.ini import Section, showable
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import Account, Config, Options, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
@@ -119,12 +119,15 @@ def _account(name: str, section: Section, used: bool, reading: _Reading) -> Opti
 
 
 def _source(section: Section, used: bool, reading: _Reading) -> Optional[Source]:
+    if "source" in section.broken:
+        reading.problems.append(section.broken["source"])
+        return None
     given = section.options.get("source")
     if given and given.text:
         if given.text not in SOURCES:
             reading.problem(given.place, f"must be one of {', '.join(SOURCES)}", section.name, "source")
         return SOURCES.get(given.text)
-    marked = [source for source in SOURCES.values() if section.options.get(source.MARKER) and section.options[source.MARKER].text]
+    marked = [source for source in SOURCES.values() if _given(section, source.MARKER)]
     if not marked:
         wanted = " or ".join(source.MARKER for source in SOURCES.values())
         # The original looks only at accounts that a token uses.
@@ -132,8 +135,17 @@ def _source(section: Section, used: bool, reading: _Reading) -> Optional[Source]
         return None
     if len(marked) > 1:
         what = f"both {marked[0].MARKER} and {marked[1].MARKER} are given: {marked[0].MARKER} counts"
-        reading.problem(section.options[marked[1].MARKER].place, what, section.name, marked[1].MARKER, warning=True)
+        reading.problem(_place(section, marked[1].MARKER), what, section.name, marked[1].MARKER, warning=True)
     return marked[0]
+
+
+def _given(section: Section, option: str) -> bool:
+    value = section.options.get(option)
+    return option in section.broken or bool(value and value.text)
+
+
+def _place(section: Section, option: str) -> Place:
+    return section.options[option].place if option in section.options else section.broken[option].place
 
 
 def _token(name: str, section: Section, reading: _Reading) -> Optional[TokenSpec]:
@@ -154,6 +166,10 @@ def _values(section: Section, wanted: Sequence[Option], known_besides: Iterable[
     values: dict[str, Any] = {}
     well = True
     for option in wanted:
+        if option.name in section.broken:
+            well = False
+            reading.problems.append(section.broken[option.name])
+            continue
         value = section.options.get(option.name)
         if value is None or not value.text:
             if option.required:
@@ -171,11 +187,10 @@ def _values(section: Section, wanted: Sequence[Option], known_besides: Iterable[
 
 def _unknown(section: Section, known: Sequence[str], reading: _Reading) -> None:
     for name in sorted(section.own - set(known)):
-        if name not in section.options:
-            continue
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        reading.problem(section.options[name].place, f"is not an option here and is ignored{hint}", section.name, name, warning=True)
+        shown = name if close or showable(name) else None
+        reading.problem(_place(section, name), f"is not an option here and is ignored{hint}", section.name, shown, warning=True)
 
 
 def _paths_are_distinct(reading: _Reading) -> None:

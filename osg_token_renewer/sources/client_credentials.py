@@ -105,11 +105,18 @@ class _Session:
         way = self._ways[0]
         if way == "post":
             return self._client.post(self._url, {**form, "client_id": self._id, "client_secret": self._secret}, {})
+        return self._client.post(self._url, form, {"Authorization": f"Basic {self._basic(way)}"})
+
+    def _basic(self, way: str) -> str:
         parts = [self._id, self._secret]
         if way == "basic-encoded":
             parts = [quote_plus(part) for part in parts]
-        credentials = base64.b64encode(":".join(parts).encode("utf-8", "surrogateescape")).decode("ascii")
-        return self._client.post(self._url, form, {"Authorization": f"Basic {credentials}"})
+        return base64.b64encode(":".join(parts).encode("utf-8", "surrogateescape")).decode("ascii")
+
+    def _secrets(self) -> tuple[str, ...]:
+        """All that was sent and that an issuer may echo, the longest first: one may be a part of another."""
+        sent = {self._secret, quote_plus(self._secret), self._basic("basic"), self._basic("basic-encoded")}
+        return tuple(sorted(sent, key=len, reverse=True))
 
     def _token(self, answer: Answer) -> dict[str, Any]:
         if answer.status == 200:
@@ -120,7 +127,7 @@ class _Session:
                 return content
             raise Unsuitable("the issuer's answer holds no access token")
         code, description = _error(answer)
-        said = outside(": ".join(filter(None, (code, description))), hide=(self._secret,))
+        said = outside(": ".join(filter(None, (code, description))), hide=self._secrets())
         if 300 <= answer.status < 400:
             raise Unavailable(
                 "the issuer answered with a redirect, which is not followed because it would take the secret elsewhere",
@@ -152,7 +159,8 @@ def _error(answer: Answer) -> tuple[str, str]:
 def _expiry(expires_in: object, asked_at: float) -> Optional[float]:
     """From `expires_in`, a number of seconds (RFC 6749 section 5.1); some issuers send it as a string."""
     try:
-        seconds = float(expires_in) if isinstance(expires_in, (int, float, str)) else -1.0
+        number = isinstance(expires_in, (int, float, str)) and not isinstance(expires_in, bool)
+        seconds = float(expires_in) if number else -1.0  # type: ignore[arg-type]
     except (ValueError, OverflowError):
         return None
     # NaN is not between anything; what is longer than 300 years is a mistake.
