@@ -32,6 +32,21 @@ def made(path: str) -> str:
     return path
 
 
+def owned_as_directory(file: int, directory: str) -> None:
+    """Gives a file that root made in the service's directory to the service, which must be able to use it later."""
+    if os.geteuid() == 0:
+        status = os.stat(directory)
+        os.fchown(file, status.st_uid, status.st_gid)
+
+
+def running_as_root_beside_the_service() -> bool:
+    """Whether this is root although there is a service user, whose accounts and files are not root's."""
+    try:
+        return os.geteuid() == 0 != pwd.getpwnam(SERVICE_USER).pw_uid
+    except KeyError:
+        return False
+
+
 @contextmanager
 def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
     """A directory that only this user can enter, and whether other runs find the same one (a lock is of use only there)."""

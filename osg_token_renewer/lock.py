@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from osg_token_renewer import directories
 from osg_token_renewer.errors import LockHeld
 
 
@@ -20,6 +21,7 @@ def held(path: str, wait: float, stopped: Callable[[], bool] = lambda: False) ->
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        directories.owned_as_directory(descriptor, os.path.dirname(path))
         deadline = time.monotonic() + wait
         waited = False
         while not _taken(descriptor):

@@ -93,14 +93,22 @@ class Run:
         return plan(specs, remembered(self._history), time.time(), self._force)
 
     def _enter(self, stack: ExitStack) -> tuple[str, bool]:
-        """The directory for sockets, and whether another run had to be waited for."""
+        """The directory for sockets, and whether another run had to be waited for.
+
+        The lock is in the state directory, which the timer's runs and a person's have in common; the runtime directory comes and
+        goes with the service.
+        """
         directory, shared = stack.enter_context(directories.runtime(self._config.options.runtime_dir))
-        try:
-            place = directory if shared else directories.made(directories.state(self._config.options.state_dir))
-            return directory, stack.enter_context(lock.held(f"{place}/lock", LOCK_WAIT, self._stop.requested))
-        except OSError as error:
-            log.warning("there can be no lock (%s): another run at the same time would not be noticed", error)
-            return directory, False
+        for place in (directories.state(self._config.options.state_dir), directory if shared else None):
+            if place is None:
+                continue
+            try:
+                path = os.path.join(directories.made(place), "lock")
+                return directory, stack.enter_context(lock.held(path, LOCK_WAIT, self._stop.requested))
+            except OSError as error:
+                log.warning("there can be no lock in %s: %s", place, error.strerror)
+        log.warning("going on without a lock: another run at the same time would not be noticed")
+        return directory, False
 
     def _run(self, due: Sequence[Planned], directory: str) -> Iterator[Outcome]:
         from osg_token_renewer import runner

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Callable
 
-from osg_token_renewer import config, renew
-from osg_token_renewer.errors import Exit
+from osg_token_renewer import config, directories, renew
+from osg_token_renewer.errors import Exit, LockHeld
 from osg_token_renewer.model import Outcome, State
 from osg_token_renewer.planner import Planned
 from osg_token_renewer.report import journal
@@ -19,6 +19,11 @@ from osg_token_renewer.stop import Stop, on_signals
 from osg_token_renewer.text import plural
 
 log = logging.getLogger(__name__)
+
+_AS_ROOT = (
+    "this is root, not the service user %s: new files will be root's, and oidc-agent accounts are looked for in root's home; "
+    "instead: systemctl start osg-token-renewer.service, or: runuser -u %s -- osg-token-renewer renew"
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,13 +44,22 @@ def run(args: argparse.Namespace) -> int:
     planned = this.plan()
     if args.dry_run:
         return _show(planned)
-    with on_signals(stop):
-        outcomes = _run(this, planned)
+    if directories.running_as_root_beside_the_service() and any(each.decision.due for each in planned):
+        log.warning(_AS_ROOT, directories.SERVICE_USER, directories.SERVICE_USER)
+    try:
+        with on_signals(stop):
+            outcomes = _run(this, planned)
+    except LockHeld:
+        if stop.signal is None:
+            raise
+        return _stopped(stop.signal)
     log.info("%s", journal.summary(outcomes))
-    if stop.signal is not None:
-        log.warning("stopped by %s", signal.Signals(stop.signal).name)
-        return 128 + stop.signal
-    return _status(outcomes)
+    return _status(outcomes) if stop.signal is None else _stopped(stop.signal)
+
+
+def _stopped(number: int) -> int:
+    log.warning("stopped by %s", signal.Signals(number).name)
+    return 128 + number
 
 
 def _status(outcomes: Sequence[Outcome]) -> int:
