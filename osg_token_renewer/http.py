@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Optional
+from typing import Any, Optional, Union
 from urllib.parse import urlsplit
 
 import requests
@@ -63,14 +63,14 @@ class Client:
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self._session.close()
 
-    def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+    def post(self, url: str, form: Mapping[str, Union[str, bytes]], headers: Mapping[str, str]) -> Answer:
         """Posts a form. Raises Unavailable, TimedOut or Local; an HTTP error status is an answer like any other."""
         return self._request("POST", url, form, headers)
 
     def get(self, url: str) -> Answer:
         return self._request("GET", url, None, {})
 
-    def _request(self, method: str, url: str, form: Optional[Mapping[str, str]], headers: Mapping[str, str]) -> Answer:
+    def _request(self, method: str, url: str, form: Optional[Mapping[str, Union[str, bytes]]], headers: Mapping[str, str]) -> Answer:
         deadline = time.monotonic() + self._timeout
         with (
             _translated(url, self._timeout),
@@ -130,10 +130,10 @@ class _Connections(requests.adapters.HTTPAdapter):
             left = deadline - time.monotonic()
             while not done.wait(max(0.0, left)):
                 left = 1.0  # it may have been connecting, and have a connection now
-                for connection in list(self._open):
-                    # None while it is connecting, and no plain socket inside a proxy's TLS.
-                    with suppress(OSError, AttributeError, TypeError):
-                        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+                for connected in list(self._open):
+                    # OSError: closed long ago; TypeError: TLS within a proxy's TLS, which is no socket.
+                    with suppress(OSError, TypeError):
+                        socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
         watch = threading.Thread(target=cut, daemon=True)
         watch.start()
@@ -150,14 +150,14 @@ class _Connections(requests.adapters.HTTPAdapter):
             watch.join()
 
     def _remember(self, manager: Any) -> None:
-        """Has urllib3 make connections that are known here."""
-        seen = self._open
+        """Has urllib3 make connections whose sockets are known here: an answer keeps its socket when the connection has let go of it."""
+        known = self._open
 
         def knowing(pool: Any) -> Any:
             class Connection(pool.ConnectionCls):  # type: ignore[misc]
                 def connect(self) -> None:
-                    seen.add(self)
                     super().connect()
+                    known.add(self.sock)
 
             return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
@@ -198,7 +198,7 @@ def _translated(url: str, timeout: float) -> Iterator[None]:
         raise Unavailable(f"the proxy for {where} failed: {outside(str(error))}") from error
     except requests.exceptions.ConnectTimeout as error:
         raise TimedOut(f"{where} did not accept a connection within {min(CONNECT_TIMEOUT, timeout):g} s") from error
-    except requests.exceptions.ReadTimeout as error:
+    except requests.exceptions.Timeout as error:
         raise TimedOut(f"{where} had not answered after {timeout:g} s") from error
     except requests.exceptions.ConnectionError as error:
         # requests reports a read that times out within the body as a ConnectionError.

@@ -179,6 +179,7 @@ def end(running: Running, grace: float = GRACE) -> None:
         _signal_group(process, signal.SIGTERM)
     if not _ended(running, grace):
         _signal_group(process, signal.SIGKILL)
+        _ended(running, GRACE)
     process.wait()
     os.close(running.alive)
     for pipe in (process.stdout, process.stderr):

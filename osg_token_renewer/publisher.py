@@ -40,16 +40,20 @@ def read(spec: TokenSpec) -> Published:
         return Published(Found.NOTHING, "no file")
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            return _not_a_file(os.lstat(path))
+            # A circle of symbolic links on the way to the file is ELOOP too.
+            with suppress(OSError):
+                return _not_a_file(os.lstat(path))
         return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return _not_a_file(status)
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             text = file.read(jwt.MAX_LENGTH + 2).decode("ascii", "replace")
-        except OSError as error:
-            return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
+    except OSError as error:
+        return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
+    finally:
+        os.close(descriptor)
     mode = stat.S_IMODE(status.st_mode)
     try:
         token = jwt.parse(text)

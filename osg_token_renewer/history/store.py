@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
+from typing import Optional
 
+from osg_token_renewer import directories
 from osg_token_renewer.errors import HistoryError
 from osg_token_renewer.model import Outcome, State, TokenRecord
+from osg_token_renewer.text import outside
 
 FILE = "history.sqlite"
 _VERSION = 1
 _BUSY = 2.0
-_COLUMNS = tuple(field.name for field in fields(TokenRecord))
+_SELECT = f"SELECT {', '.join(field.name for field in fields(TokenRecord))} FROM token"  # noqa: S608
 _CREATE = """
 CREATE TABLE IF NOT EXISTS token (
     name TEXT PRIMARY KEY, fingerprint TEXT, asked TEXT, issuer TEXT, expires_at REAL, obtained_at REAL,
     failed_at REAL, failure_reason TEXT, failure_message TEXT, failures_in_row INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID
 """
+# What SQLite says when the file may be well all the same: another process has it, this user may not, the disk does not let it.
+_PASSING = ("locked", "readonly", "unable to open", "full", "I/O error", "interrupted")
+# The year 9999, the end of what dates can show.
+_LATEST = 253402300800.0
 _RENEWED = """
 INSERT INTO token (name, fingerprint, asked, issuer, expires_at, obtained_at) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET fingerprint = excluded.fingerprint, asked = excluded.asked, issuer = excluded.issuer,
@@ -45,8 +53,7 @@ class History:
         if not os.path.exists(self.path):
             return {}
         with _translated(self.path), closing(self._connect(writing=False)) as database:
-            rows = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM token").fetchall()  # noqa: S608
-        return {row[0]: TokenRecord(*row) for row in rows}
+            return self._records(database)
 
     def record(self, outcomes: Iterable[Outcome], now: float) -> None:
         """Adds what a run brought, in one transaction. A fresh token changes nothing. Raises HistoryError."""
@@ -55,13 +62,15 @@ class History:
             name = outcome.spec.name
             if outcome.state is State.RENEWED:
                 issuer = outcome.token.issuer if outcome.token else None
-                row = (name, outcome.fingerprint, outcome.spec.asked, issuer, outcome.expires_at, now)
+                row = (name, outcome.fingerprint, outcome.spec.asked, _storable(issuer), outcome.expires_at, now)
                 renewed.append(row)
             elif outcome.state is State.FAILED:
-                failed.append((name, now, outcome.reason, outcome.message))
+                failed.append((name, now, outcome.reason, _storable(outcome.message)))
         if not renewed and not failed:
             return
         with _translated(self.path), closing(self._connect(writing=True)) as database, database:
+            # Damage is found now, not when it has been added to.
+            self._records(database)
             database.executemany(_RENEWED, renewed)
             database.executemany(_FAILED, failed)
 
@@ -75,10 +84,20 @@ class History:
                     os.unlink(self.path + suffix)
         return aside
 
+    def _records(self, database: sqlite3.Connection) -> dict[str, TokenRecord]:
+        records = [TokenRecord(*row) for row in database.execute(_SELECT)]
+        if not all(map(_sound, records)):
+            raise DamagedError(f"{self.path}: it holds what this program does not write")
+        return {record.name: record for record in records}
+
     def _connect(self, writing: bool) -> sqlite3.Connection:
         if writing and not os.path.exists(self.path):
             # sqlite3 would create it readable by others, under the usual umask.
-            os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+            file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            try:
+                directories.owned_as_directory(file, os.path.dirname(self.path))
+            finally:
+                os.close(file)
         mode = "rw" if writing else "ro"
         database = sqlite3.connect(f"file:{_quoted(self.path)}?mode={mode}", timeout=_BUSY, uri=True)
         try:
@@ -98,16 +117,37 @@ class DamagedError(HistoryError):
     """The file is not a database, or not this one."""
 
 
+def _sound(record: TokenRecord) -> bool:
+    """SQLite lets any column hold anything."""
+    texts = (record.fingerprint, record.asked, record.issuer, record.failure_reason, record.failure_message)
+    times = (record.expires_at, record.obtained_at, record.failed_at)
+    try:
+        asked = 3 if record.asked is None else len(json.loads(record.asked))
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return (
+        asked == 3
+        and isinstance(record.name, str)
+        and all(text is None or isinstance(text, str) for text in texts)
+        and all(when is None or (isinstance(when, float) and 0 <= when < _LATEST) for when in times)
+        and isinstance(record.failures_in_row, int)
+    )
+
+
+def _storable(text: Optional[str]) -> Optional[str]:
+    """SQLite keeps UTF-8; a file name may be something else, and JSON can hold halves of characters."""
+    return text if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @contextmanager
 def _translated(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        # Locked, read-only, no room: the file itself may be well. A missing table or column is another matter.
-        kind = DamagedError if "no such" in str(error) else HistoryError
-        raise kind(f"{path}: {error}") from error
+        kind = HistoryError if any(words in str(error) for words in _PASSING) else DamagedError
+        raise kind(f"{path}: {outside(str(error))}") from error
     except sqlite3.DatabaseError as error:
-        raise DamagedError(f"{path}: {error}") from error
+        raise DamagedError(f"{path}: {outside(str(error))}") from error
     except OSError as error:
         raise HistoryError(f"{path}: {error.strerror}") from error
 

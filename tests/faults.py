@@ -1,0 +1,60 @@
+"""Faults that need a process of their own: file systems that are full or read-only, and a user who may not."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Optional
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+NOBODY = 65534
+LONGEST = 60.0
+
+
+def apart(body: Callable[[], None], *, tmpfs: Optional[Mapping[Path, str]] = None, unprivileged: bool = False) -> None:
+    """Runs a part of a test in a child process: what fails in it is printed there, and fails the test.
+
+    `tmpfs` are directories on which file systems of the child's own are mounted, with the mount's options: nothing of them is left
+    when it has ended. `unprivileged`: as a user who is not root, if this one is.
+    """
+
+    def child() -> None:
+        if tmpfs:
+            _mount(tmpfs)
+        if unprivileged and os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        body()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(LONGEST)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    assert process.exitcode == 0
+
+
+def _mount(tmpfs: Mapping[Path, str]) -> None:
+    uid, gid = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Root may mount; anyone else is root in a user namespace.
+    if libc.unshare(CLONE_NEWNS | (0 if uid == 0 else CLONE_NEWUSER)) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    if uid != 0:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    for path, options in tmpfs.items():
+        mount(path, options)
+
+
+def mount(path: Path, options: str) -> None:
+    """To be called apart: mounts another file system, or with `remount` changes one."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], check=True)
