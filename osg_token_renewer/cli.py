@@ -93,7 +93,18 @@ def _bounded(run: Callable[[], int]) -> int:
         frames = "".join(traceback.format_tb(error.__traceback__))
         _logger.critical("a bug in osg-token-renewer %s: %s; %s\n%s", __version__, type(error).__name__, REPORT, frames)
         return Exit.BUG
+    finally:
+        _let_go()
     return status
+
+
+def _let_go() -> None:
+    """What nobody takes (a full disk, a reader that is gone) Python would try to write once more, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _printable_streams() -> None:

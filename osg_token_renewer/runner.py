@@ -18,7 +18,7 @@ from typing import Optional
 
 from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.errors import REPORT, Failure, Unsuitable
+from osg_token_renewer.errors import REPORT, Failure, Unavailable, Unsuitable
 from osg_token_renewer.model import Account, Outcome, State, TokenSpec
 from osg_token_renewer.sources.base import Fetch
 from osg_token_renewer.stop import Stop
@@ -33,6 +33,8 @@ _MOST_LANES = 16
 # What a failed outcome carries when the program itself is at fault.
 BUG = "bug"
 STOPPED = "stopped"
+# The next step where nobody knows a better one.
+_LATER = "the next run tries again; if this lasts, check the network and ask the issuer's operators"
 
 
 def workers(lanes: int, configured: Optional[int]) -> int:
@@ -140,4 +142,5 @@ def _renew(spec: TokenSpec, fetch: Fetch) -> Outcome:
 
 
 def _failed(spec: TokenSpec, failure: Failure) -> Outcome:
-    return Outcome(spec, State.FAILED, failure.reason, failure.message, failure.hint)
+    hint = failure.hint or (_LATER if isinstance(failure, Unavailable) else None)
+    return Outcome(spec, State.FAILED, failure.reason, failure.message, hint)

@@ -13,8 +13,18 @@ from tests.host import Host
 
 @pytest.fixture(scope="session")
 def running_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    with Issuer(tmp_path_factory.mktemp("issuer")) as issuer:
+    # oidc-gen would sleep for a second before it asks whether the user has approved.
+    with Issuer(tmp_path_factory.mktemp("issuer"), settings={"device_interval": 0}) as issuer:
         yield issuer
+
+
+@pytest.fixture(scope="session")
+def registry(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host with the oidc-agent accounts `robot` and `drone`, for other hosts to adopt: registering takes a second, adopting nothing."""
+    with Host.made(tmp_path_factory.mktemp("registry")) as host:
+        for account in ("robot", "drone"):
+            host.register(running_issuer, account)
+        yield host
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,11 @@ class Host:
         self.config = root / "etc" / "config.ini"
         self.short = Path(tempfile.mkdtemp(prefix="otr-"))
         self.runtime = self.short / "run"
-        for directory in (self.home, self.tokens, self.state, self.runtime, self.config.parent):
+        # First on PATH of what runs on this host.
+        self.bin = root / "bin"
+        # What the renewal program is started by.
+        self.prefix: Sequence[str] = ()
+        for directory in (self.home, self.tokens, self.state, self.runtime, self.bin, self.config.parent):
             directory.mkdir(mode=0o700, parents=True)
 
     @classmethod
@@ -112,31 +116,53 @@ class Host:
         assert done.status == 0, done.stderr
         return section(f"account {account}", {"password_file": pw_file})
 
+    def adopt(self, other: Host, account: str) -> str:
+        """Copies an account and its password file from another host; returns its [account] section.
+
+        Both then have the same refresh token: not for an issuer that rotates, nor for a test that ends the account's grant.
+        """
+        pw_file = self.root / f"{account}.pw"
+        self.account_file(account).parent.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy(other.account_file(account), self.account_file(account))
+        shutil.copy(other.root / f"{account}.pw", pw_file)
+        return section(f"account {account}", {"password_file": pw_file})
+
     def account_file(self, account: str) -> Path:
         return self.home / ".oidc-agent" / account
 
     # programs
 
+    def program(self, name: str, script: str) -> Path:
+        """Puts a shell script on PATH, before the real program of that name."""
+        path = self.bin / name
+        path.write_text(f"#!/bin/sh\n{script}")
+        path.chmod(0o755)
+        return path
+
     def run(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
         """The renewal program with this host's configuration."""
-        return self._run([str(RENEWER), "--config", str(self.config), *arguments], env or {}, timeout)
+        return self._run([*self.prefix, *self.renewer(*arguments)], env or {}, timeout)
+
+    def renewer(self, *arguments: str) -> list[str]:
+        """The command line of the renewal program with this host's configuration."""
+        return [sys.executable, str(RENEWER), "--config", str(self.config), *arguments]
 
     def setup(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
         me = ["--service-user", getpass.getuser(), "--config", str(self.config)]
-        return self._run([str(SETUP), *me, *arguments], env or {}, timeout)
+        return self._run([sys.executable, str(SETUP), *me, *arguments], env or {}, timeout)
 
     def start(self, *arguments: str, env: Optional[Mapping[str, str]] = None) -> subprocess.Popen[str]:
         """The renewal program, running; the test ends it."""
-        command = [sys.executable, str(RENEWER), "--config", str(self.config), *arguments]
         pipe = subprocess.PIPE
+        command = [*self.prefix, *self.renewer(*arguments)]
         return subprocess.Popen(command, env=self.environment(env or {}), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8", "TMPDIR": str(self.short), **extra}
+        return {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(self.home), "LANG": "C.UTF-8", "TMPDIR": str(self.short), **extra}
 
     def _run(self, command: list[str], env: Mapping[str, str], timeout: float) -> Result:
         done = subprocess.run(
-            [sys.executable, *command],
+            command,
             env=self.environment(env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -162,6 +188,11 @@ class Host:
         return files + processes_of(self.home)
 
 
+def without_roots_privileges() -> list[str]:
+    """A command before another: permissions hold for it even if it is root's. The service does not run as root."""
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
 def section(title: str, options: Mapping[str, object]) -> str:
     """An INI section; a percent sign of a value is doubled, as configuration wants it."""
     lines = "".join(f"{name} = {str(value).replace('%', '%%')}\n" for name, value in options.items())
@@ -170,15 +201,21 @@ def section(title: str, options: Mapping[str, object]) -> str:
 
 def processes_of(home: Path) -> list[str]:
     """Command lines of all processes whose $HOME is this one."""
+    return [command for _, command in _processes(home)]
+
+
+def pids_of(home: Path, program: str) -> list[int]:
+    """The processes of a program, by its name, whose $HOME is this one."""
+    return [pid for pid, command in _processes(home) if program in command]
+
+
+def _processes(home: Path) -> Iterator[tuple[int, str]]:
     wanted = f"HOME={home}".encode()
-    found = []
     for directory in Path("/proc").iterdir():
         if not directory.name.isdigit():
             continue
         try:
-            environment = (directory / "environ").read_bytes().split(b"\0")
-            if wanted in environment:
-                found.append((directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            if wanted in (directory / "environ").read_bytes().split(b"\0"):
+                yield int(directory.name), (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-    return found

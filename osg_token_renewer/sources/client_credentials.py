@@ -36,11 +36,10 @@ OPTIONS = (
     ),
 )
 
-# Errors of RFC 6749 section 5.2 that the same request will meet again until a person changes something.
-_FOR_A_PERSON = frozenset(
-    ("invalid_client", "unauthorized_client", "invalid_grant", "invalid_scope", "invalid_target", "unsupported_grant_type",
-     "invalid_request", "access_denied")
-)  # fmt: skip
+# Statuses below 500 and errors (RFC 6749 section 4.1.2.1) that may pass; any other the same request will meet again until a person
+# changes something.
+_PASSING = (408, 425, 429)
+_PASSING_ERRORS = ("temporarily_unavailable", "server_error", "slow_down")
 
 # A strict issuer calls an id or secret that it cannot decode invalid_request.
 _WRONG_CREDENTIALS = ("invalid_client", "invalid_request")
@@ -82,7 +81,7 @@ class _Session:
         self._ways = [wanted.client_auth]
         if wanted.client_auth == "auto":
             self._ways = ["basic"]
-            if any(quote_plus(part) != part for part in (self._id, self._secret)):
+            if any(_encoded(part) != part for part in (self._id, self._secret)):
                 self._ways.append("basic-encoded")
 
     def fetch(self, spec: TokenSpec) -> Fetched:
@@ -104,18 +103,18 @@ class _Session:
         """RFC 6749 section 2.3.1, and as most programs send it: Basic without the form encoding of id and secret."""
         way = self._ways[0]
         if way == "post":
-            return self._client.post(self._url, {**form, "client_id": self._id, "client_secret": self._secret}, {})
+            return self._client.post(self._url, {**form, "client_id": _bytes(self._id), "client_secret": _bytes(self._secret)}, {})
         return self._client.post(self._url, form, {"Authorization": f"Basic {self._basic(way)}"})
 
     def _basic(self, way: str) -> str:
         parts = [self._id, self._secret]
         if way == "basic-encoded":
-            parts = [quote_plus(part) for part in parts]
-        return base64.b64encode(":".join(parts).encode("utf-8", "surrogateescape")).decode("ascii")
+            parts = [_encoded(part) for part in parts]
+        return base64.b64encode(_bytes(":".join(parts))).decode("ascii")
 
     def _secrets(self) -> tuple[str, ...]:
         """All that was sent and that an issuer may echo, the longest first: one may be a part of another."""
-        sent = {self._secret, quote_plus(self._secret), self._basic("basic"), self._basic("basic-encoded")}
+        sent = {self._secret, _encoded(self._secret), self._basic("basic"), self._basic("basic-encoded")}
         return tuple(sorted(sent, key=len, reverse=True))
 
     def _token(self, answer: Answer) -> dict[str, Any]:
@@ -133,10 +132,19 @@ class _Session:
                 "the issuer answered with a redirect, which is not followed because it would take the secret elsewhere",
                 f"check token_request_url of [account {self._account.name}]",
             )
-        if code in _FOR_A_PERSON and answer.status < 500:
-            what = f"the issuer refused the request: {said}"
+        if 400 <= answer.status < 500 and answer.status not in _PASSING and code not in _PASSING_ERRORS:
+            what = f"the issuer refused the request: {said or f'HTTP status {answer.status}'}"
             raise Refused(what, f"check [account {self._account.name}] against the client's registration at the issuer")
         raise Unavailable(f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else ""))
+
+
+def _bytes(text: str) -> bytes:
+    """As it stands in the configuration or its file, also where that is not UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _encoded(text: str) -> str:
+    return quote_plus(_bytes(text))
 
 
 def _json(answer: Answer) -> Optional[dict[str, Any]]:

@@ -90,14 +90,7 @@ def agent(directory: str, user: Optional[User] = None) -> Iterator[Agent]:
 
 def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
     deadline = time.monotonic() + _READY_WITHIN
-    while True:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except OSError:
-                pass
-            else:
-                return
+    while not _answers(path, deadline):
         status = started.poll()
         if status is not None:
             with open(log, encoding="utf-8", errors="replace") as file:
@@ -106,6 +99,19 @@ def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
         if time.monotonic() > deadline:
             raise Local(f"oidc-agent was not ready after {_READY_WITHIN:g} s")
         time.sleep(0.005)
+
+
+def _answers(path: str, deadline: float) -> bool:
+    """Whether the agent answers. It does so to an empty request as well; one that left without waiting for it would be logged."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+            probe.shutdown(socket.SHUT_WR)
+            probe.settimeout(max(0.01, deadline - time.monotonic()))
+            probe.recv(4096)
+        except OSError:
+            return False
+        return True
 
 
 @functools.cache
@@ -152,7 +158,7 @@ class _Session:
             raise failure(done, self._account.name)
         # Token, issuer, and expiry in seconds since 1970 (0: unknown), a line each.
         lines = [*done.stdout.splitlines(), "", "", ""]
-        expires_at = float(lines[2]) if re.fullmatch(r"[1-9][0-9]{0,11}", lines[2].strip()) else None
+        expires_at = float(lines[2]) if re.fullmatch(r"[1-9][0-9]{0,10}", lines[2].strip()) else None
         return Fetched(Secret(lines[0]), expires_at, lines[1].strip() or None)
 
     def _ask(self, spec: TokenSpec, default_scopes: str) -> Completed:

@@ -1,0 +1,283 @@
+"""INI text to sections: what the standard ConfigParser reads is read as the same values, and the rest has a place."""
+
+from __future__ import annotations
+
+import configparser
+import random
+from pathlib import Path
+from typing import Optional, Union
+
+import pytest
+
+from osg_token_renewer.config import ini
+
+
+def read(path: Path, *texts: Union[str, bytes]) -> tuple[dict[str, ini.Section], list[str]]:
+    """The sections of files 0, 1, … and what is wrong with them, paths cut to these numbers."""
+    files = []
+    for number, text in enumerate(texts):
+        file = path / str(number)
+        file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
+        files.append(str(file))
+    sections, problems = ini.read(files)
+    broken = [problem for section in sections for problem in section.broken.values()]
+    return {section.name: section for section in sections}, [str(problem).replace(f"{path}/", "") for problem in problems + broken]
+
+
+def values(sections: dict[str, ini.Section]) -> dict[str, dict[str, str]]:
+    return {name: {option: value.text for option, value in section.options.items()} for name, section in sections.items()}
+
+
+def one(path: Path, value: str) -> str:
+    """The value of one option, as it stands in the file."""
+    sections, problems = read(path, f"[x]\noption = {value}\n")
+    assert problems == []
+    return sections["x"].options["option"].text
+
+
+# Compared with the standard ConfigParser
+
+CHAIN = "".join(f"o{n} = %(o{n + 1})s\n" for n in range(10))
+TEXTS = [
+    "",
+    "# only a comment\n; and another\n",
+    "[x]\na = 1\n",
+    "[x]\na=1\nb:2\nc = = 3\nd : : 4\n",
+    "[x]\nA = 1\n",
+    "[x]\na b = c d\n",
+    "[x]\na =\nb =   \n",
+    "[x]\r\na = 1\r\nb = 2\r\n",
+    "[x]\ra = 1\r",
+    "[x]\na = 1",
+    "  [x]\n  a = 1\n  b = 2\n",
+    "[x]\na = 1\n  2\n\n  3\n# comment\n  4\n ; comment\n  5\nb = 6\n",
+    "[x]\na =\n  1\n  b = 2\n  [y]\n",
+    "[x]\n\ta = 1\n\t\tb = 2\n c = 3\n",
+    "[x]\na = 1 ; not a comment # nor this\n",
+    "[x] trailing text\na = 1\n",
+    "[x] # comment\na = 1\n",
+    "[x]y]\na = 1\n",
+    "[ x ]\na = 1\n",
+    "[x y  z]\na = 1\n",
+    "[x]\n[y]\n[z]\n",
+    "[x]\na = 'quoted'\nb = \"quoted\"\nc = \\n\\\\\n",
+    "[x]\na = $HOME ${a} $$\n",
+    "[x]\na = %%\nb = %%(a)s\nc = %(a)s%%%(b)s\n",
+    "[x]\na = %(B)s\nB = 1\n",
+    "[DEFAULT]\na = 1\nb = %(c)s\n[x]\nc = 2\n[y]\na = 3\nc = %(a)s\n",
+    "[DEFAULT]\na = 1\n[DEFAULT]\nb = 2\n[x]\nc = 3\n",
+    "[x]\na = 1\n[DEFAULT]\na = 2\nb = 3\n",
+    "[DEFAULT]\n",
+    "[default]\na = 1\n[x]\n",
+    "[x]\n" + CHAIN + "o10 = end\n",
+    "[x]\na = %(gone)s\nb = 1\n",
+    "[x]\na = %(b)s\nb = %(a)s\n",
+    "[x]\na = größe € 𝄞\n[ü]\nö = ä\n",
+    "[x]\na = 1\x0b2\x0c3\x1c4\u20285\u00a0\n",
+    "\x0c[x]\na = 1\n\x0b b\n",
+    "[x]\na = " + "1" * 100_000 + "\n",
+    "[x]\n" + "".join(f"a{n} = {n}\n" for n in range(2000)),
+]
+
+
+def standard(text: str) -> Optional[dict[str, dict[str, Optional[str]]]]:
+    """What the standard parser makes of it: None for an option that is not to be had, None if it does not accept the text."""
+    parser = configparser.ConfigParser()
+    try:
+        parser.read_string(text)
+    except configparser.Error:
+        return None
+    read: dict[str, dict[str, Optional[str]]] = {}
+    for section in parser.sections():
+        read[section] = {}
+        for option in parser.options(section):
+            try:
+                read[section][option] = parser.get(section, option)
+            except configparser.InterpolationSyntaxError:
+                # A lone percent sign, which is none of the standard's.
+                read[section][option] = "lone"
+            except configparser.InterpolationError:
+                read[section][option] = None
+    return read
+
+
+def same(path: Path, text: str) -> bool:
+    """Whether the standard parser accepts the text; if so, ours must read it as the same."""
+    file = path / "config.ini"
+    file.write_bytes(text.encode("utf-8"))
+    # Lines end as in a file, which is what both read.
+    expected = standard(file.read_text(encoding="utf-8"))
+    sections, problems = ini.read([str(file)])
+    if expected is None:
+        assert problems, text
+        return False
+    assert problems == [], text
+    assert [section.name for section in sections] == list(expected)
+    for section in sections:
+        wanted = expected[section.name]
+        assert set(section.options) | set(section.broken) == set(wanted), text
+        for option, value in wanted.items():
+            if value is None:
+                assert option in section.broken, text
+            elif value != "lone":
+                assert section.options[option].text == value, text
+    return True
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_what_the_standard_accepts_is_read_as_the_same(tmp_path: Path, text: str) -> None:
+    assert same(tmp_path, text)
+
+
+REFUSED = [
+    "a = 1\n",
+    "[x]\na\n",
+    "[x]\n= 1\n",
+    "[x]\na = 1\n[x]\n",
+    "[x]\na = 1\nA = 2\n",
+    "[]\na = 1\n",
+    "[x\na = 1\n",
+    "[DEFAULT]\na = 1\n[DEFAULT]\na = 2\n",
+]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_the_standard_refuses_is_a_problem(tmp_path: Path, text: str) -> None:
+    assert not same(tmp_path, text)
+
+
+def test_texts_of_all_sorts_are_read_as_the_standard_reads_them(tmp_path: Path) -> None:
+    """Texts made of the pieces that matter to a parser, always the same ones."""
+    chance = random.Random(20)
+    pieces = [
+        "[x]",
+        "[y]",
+        "[DEFAULT]",
+        "a",
+        "b",
+        "C",
+        " = ",
+        ":",
+        "=",
+        "1",
+        "%",
+        "%%",
+        "%(a)s",
+        "%(b)s",
+        "%(c)s",
+        "%(",
+        "$",
+        "#",
+        ";",
+        '"',
+    ]
+    pieces += ["\n", "\n", "\n", "\n", "\n\n", "\n  ", "\n\t", "\r\n", " ", "ü", "]", "[", "a = 1\n", "b = %(a)s\n", "[x]\n", "c =\n"]
+    accepted = 0
+    for _ in range(1000):
+        accepted += same(tmp_path, "[x]\n" * chance.choice((0, 1, 1)) + "".join(chance.choices(pieces, k=chance.randint(1, 14))))
+    # Else the pieces would prove nothing.
+    assert 100 < accepted < 900
+
+
+# What the standard does not have
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("100%", "100%"),
+        ("50% off", "50% off"),
+        ("%d %(x)d %x %", "%d %(x)d %x %"),
+        ("a%%b%c%%%d", "a%b%c%%d"),
+        ("%(unfinished", "%(unfinished"),
+        ("%()s", "%()s"),
+        ("%%(option)s", "%(option)s"),
+        ("$HOME ${option} $$ $(x)", "$HOME ${option} $$ $(x)"),
+        ("\"double\" 'single' `back`", "\"double\" 'single' `back`"),
+        ("a;b ;c #d # e", "a;b ;c #d # e"),
+        ("in ner  blanks\tand tabs", "in ner  blanks\tand tabs"),
+        ("größe €", "größe €"),
+        ("= : [x]", "= : [x]"),
+        ("\\n \\\\", "\\n \\\\"),
+    ],
+)
+def test_a_secret_is_taken_as_it_is(tmp_path: Path, written: str, meant: str) -> None:
+    assert one(tmp_path, written) == meant
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    sections, problems = read(tmp_path, b"\xef\xbb\xbf[x]\na = 1\n")
+    assert (values(sections), problems) == ({"x": {"a": "1"}}, [])
+    assert sections["x"].place.line == 1
+
+
+def test_bytes_that_are_not_utf_8_harm_nothing(tmp_path: Path) -> None:
+    sections, problems = read(tmp_path, b"# Gr\xfc\xdfe\n[x]\na = 1\n; \xff\xfe\nb = caf\xe9\n")
+    assert (values(sections), problems) == ({"x": {"a": "1", "b": "caf\udce9"}}, [])
+
+
+def test_each_section_and_option_has_its_place(tmp_path: Path) -> None:
+    sections, _ = read(tmp_path, "# comment\n\n[x]\na = 1\n  more\n\nb = 2\n\n[y]\nc=3\n", "[y]\nd=4\n[DEFAULT]\ne=5\n")
+    places = {name: [str(section.place), *(str(value.place) for value in section.options.values())] for name, section in sections.items()}
+    assert places == {
+        "x": [f"{tmp_path}/{place}" for place in ("0:3", "0:4", "0:7", "1:4")],
+        "y": [f"{tmp_path}/{place}" for place in ("0:9", "0:10", "1:2", "1:4")],
+    }
+
+
+def test_a_later_file_adds_sections_and_overrides_single_options(tmp_path: Path) -> None:
+    sections, problems = read(tmp_path, "[x]\na = 1\nb = 2\n", "[x]\nB = 3\nc = 4\n[y]\na = 5\n", "[x]\nc = 6\n")
+    assert problems == []
+    assert values(sections) == {"x": {"a": "1", "b": "3", "c": "6"}, "y": {"a": "5"}}
+    assert str(sections["x"].options["b"].place) == f"{tmp_path}/1:2"
+    assert str(sections["x"].options["c"].place) == f"{tmp_path}/2:2"
+
+
+def test_references_see_the_options_of_all_files(tmp_path: Path) -> None:
+    sections, problems = read(tmp_path, "[DEFAULT]\nhost = one\n[x]\nurl = https://%(host)s/\n", "[x]\nhost = two\n")
+    assert (values(sections)["x"]["url"], problems) == ("https://two/", [])
+
+
+def test_every_problem_of_every_file_is_found(tmp_path: Path) -> None:
+    first = "before = any\n[x]\nneither\na = 1\na = 2\n[x]\nb = 3\n[y\n[z]\nc = %(gone)s\nd = %(d)s\n"
+    second = "[x]\na = 4\n\n[x]\n= 5\n"
+    _, problems = read(tmp_path, first, second)
+    assert sorted(problems) == sorted(
+        [
+            "0:1: stands before any section",
+            "0:3: is neither a section, an option, nor a comment",
+            "0:5: [x] a: stands twice in this section, first in line 4",
+            "0:6: [x] stands twice in this file, first in line 2",
+            "0:8: is neither a section, an option, nor a comment",
+            "0:10: [z] c: refers with %(…)s to an option that is not there; a percent sign before a parenthesis is written %%",
+            "0:11: [z] d: refers to itself, through other options",
+            "1:4: [x] stands twice in this file, first in line 1",
+            "1:5: is neither a section, an option, nor a comment",
+        ]
+    )
+
+
+def test_every_line_before_the_first_section_is_a_problem_but_comments_and_blanks(tmp_path: Path) -> None:
+    _, problems = read(tmp_path, "# comment\n\na = 1\n  b\n; comment\n[x]\nc = 2\n")
+    assert problems == ["0:3: stands before any section", "0:4: stands before any section"]
+
+
+def test_two_headers_that_differ_in_blanks_are_one_section_twice(tmp_path: Path) -> None:
+    _, problems = read(tmp_path, "[token x]\na = 1\n[ token  x ]\nb = 2\n")
+    assert problems == ["0:3: [ token  x ] stands twice in this file, first in line 1"]
+
+
+def test_a_file_that_cannot_be_opened_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.ini").write_text("[x]\na = 1\n")
+    (tmp_path / "directory").mkdir()
+    sections, problems = ini.read([str(tmp_path / name) for name in ("gone", "directory", "a.ini")])
+    assert [section.name for section in sections] == ["x"]
+    assert [str(problem) for problem in problems] == [
+        f"{tmp_path}/gone: cannot be read: No such file or directory",
+        f"{tmp_path}/directory: cannot be read: Is a directory",
+    ]
+
+
+def test_options_that_others_refer_to_are_told_apart(tmp_path: Path) -> None:
+    sections, _ = read(tmp_path, "[DEFAULT]\ncommon = 1\n[x]\na = %(helper)s\nhelper = 2\nb = 3\n")
+    assert sections["x"].own == {"a", "b"}

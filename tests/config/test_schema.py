@@ -1,0 +1,358 @@
+"""Sections to the model: what each option means, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from osg_token_renewer.config import ini, schema
+from osg_token_renewer.errors import ConfigError
+from osg_token_renewer.model import Account, Config, Secret, TokenSpec
+from osg_token_renewer.options import SecretFile
+from osg_token_renewer.sources import client_credentials, oidc_agent
+
+AGENT = "[account robot]\npassword_file = {path}/robot.pw\n"
+CLIENT = "[account probe]\ntoken_request_url = https://issuer.example.org/token\nclient_id = probe\nclient_secret = hunter2\n"
+TOKEN = "[token x]\naccount = robot\ntoken_path = {path}/x.token\n"
+
+
+def build(path: Path, text: str) -> tuple[Config, list[str]]:
+    """The configuration of a private config.ini, `{path}` filled in, and what is said of it, from the line number on."""
+    for name, content in (("robot.pw", "password\n"), ("config.ini", text.replace("{path}", str(path)))):
+        (path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+        (path / name).chmod(0o600)
+    files = [str(path / "config.ini")]
+    sections, wrong = ini.read(files)
+    assert wrong == []
+    found, problems = schema.build(sections, files)
+    return found, [str(problem).replace(f"{path}/config.ini:", "").replace(str(path), "{path}") for problem in problems]
+
+
+def said(path: Path, text: str) -> list[str]:
+    return build(path, text)[1]
+
+
+# Values
+
+
+def test_an_oidc_agent_account_and_its_token(tmp_path: Path) -> None:
+    found, problems = build(tmp_path, AGENT + TOKEN)
+    assert problems == []
+    assert found.accounts == {
+        "robot": Account("robot", "oidc-agent", oidc_agent.settings({"password_file": SecretFile(f"{tmp_path}/robot.pw")}))
+    }
+    assert found.tokens == (TokenSpec("x", "robot", f"{tmp_path}/x.token"),)
+    assert (found.options.workers, found.options.state_dir, found.options.runtime_dir) == (None, None, None)
+
+
+def test_a_client_credentials_account(tmp_path: Path) -> None:
+    found, problems = build(tmp_path, CLIENT)
+    assert problems == []
+    assert found.accounts["probe"] == Account(
+        "probe", "client-credentials", client_credentials.Settings("https://issuer.example.org/token", "probe", Secret("hunter2"))
+    )
+
+
+def test_every_option_has_its_type(tmp_path: Path) -> None:
+    (tmp_path / "secret").touch(mode=0o600)
+    found, problems = build(
+        tmp_path,
+        "[account probe]\nsource = client-credentials\ntoken_request_url = https://i/t\nclient_id = a b\n"
+        "client_secret_file = {path}/secret\nclient_auth = post\nca_file = /ca.pem\ntimeout = 5\n"
+        "[token x]\naccount = probe\ntoken_path = /x\naudience = one  two\n three\nscope = a b\nmin_lifetime = 1800\nmode = 0640\n"
+        "group = condor\nowner = 99\nclaims = enforce\n"
+        "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\n",
+    )
+    assert problems == []
+    settings = client_credentials.Settings("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post")
+    assert found.accounts["probe"] == Account("probe", "client-credentials", settings, "/ca.pem", 5.0)
+    assert found.tokens == (
+        TokenSpec("x", "probe", "/x", ("one", "two", "three"), ("a", "b"), 1800, 0o640, "condor", "99", enforce_claims=True),
+    )
+    assert (found.options.workers, found.options.state_dir, found.options.runtime_dir) == (3, "/s", "/r")
+
+
+def test_an_empty_value_is_an_absent_one(tmp_path: Path) -> None:
+    found, problems = build(tmp_path, AGENT + "timeout =\n" + TOKEN + "audience =\nmin_lifetime =\nmode =\n")
+    assert problems == []
+    assert found.accounts["robot"].timeout == 60
+    assert found.tokens == (TokenSpec("x", "robot", f"{tmp_path}/x.token"),)
+
+
+def test_default_values_stand_for_every_section(tmp_path: Path) -> None:
+    text = "[DEFAULT]\nmin_lifetime = 600\npassword_file = {path}/robot.pw\ntoken_path = {path}/%(account)s.%(audience)s\naudience = ce\n"
+    found, problems = build(tmp_path, text + "[account robot]\n[token x]\naccount = robot\n[token y]\naccount = robot\naudience = se\n")
+    assert problems == []
+    assert [(token.min_lifetime, token.path) for token in found.tokens] == [(600, f"{tmp_path}/robot.ce"), (600, f"{tmp_path}/robot.se")]
+
+
+def test_blanks_in_a_header_do_not_matter(tmp_path: Path) -> None:
+    found, problems = build(tmp_path, AGENT.replace("account robot", "  account   robot ") + TOKEN.replace("token x", "token\tx"))
+    assert (list(found.accounts), [token.name for token in found.tokens], problems) == (["robot"], ["x"], [])
+
+
+def test_options_may_be_written_in_capitals_and_sections_may_not(tmp_path: Path) -> None:
+    found, problems = build(tmp_path, AGENT.replace("password_file", "Password_File") + TOKEN.replace("[token", "[Token"))
+    assert list(found.accounts) == ["robot"]
+    assert problems == ["3: [Token x] is not a section of this program; did you mean token?"]
+
+
+def test_a_drop_in_parser_of_a_secret_keeps_it_masked(tmp_path: Path) -> None:
+    found, _ = build(tmp_path, CLIENT)
+    assert "hunter2" not in repr(found)
+
+
+# Accounts
+
+
+def test_password_file_counts_before_token_request_url_with_a_warning(tmp_path: Path) -> None:
+    both = CLIENT.replace("[account probe]\n", AGENT)
+    found, problems = build(tmp_path, both)
+    assert found.accounts["robot"].source == "oidc-agent"
+    assert problems == [
+        "3: warning: [account robot] token_request_url: both password_file and token_request_url are given: password_file counts"
+    ]
+
+
+def test_source_decides_where_it_is_given(tmp_path: Path) -> None:
+    both = CLIENT.replace("[account probe]\n", AGENT + "source = client-credentials\n")
+    found, problems = build(tmp_path, both)
+    assert (found.accounts["robot"].source, problems) == ("client-credentials", [])
+
+
+def test_an_account_without_a_source_is_wrong_only_where_a_token_needs_it(tmp_path: Path) -> None:
+    empty = "[account robot]\n"
+    assert said(tmp_path, empty) == ["1: warning: [account robot] needs password_file or token_request_url"]
+    assert said(tmp_path, empty + TOKEN) == ["1: [account robot] needs password_file or token_request_url"]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("", "needs one of client_secret and client_secret_file"),
+        ("client_secret = a\nclient_secret_file = /b\n", "needs one of client_secret and client_secret_file, not both"),
+    ],
+)
+def test_client_credentials_need_one_secret(tmp_path: Path, options: str, problem: str) -> None:
+    problems = said(tmp_path, CLIENT.replace("client_secret = hunter2\n", options))
+    assert f"1: [account probe] {problem}" in problems
+
+
+def test_a_secret_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
+    build(tmp_path, CLIENT + AGENT)
+    os.chmod(tmp_path / "config.ini", 0o644)
+    os.chmod(tmp_path / "robot.pw", 0o604)
+    files = [str(tmp_path / "config.ini")]
+    _, problems = schema.build(ini.read(files)[0], files)
+    assert [(problem.place.line, problem.option, problem.warning, problem.what) for problem in problems] == [
+        (4, "client_secret", True, f"others can read this secret: chmod o-rwx {tmp_path}/config.ini"),
+        (6, "password_file", True, f"others can read it: chmod o-rwx {tmp_path}/robot.pw"),
+    ]
+
+
+def test_a_configuration_that_others_can_read_is_well_when_it_holds_no_secret(tmp_path: Path) -> None:
+    build(tmp_path, AGENT + TOKEN)
+    os.chmod(tmp_path / "config.ini", 0o644)
+    files = [str(tmp_path / "config.ini")]
+    assert schema.build(ini.read(files)[0], files)[1] == []
+
+
+def test_a_secret_file_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+    assert said(tmp_path, AGENT.replace("robot.pw", "gone.pw")) == ["2: warning: [account robot] password_file: there is no such file"]
+
+
+def test_a_credential_of_the_service_is_not_missed_outside_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert said(tmp_path, "[account robot]\npassword_file = credential:robot\n") == []
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("[acount robot]", "is not a section of this program; did you mean account?"),
+        ("[tokens x]", "is not a section of this program; did you mean token?"),
+        ("[general]", "is not a section of this program"),
+        ("[renewer robot]", "is not a section of this program; did you mean renewer?"),
+        ("[account]", "must be [account NAME], the name without white space"),
+        ("[token a b]", "must be [token NAME], the name without white space"),
+        ("[account --help]", "a name must not begin with '-'"),
+        ("[token ../x]", "a name must not contain '/', nor be '.' or '..'"),
+        ("[token a/b]", "a name must not contain '/', nor be '.' or '..'"),
+        ("[token ..]", "a name must not contain '/', nor be '.' or '..'"),
+        ("[account a\u200bb]", "a name must not contain white space or control characters"),
+        ("[account a\x7fb]", "a name must not contain white space or control characters"),
+    ],
+)
+def test_a_section_that_is_none_is_refused(tmp_path: Path, section: str, problem: str) -> None:
+    assert said(tmp_path, f"# comment\n{section}\n") == [f"2: {section} {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("account = --help", "account: a name must not begin with '-'"),
+        ("account = ../robot", "account: a name must not contain '/', nor be '.' or '..'"),
+        ("account = other", "account: there is no [account] section of this name"),
+        ("account =", "account: is missing"),
+        ("token_path =", "token_path: is missing"),
+        ("token_path = x.token", "token_path: must be an absolute path"),
+        ("token_path = /tmp/", "token_path: must be the path of a file, not of a directory"),
+        ("min_lifetime = 10 min", "min_lifetime: must be a number of seconds"),
+        ("min_lifetime = -1", "min_lifetime: must be a number of seconds"),
+        ("min_lifetime = 99999999999", "min_lifetime: must be a number of seconds from 0 to 315360000"),
+        ("mode = rw-r-----", "mode: must be an octal mode of three or four digits, as 0600"),
+        ("mode = 0680", "mode: must be an octal mode of three or four digits, as 0600"),
+        ("claims = maybe", "claims: must be one of warn, enforce"),
+        ("scope = %(gone)s", "scope: refers with %(…)s to an option that is not there"),
+    ],
+)
+def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, problem: str) -> None:
+    name = option.split()[0]
+    good = {"account": "robot", "token_path": "/x"}
+    lines = [f"{key} = {value}" for key, value in good.items() if key != name]
+    (found,) = said(tmp_path, AGENT + "[token x]\n" + "\n".join([*lines, option]) + "\n")
+    # What is missing stands in the section, if anywhere.
+    assert found.startswith(f"{3 if 'missing' in problem else 4 + len(lines)}: [token x] {problem}")
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("token_request_url = http://issuer.example.org/", "token_request_url: must be https: plain http is only for this host's loopback"),
+        ("client_auth = digest", "client_auth: must be one of auto, basic, basic-encoded, post"),
+        ("source = ssh-agent", "source: must be one of oidc-agent, client-credentials"),
+        ("timeout = soon", "timeout: must be a number of seconds"),
+        ("ca_file = ca.pem", "ca_file: must be an absolute path"),
+        ("client_id =", "client_id: is missing"),
+        ("source = %(gone)s", "source: refers with %(…)s to an option that is not there"),
+        ("token_request_url = %(gone)s", "token_request_url: refers with %(…)s to an option that is not there"),
+    ],
+)
+def test_a_wrong_option_of_an_account_is_refused(tmp_path: Path, option: str, problem: str) -> None:
+    name = option.split()[0]
+    good = {"token_request_url": "https://i/", "client_id": "probe", "client_secret": "s"}
+    lines = [f"{key} = {value}" for key, value in good.items() if key != name]
+    (found,) = said(tmp_path, "[account probe]\n" + "\n".join([*lines, option]) + "\n")
+    assert found.startswith(f"{1 if 'missing' in problem else 2 + len(lines)}: [account probe] {problem}")
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("workers = 0", "workers: must be a number from 1 to 10000"),
+        ("workers = many", "workers: must be a number"),
+        ("state_dir = state", "state_dir: must be an absolute path"),
+        ("runtime_dir = ./run", "runtime_dir: must be an absolute path"),
+    ],
+)
+def test_a_wrong_option_of_the_program_is_refused(tmp_path: Path, option: str, problem: str) -> None:
+    assert said(tmp_path, f"[renewer]\n{option}\n") == [f"2: [renewer] {problem}"]
+
+
+def test_two_tokens_with_one_path_are_refused_however_it_is_written(tmp_path: Path) -> None:
+    again = "[token y]\naccount = robot\ntoken_path = {path}/./x.token\n"
+    assert said(tmp_path, AGENT + TOKEN + again) == ["8: [token y] token_path: is also the path of [token x]"]
+
+
+def test_a_token_of_a_broken_account_is_not_accused_of_it(tmp_path: Path) -> None:
+    (found,) = said(tmp_path, AGENT + "timeout = soon\n" + TOKEN)
+    assert found.startswith("3: [account robot] timeout: must be a number of seconds")
+
+
+# Unknown options
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        (TOKEN + "audiance = ce\n", "6: warning: [token x] audiance: is not an option here and is ignored; did you mean audience?"),
+        (
+            TOKEN + "min-lifetime = 5\n",
+            "6: warning: [token x] min-lifetime: is not an option here and is ignored; did you mean min_lifetime?",
+        ),
+        (TOKEN + "colour = blue\n", "6: warning: [token x] colour: is not an option here and is ignored"),
+        ("paswordfile = x\n", "3: warning: [account robot] paswordfile: is not an option here and is ignored; did you mean password_file?"),
+        ("[renewer]\nworker = 5\n", "4: warning: [renewer] worker: is not an option here and is ignored; did you mean workers?"),
+        (TOKEN + "colour = %(gone)s\n", "6: warning: [token x] colour: is not an option here and is ignored"),
+    ],
+)
+def test_an_unknown_option_is_a_warning_with_the_nearest_known_name(tmp_path: Path, text: str, warning: str) -> None:
+    assert said(tmp_path, AGENT + text) == [warning]
+
+
+def test_an_option_of_the_other_source_is_not_unknown(tmp_path: Path) -> None:
+    assert said(tmp_path, AGENT + "client_id = unused\nclient_auth = unused\n") == []
+
+
+def test_an_option_that_is_only_there_for_references_is_not_unknown(tmp_path: Path) -> None:
+    assert said(tmp_path, "[DEFAULT]\ndir = {path}\n[account robot]\nfile = robot.pw\npassword_file = %(dir)s/%(file)s\n") == []
+
+
+def test_what_the_original_ignores_is_no_error(tmp_path: Path) -> None:
+    """An option of [DEFAULT] whose reference leads nowhere matters only to a section that asks for it."""
+    text = "[DEFAULT]\ntoken_path = {path}/%(account)s.token\n" + AGENT + "[token x]\naccount = robot\n[renewer]\n"
+    found, problems = build(tmp_path, text)
+    assert (problems, [token.path for token in found.tokens]) == ([], [f"{tmp_path}/robot.token"])
+
+
+def test_a_reference_that_leads_nowhere_is_told_at_the_place_of_the_option(tmp_path: Path) -> None:
+    (found,) = said(tmp_path, "[DEFAULT]\nscope = %(gone)s\n" + AGENT + TOKEN)
+    assert found.startswith("2: [token x] scope: refers with %(…)s to an option that is not there")
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "{secret}",
+        "client_secret {secret}",
+        "= {secret}",
+        "[{secret}",
+        "[account a\n{secret}]",
+        "client_secret = a\n{secret}==",
+        "client_secret = a\n{secret}==\n{secret}==",
+        "client_secret = {secret}\nclient_secret = {secret}",
+        "client_secert = {secret}",
+        "client_secret = %({secret})s",
+        "client_secret = %(client_secret)s{secret}",
+        "client_id = {secret}\n  {secret}\n{secret}",
+        "client_auth = {secret}",
+        "source = {secret}",
+        "timeout = {secret}",
+        "ca_file = {secret}",
+        "token_request_url = {secret}",
+        "token_request_url = https://user:{secret}@i/",
+        "token_request_url = https://i:{secret}/",
+        "token_request_url = http://{secret}/",
+        "token_request_url = https://i/ {secret}",
+        "client_secret_file = credential:../{secret}",
+        "[token x]\naccount = {secret}",
+        "[token x]\naccount = ../{secret}",
+        "[token x]\naccount = a\ntoken_path = {secret}",
+        "[token x]\naccount = a\ntoken_path = /{secret}/",
+        "[token x]\naccount = a\ntoken_path = /{secret}\n[token y]\naccount = a\ntoken_path = /{secret}",
+        "[token x]\naccount = a\ntoken_path = /x\nmin_lifetime = {secret}",
+        "[token x]\naccount = a\ntoken_path = /x\nmode = {secret}",
+        "[token x]\naccount = a\ntoken_path = /x\nclaims = {secret}",
+        "[renewer]\nworkers = {secret}",
+        "[renewer]\nstate_dir = {secret}",
+        "[account b]\npassword_file = {secret}",
+        "[account b]\npassword_file = {secret}\ntoken_request_url = {secret}",
+    ],
+)
+def test_no_message_shows_what_a_line_holds(tmp_path: Path, lines: str) -> None:
+    secret = "S3cr3tW0rd"
+    file = tmp_path / "config.ini"
+    file.write_text(CLIENT.replace("probe]", "a]") + lines.replace("{secret}", secret) + "\n")
+    sections, wrong = ini.read([str(file)])
+    problems = wrong + schema.build(sections, [str(file)])[1]
+    assert problems
+    for shown in (*map(str, problems), str(ConfigError(problems)), repr(ConfigError(problems))):
+        assert secret.lower() not in shown.lower()

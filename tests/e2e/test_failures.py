@@ -1,0 +1,151 @@
+"""What fails, fails alone, says why and what to do, and leaves every good token as it was."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import time
+from pathlib import Path
+
+from testbed import Client, Issuer
+from tests.host import Host, without_roots_privileges
+
+# Nothing of this is a token that this program would publish: whatever replaced it would be seen.
+OLD = b"an old token, with no line break at its end"
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def with_old_token(host: Host, *names: str) -> None:
+    for name in names:
+        path = host.tokens / name
+        path.write_bytes(OLD)
+        path.chmod(0o600)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: Issuer, registry: Host) -> None:
+    shut = host.root / "shut"
+    shut.mkdir()
+    (shut / "unwritable").write_bytes(OLD)
+    with_old_token(host, "locked", "dead", "unreachable")
+    good = [host.token(f"robot{number}", "robot", audience=f"ce{number}.example.org") for number in range(4)]
+    good += [host.token(f"{name}{number}", name, scope="compute.read") for name in ("probe", "pilot") for number in range(3)]
+    host.configure(
+        host.adopt(registry, "robot")
+        + host.adopt(registry, "drone")
+        + host.register(issuer, "mortal")
+        + host.credentials_account(issuer, "probe", issuer.add_client())
+        + host.credentials_account(issuer, "pilot", issuer.add_client())
+        + host.credentials_account(issuer, "far", issuer.add_client(), token_request_url=f"https://localhost:{closed_port()}/token")
+        + "".join(good)
+        + host.token("locked", "drone")
+        + host.token("dead", "mortal")
+        + host.token("unreachable", "far")
+        + host.token("unwritable", "probe", token_path=shut / "unwritable")
+    )
+    (host.root / "drone.pw").write_text("not its password\n")
+    issuer.revoke(issuer.client_id("mortal"))
+    shut.chmod(0o555)
+    host.prefix = without_roots_privileges()
+
+    done = host.run()
+
+    assert done.status == 1
+    assert done.line("14 tokens:").startswith("14 tokens: 10 renewed, 0 fresh, 4 failed (")
+    for name in [f"robot{number}" for number in range(4)] + [f"{name}{number}" for name in ("probe", "pilot") for number in range(3)]:
+        issuer.verify(host.read(name).strip())
+    locked, dead, unreachable, unwritable = (done.line(f"token {name}: ") for name in ("locked", "dead", "unreachable", "unwritable"))
+    assert "the password does not open the account file" in locked
+    assert locked.endswith("; correct the first line of its password_file")
+    assert "the issuer refused the refresh token" in dead
+    assert dead.endswith("; run: osg-token-renewer-setup --reauthenticate mortal")
+    assert "cannot be reached: Connection refused" in unreachable
+    assert unreachable.endswith("; the next run tries again; if this lasts, check the network and ask the issuer's operators")
+    assert f"no file can be made in {shut}: Permission denied" in unwritable
+    assert f"; let this user write to {shut}" in unwritable
+    assert {name: content for name, content in files(host.tokens).items() if content == OLD} == dict.fromkeys(
+        ("locked", "dead", "unreachable"), OLD
+    )
+    assert len(files(host.tokens)) == 13
+    assert files(shut) == {"unwritable": OLD}
+    assert host.leftovers() == []
+    reasons = {name: one["last_failure"]["reason"] for name, one in host.status().items() if one["last_failure"]}
+    assert reasons == {"locked": "refused", "dead": "refused", "unreachable": "unavailable", "unwritable": "local"}
+
+
+BAD_ANSWERS: dict[str, tuple[dict[str, object], str]] = {
+    "garbage": ({"status": 200, "body": "\x01\x02 garbage"}, "the issuer's answer is not JSON"),
+    "html": ({"status": 200, "body": "<html>Welcome</html>", "headers": {"Content-Type": "text/html"}}, "is not JSON (text/html)"),
+    "empty": ({"status": 200, "body": ""}, "the issuer's answer is not JSON"),
+    "broken": ({"status": 500, "body": "<h1>Oops</h1>"}, "the issuer answered with HTTP status 500"),
+    "moved": ({"status": 302, "body": "", "headers": {"Location": "https://localhost:1/"}}, "the issuer answered with a redirect"),
+    "silent": ({"hang": True}, "had not answered after 2 s"),
+    "no-token": ({"status": 200, "body": '{"access_token": "two\\nlines"}'}, "what the issuer sent is not a token"),
+}
+
+
+def test_an_issuer_that_answers_badly_fails_that_token_and_keeps_the_old_one(host: Host, issuer: Issuer, registry: Host) -> None:
+    clients: dict[str, Client] = {name: issuer.add_client() for name in BAD_ANSWERS}
+    accounts = [host.credentials_account(issuer, name, client, timeout="2") for name, client in clients.items()]
+    tokens = [host.token(name, name) for name in BAD_ANSWERS]
+    # With oidc-agent, all that is known is what it makes of the answer.
+    host.configure("".join([*accounts, *tokens, host.adopt(registry, "robot") + "timeout = 3\n", host.token("agent", "robot")]))
+    with_old_token(host, *BAD_ANSWERS, "agent")
+    for name, (fault, _) in BAD_ANSWERS.items():
+        issuer.fault(endpoint="token", client_id=clients[name].client_id, **fault)
+    issuer.fault(endpoint="token", client_id=issuer.client_id("robot"), hang=True)
+
+    done = host.run()
+
+    assert done.status == 1
+    for name, (_, message) in BAD_ANSWERS.items():
+        assert message in done.line(f"token {name}: ")
+    assert "had not answered after 3 s" in done.line("token agent: ")
+    assert files(host.tokens) == dict.fromkeys([*BAD_ANSWERS, "agent"], OLD)
+    assert host.leftovers() == []
+
+
+def test_without_oidc_agent_the_accounts_that_need_it_name_the_package_and_the_others_work(
+    host: Host, issuer: Issuer, registry: Host
+) -> None:
+    host.configure(
+        host.adopt(registry, "robot")
+        + host.credentials_account(issuer, "probe", issuer.add_client())
+        + host.token("ce", "robot")
+        + host.token("monitoring", "probe")
+    )
+
+    done = host.run(env={"PATH": "/nonexistent"})
+
+    assert done.status == 1
+    assert done.line("token ce: ") == ("token ce: oidc-agent is not installed: no token is published; install the package oidc-agent-cli")
+    assert issuer.verify(host.read("monitoring").strip())
+
+
+def test_a_failure_says_how_long_the_published_token_is_still_good(host: Host, issuer: Issuer) -> None:
+    account = host.credentials_account(issuer, "probe", issuer.add_client())
+    host.configure(account + host.token("valid", "probe") + host.token("expired", "probe") + host.token("opaque", "probe", audience="dark"))
+    issuer.settings(opaque_audiences=["dark"], access_token_ttl=3650)
+    assert host.run("renew", "valid", "opaque").status == 0
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() - 630}).encode()).decode().rstrip("=")
+    (host.tokens / "expired").write_text(f"e30.{claims}.e30\n")
+    issuer.fault(endpoint="token", status=503)
+
+    done = host.run()
+
+    assert "HTTP status 503: the published token is valid for 1 h more; " in done.line("token valid: ")
+    assert "HTTP status 503: the published token is valid for 1 h more; " in done.line("token opaque: ")
+    assert "HTTP status 503: the published token expired 10 min ago; " in done.line("token expired: ")
+    states = {name: (one["state"], one["failures_in_row"]) for name, one in host.status().items()}
+    assert states == {"valid": ("failed", 1), "opaque": ("failed", 1), "expired": ("expired", 1)}
+    assert host.run().status == 1
+    assert host.status()["valid"]["failures_in_row"] == 2

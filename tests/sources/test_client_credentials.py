@@ -1,0 +1,421 @@
+"""The client credentials grant, against the testbed's issuer; what that one cannot be made to say, a plain server on loopback says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Optional, Union
+from urllib.parse import parse_qs
+
+import pytest
+
+from osg_token_renewer import runner
+from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable, Unsuitable
+from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
+from osg_token_renewer.options import SecretFile
+from osg_token_renewer.sources import client_credentials
+from osg_token_renewer.sources.base import Fetched
+from osg_token_renewer.sources.client_credentials import Settings
+from osg_token_renewer.stop import Stop
+from testbed import Client, Issuer
+
+# Each of these characters is another one, or none, once it is form-encoded or decoded.
+ODD = "p%40+s s:w&r=d/;"
+
+
+def account_of(issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 10.0) -> Account:
+    assert client.client_secret is not None
+    given = Secret(client.client_secret if secret is None else secret)
+    settings = Settings(f"{issuer.url}/token", client.client_id, given, auth)
+    return Account("probe", client_credentials.NAME, settings, str(issuer.ca_file), timeout)
+
+
+def spec_of(path: str = "/nowhere/token", **asked: Any) -> TokenSpec:
+    return TokenSpec("t", "probe", path, **asked)
+
+
+def fetch(account: Account, spec: Optional[TokenSpec] = None) -> Fetched:
+    with client_credentials.session(account, "") as fetch_one:
+        return fetch_one(spec or spec_of())
+
+
+def renew(account: Account, spec: TokenSpec) -> Outcome:
+    """What a run makes of this one token: fetched, checked and published."""
+    (outcome,) = runner.run([spec], {"probe": account}, directory="", configured_workers=None, stop=Stop())
+    return outcome
+
+
+@pytest.fixture
+def client(issuer: Issuer) -> Client:
+    return issuer.add_client()
+
+
+# what is asked for
+
+
+def test_audience_and_scope_are_asked_for(issuer: Issuer, client: Client) -> None:
+    fetched = fetch(
+        account_of(issuer, client), spec_of(audience=("one", "https://two.example.org"), scope=("compute.read", "storage.read:/"))
+    )
+    claims = issuer.verify(fetched.text.reveal())
+    assert claims["aud"] == ["one", "https://two.example.org"]
+    assert set(claims["scope"].split()) == {"compute.read", "storage.read:/"}
+    assert issuer.counts().grants == {"client_credentials": 1}
+
+
+def test_without_audience_and_scope_the_issuer_chooses(issuer: Issuer) -> None:
+    client = issuer.add_client(scope="compute.read compute.modify")
+    claims = issuer.verify(fetch(account_of(issuer, client)).text.reveal())
+    assert (claims["aud"], claims["scope"]) == (issuer.settings()["default_audience"], "compute.read compute.modify")
+
+
+def test_many_tokens_take_one_connection(issuer: Issuer, client: Client) -> None:
+    with client_credentials.session(account_of(issuer, client), "") as fetch_one:
+        tokens = {fetch_one(spec_of(audience=(str(number),))).text.reveal() for number in range(6)}
+    counts = issuer.counts()
+    assert (len(tokens), counts.token, counts.connections) == (6, 6, 1)
+
+
+def test_the_secret_may_come_from_a_file(issuer: Issuer, client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{client.client_secret}\nthe second line is a comment\n")
+    settings = Settings(f"{issuer.url}/token", client.client_id, SecretFile(str(file)))
+    account = Account("probe", client_credentials.NAME, settings, str(issuer.ca_file))
+    assert fetch(account).text.reveal()
+    file.unlink()
+    with pytest.raises(Local, match=f"client secret file {file} cannot be read: No such file"):
+        fetch(account)
+
+
+# how the client authenticates
+
+
+@pytest.mark.parametrize(
+    ("auth", "raw_basic", "requests"),
+    [
+        ("auto", True, 1),  # an issuer that takes them as they are needs no second try
+        ("auto", False, 2),  # one that goes by RFC 6749 does
+        ("basic", True, 1),
+        ("basic-encoded", False, 1),
+        ("post", False, 1),
+        ("post", True, 1),
+    ],
+)
+def test_odd_credentials_are_sent_so_that_the_issuer_takes_them(issuer: Issuer, auth: str, raw_basic: bool, requests: int) -> None:
+    client = issuer.add_client(client_secret=ODD)
+    issuer.settings(raw_basic=raw_basic)
+    assert issuer.verify(fetch(account_of(issuer, client, auth=auth)).text.reveal())["client_id"] == client.client_id
+    assert issuer.counts().token == requests
+
+
+@pytest.mark.parametrize(("auth", "raw_basic"), [("basic", False), ("basic-encoded", True)])
+def test_a_configured_way_is_the_only_one_tried(issuer: Issuer, auth: str, raw_basic: bool) -> None:
+    client = issuer.add_client(client_secret=ODD)
+    issuer.settings(raw_basic=raw_basic)
+    with pytest.raises(Refused):
+        fetch(account_of(issuer, client, auth=auth))
+    assert issuer.counts().token == 1
+
+
+def test_encoding_is_tried_only_where_it_makes_a_difference(issuer: Issuer, client: Client) -> None:
+    with pytest.raises(Refused, match="invalid_client"):
+        fetch(account_of(issuer, client, secret="wrong-but-plain_1.2"))
+    assert issuer.counts().token == 1
+    issuer.reset_counts()
+    with pytest.raises(Refused, match="invalid_client"):
+        fetch(account_of(issuer, client, secret="wrong and odd"))
+    assert issuer.counts().token == 2
+
+
+def test_another_error_is_no_reason_to_encode(issuer: Issuer) -> None:
+    client = issuer.add_client(client_secret="a+b", scope="compute.read")
+    issuer.settings(raw_basic=True)
+    with pytest.raises(Refused, match="invalid_scope"):
+        fetch(account_of(issuer, client), spec_of(scope=("compute.modify",)))
+    assert issuer.counts().token == 1
+
+
+def test_the_way_that_worked_is_kept_for_the_next_tokens(issuer: Issuer) -> None:
+    client = issuer.add_client(client_secret=ODD)
+    with client_credentials.session(account_of(issuer, client), "") as fetch_one:
+        for _ in range(3):
+            fetch_one(spec_of())
+    assert issuer.counts().token == 4
+
+
+# what the issuer answers
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "seconds"),
+    [
+        (1200, 1200),
+        ("1200", 1200),
+        (1200.5, 1200.5),
+        (None, None),
+        (True, None),
+        (-1, None),
+        ("tomorrow", None),
+        ("", None),
+        ("NaN", None),
+        ("Infinity", None),
+        (10**400, None),
+        ([3600], None),
+    ],
+)
+def test_expires_in_is_a_number_of_seconds_or_nothing(issuer: Issuer, client: Client, expires_in: object, seconds: Optional[float]) -> None:
+    issuer.fault(endpoint="token", status=200, body=json.dumps({"access_token": "opaque", "expires_in": expires_in}))
+    before = time.time()
+    expires_at = fetch(account_of(issuer, client)).expires_at
+    if seconds is None:
+        assert expires_at is None
+    else:
+        assert expires_at is not None
+        assert before + seconds <= expires_at <= time.time() + seconds
+
+
+def test_an_issuer_need_not_say_when_the_token_expires(issuer: Issuer, client: Client) -> None:
+    issuer.settings(omit_expires_in=True)
+    assert fetch(account_of(issuer, client)).expires_at is None
+
+
+ANSWERS: list[tuple[dict[str, Any], type[Failure], str]] = [
+    ({"status": 200, "body": "\x00\xff garbage"}, Unavailable, "answer is not JSON"),
+    ({"status": 200, "body": "<html>Welcome</html>", "headers": {"Content-Type": "text/html"}}, Unavailable, r"is not JSON \(text/html\)"),
+    ({"status": 200, "body": ""}, Unavailable, "answer is not JSON"),
+    ({"status": 200, "body": '["access_token"]'}, Unavailable, "answer is not JSON"),
+    ({"status": 200, "body": "[" * 100_000}, Unavailable, "answer is not JSON"),
+    ({"status": 200, "body": "{}"}, Unsuitable, "holds no access token"),
+    ({"status": 200, "body": '{"access_token": ""}'}, Unsuitable, "holds no access token"),
+    ({"status": 200, "body": '{"access_token": ["a"]}'}, Unsuitable, "holds no access token"),
+    ({"status": 200, "body": " " * (1024 * 1024 + 1)}, Unavailable, "more than 1024 KiB"),
+    ({"status": 500, "body": "<h1>oops</h1>"}, Unavailable, "HTTP status 500$"),
+    (
+        {"status": 503, "body": '{"error": "temporarily_unavailable", "error_description": "back at noon"}'},
+        Unavailable,
+        "503: .*back at noon",
+    ),
+    # Whatever it is that a broken server says, it is not the person who must act.
+    ({"status": 500, "body": '{"error": "invalid_grant"}'}, Unavailable, "HTTP status 500: invalid_grant"),
+    ({"status": 302, "body": "", "headers": {"Location": "https://localhost:1/"}}, Unavailable, "redirect, which is not followed"),
+    ({"status": 400, "body": '{"error": "invalid_scope", "error_description": "no such scope"}'}, Refused, "invalid_scope: no such scope"),
+    ({"status": 401, "body": '{"error": "invalid_client"}'}, Refused, "invalid_client"),
+    ({"status": 404, "body": "<h1>Not here</h1>"}, Refused, "refused the request: HTTP status 404"),
+    ({"status": 403, "body": '{"error": "insufficient_trust"}'}, Refused, "insufficient_trust"),
+    ({"status": 429, "body": ""}, Unavailable, "HTTP status 429"),
+    ({"status": 400, "body": '{"error": "temporarily_unavailable"}'}, Unavailable, "HTTP status 400: temporarily_unavailable"),
+    ({"drop": True}, Unavailable, "cannot be reached"),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "message"), ANSWERS, ids=[f"{a.get('status', 'drop')}-{m}" for a, _, m in ANSWERS])
+def test_an_answer_without_a_token_is_a_failure_that_says_what_came(
+    issuer: Issuer, client: Client, answer: dict[str, Any], kind: type[Failure], message: str
+) -> None:
+    issuer.fault(endpoint="token", **answer)
+    with pytest.raises(Failure, match=message) as raised:
+        fetch(account_of(issuer, client))
+    assert type(raised.value) is kind
+    assert str(client.client_secret) not in str(raised.value)
+
+
+def test_what_a_person_must_mend_comes_with_the_place_to_look(issuer: Issuer, client: Client) -> None:
+    with pytest.raises(Refused) as refused:
+        fetch(account_of(issuer, client, secret="wrong"))
+    assert refused.value.hint == "check [account probe] against the client's registration at the issuer"
+    issuer.fault(endpoint="token", status=307, headers={"Location": f"{issuer.url}/elsewhere"})
+    with pytest.raises(Unavailable) as redirected:
+        fetch(account_of(issuer, client))
+    assert redirected.value.hint == "check token_request_url of [account probe]"
+
+
+def test_an_issuer_that_never_answers_is_left_at_the_deadline(issuer: Issuer, client: Client) -> None:
+    issuer.fault(endpoint="token", hang=True)
+    with pytest.raises(TimedOut, match=r"had not answered after 0.3 s"):
+        fetch(account_of(issuer, client, timeout=0.3))
+
+
+def test_an_issuer_that_is_down_is_unavailable(issuer: Issuer, client: Client) -> None:
+    account = account_of(issuer, client)
+    issuer.pause()
+    try:
+        with pytest.raises(Unavailable, match=r"localhost:[0-9]+ cannot be reached: Connection refused"):
+            fetch(account)
+    finally:
+        issuer.resume()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("line one\nline two", "more than one line or word"),
+        ("two words", "more than one line or word"),
+        (" \n", "empty"),
+        ("tökén", "characters that a bearer token must not have"),
+        ("nul\0nul", "characters that a bearer token must not have"),
+        ("inner=padding=x", "characters that a bearer token must not have"),
+        ("a" * (64 * 1024 + 1), "longer than"),
+    ],
+)
+def test_what_is_no_bearer_token_is_never_published(issuer: Issuer, client: Client, tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "token"
+    file.write_text("the old one\n")
+    issuer.fault(endpoint="token", status=200, body=json.dumps({"access_token": text, "expires_in": 3600}))
+
+    outcome = renew(account_of(issuer, client), spec_of(str(file)))
+
+    assert (outcome.state, outcome.reason) == (State.FAILED, "unsuitable")
+    assert why in outcome.message
+    assert text.strip("\n ") == "" or text not in outcome.message
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("token", "the old one\n")]
+
+
+def test_white_space_around_a_token_is_not_published_with_it(issuer: Issuer, client: Client, tmp_path: Path) -> None:
+    issuer.fault(endpoint="token", status=200, body=json.dumps({"access_token": " opaque-token\r\n"}))
+    assert renew(account_of(issuer, client), spec_of(str(tmp_path / "token"))).state is State.RENEWED
+    assert (tmp_path / "token").read_bytes() == b"opaque-token\n"
+
+
+# what the issuer says is not trusted
+
+
+def test_credentials_that_the_issuer_echoes_are_masked(issuer: Issuer) -> None:
+    client = issuer.add_client(client_secret=ODD)
+    encoded = "p%2540%2Bs+s%3Aw%26r%3Dd%2F%3B"
+    header = base64.b64encode(f"{client.client_id}:{encoded}".encode()).decode()
+    said = f"bad credentials {ODD}, that is {encoded} or Basic {header}, sent by you"
+    issuer.fault(endpoint="token", status=401, body=json.dumps({"error": "invalid_client", "error_description": said}))
+    with pytest.raises(Refused) as raised:
+        fetch(account_of(issuer, client))
+    assert "bad credentials ***, that is *** or Basic ***, sent by you" in str(raised.value)
+
+
+def test_an_error_description_cannot_draw_on_the_terminal(issuer: Issuer, client: Client, tmp_path: Path) -> None:
+    said = "\x1b[2J\x1b]0;owned\x07 go\r\naway\u202e \u2028" + "x" * 5000
+    issuer.fault(endpoint="token", status=400, body=json.dumps({"error": "invalid_request", "error_description": said}))
+    message = renew(account_of(issuer, client), spec_of(str(tmp_path / "token"))).message
+    assert message.isprintable()
+    assert "go away" in message
+    assert len(message) < 400
+
+
+# what the testbed's issuer cannot show
+
+
+def _fields(form: str) -> dict[str, list[str]]:
+    return parse_qs(form, errors="surrogateescape")
+
+
+class _Recorded(BaseHTTPRequestHandler):
+    """Keeps what it is sent, and answers /token as it is told."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        self.server.received.append((self.path, self.headers.get("Authorization"), _fields(self.rfile.read(length).decode())))
+        status, headers, body = self.server.answer
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+        # A server that has promised more than it sends.
+        while self.server.drips and not self.server.over.wait(0.05):
+            try:
+                self.wfile.write(b" ")
+            except OSError:
+                return
+
+    def log_message(self, *_said: object) -> None:
+        return
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Recorded)
+        self.received: list[tuple[str, Optional[str], dict[str, list[str]]]] = []
+        self.answer: tuple[int, dict[str, str], bytes] = (200, {"Content-Type": "application/json"}, b'{"access_token": "t"}')
+        self.drips = False
+        self.over = threading.Event()
+
+    def account(self, auth: str, timeout: float = 5.0, secret: Union[Secret, SecretFile, None] = None) -> Account:
+        settings = Settings(f"http://127.0.0.1:{self.server_address[1]}/token", "i d", secret or Secret("s+t"), auth)
+        return Account("probe", client_credentials.NAME, settings, None, timeout)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
+    # A proxy of this machine would not find the way back to it.
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with _running() as running:
+        yield running
+
+
+@contextmanager
+def _running() -> Iterator[_Server]:
+    with _Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("auth", "header", "form"),
+    [
+        ("auto", "i d:s+t", {}),
+        ("basic", "i d:s+t", {}),
+        ("basic-encoded", "i+d:s%2Bt", {}),
+        ("post", None, {"client_id": ["i d"], "client_secret": ["s+t"]}),
+    ],
+)
+def test_the_request_on_the_wire(server: _Server, auth: str, header: Optional[str], form: dict[str, list[str]]) -> None:
+    fetch(server.account(auth), spec_of(audience=("a", "b"), scope=("c", "d")))
+    ((path, authorization, sent),) = server.received
+    assert path == "/token"
+    assert authorization == (None if header is None else "Basic " + base64.b64encode(header.encode()).decode())
+    assert sent == {"grant_type": ["client_credentials"], "audience": ["a b"], "scope": ["c d"], **form}
+
+
+@pytest.mark.parametrize(
+    ("auth", "header", "sent"),
+    [("auto", b"i d:s\xe9", None), ("basic-encoded", b"i+d:s%E9", None), ("post", None, "client_id=i+d&client_secret=s%E9")],
+)
+def test_a_secret_that_is_not_utf_8_is_sent_byte_for_byte(
+    server: _Server, tmp_path: Path, auth: str, header: Optional[bytes], sent: Optional[str]
+) -> None:
+    (tmp_path / "secret").write_bytes(b"s\xe9\n")
+    fetch(server.account(auth, secret=SecretFile(str(tmp_path / "secret"))))
+    ((_, authorization, form),) = server.received
+    assert authorization == (None if header is None else "Basic " + base64.b64encode(header).decode())
+    assert form == _fields("grant_type=client_credentials&" + (sent or ""))
+
+
+def test_credentials_do_not_follow_a_redirect(server: _Server) -> None:
+    with _running() as elsewhere:
+        server.answer = 307, {"Location": f"http://127.0.0.1:{elsewhere.server_address[1]}/token"}, b""
+        with pytest.raises(Unavailable, match="redirect"):
+            fetch(server.account("post"))
+        assert (len(server.received), elsewhere.received) == (1, [])
+
+
+def test_an_answer_that_drips_is_left_at_the_deadline(server: _Server) -> None:
+    server.answer = 200, {"Content-Length": "1000000"}, b"{"
+    server.drips = True
+    with pytest.raises(TimedOut, match=r"had not answered after 0.4 s"):
+        fetch(server.account("basic", timeout=0.4))

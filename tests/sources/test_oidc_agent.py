@@ -1,0 +1,394 @@
+"""The oidc-agent source, with the real programs; where one has to misbehave, another program of its name is before it on PATH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from osg_token_renewer import runner
+from osg_token_renewer.errors import Failure, Local, ProgramMissing, Refused, TimedOut, Unavailable
+from osg_token_renewer.model import Account, State, TokenSpec
+from osg_token_renewer.options import SecretFile
+from osg_token_renewer.process import Completed
+from osg_token_renewer.sources import oidc_agent
+from osg_token_renewer.sources.base import Fetch
+from osg_token_renewer.sources.oidc_agent import Settings
+from osg_token_renewer.stop import Stop
+from testbed import Issuer
+from tests.host import Host, pids_of
+
+PROGRAMS = ("oidc-agent", "oidc-add", "oidc-token")
+REAL = {name: shutil.which(name) for name in PROGRAMS}
+
+
+def spec_of(path: str = "/nowhere/token", **asked: Any) -> TokenSpec:
+    return TokenSpec("t", "robot", path, **asked)
+
+
+def account_of(host: Host, name: str = "robot", timeout: float = 20.0) -> Account:
+    return Account(name, oidc_agent.NAME, Settings(SecretFile(str(host.root / f"{name}.pw"))), None, timeout)
+
+
+@contextmanager
+def on(host: Host) -> Iterator[None]:
+    """This process runs on the host: its home, its PATH."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in host.environment({}).items():
+            environment.setenv(name, value)
+        # What one host's oidc-add offers says nothing of another's.
+        oidc_agent.offers.cache_clear()
+        yield
+        oidc_agent.offers.cache_clear()
+
+
+@pytest.fixture
+def robot(host: Host, registry: Host) -> Iterator[Host]:
+    """A host with the account robot, on which this process runs."""
+    host.adopt(registry, "robot")
+    with on(host):
+        yield host
+
+
+def open_account(host: Host, **settings: Any) -> None:
+    """Opens the account, and asks for nothing."""
+    with oidc_agent.session(account_of(host, **settings), str(host.runtime)):
+        pass
+
+
+def recording(host: Host, name: str) -> Path:
+    """Has a program write down its arguments and environment before it runs; returns the file, one block a start."""
+    record = host.root / f"{name}.record"
+    note = "echo START; printf '%s\\n' \"$@\"; echo ENVIRONMENT; env"
+    host.program(name, f'{{ {note}; }} >>{record}\nexec {REAL[name]} "$@"\n')
+    return record
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silent(registry: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, subprocess.Popen[str]]]:
+    """A run on a host whose oidc-agent never opens its socket. It takes its time, so it is started before the other tests."""
+    with Host.made(tmp_path_factory.mktemp("silent")) as host:
+        host.configure(host.adopt(registry, "robot") + host.token("t", "robot"))
+        host.program("oidc-agent", "exec sleep 300\n")
+        run = host.start()
+        yield host, run
+        if run.poll() is None:
+            run.communicate(timeout=60)
+
+
+# asking: one agent, with its account loaded, for all of these
+
+
+@pytest.fixture(scope="module")
+def opened(registry: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fetch, Path]]:
+    """A session, and the file where it is written what each oidc-token is started with."""
+    with Host.made(tmp_path_factory.mktemp("opened")) as host:
+        host.adopt(registry, "robot")
+        record = recording(host, "oidc-token")
+        with on(host), oidc_agent.session(account_of(host), str(host.runtime)) as fetch:
+            yield fetch, record
+        assert host.leftovers() == []
+
+
+def last_arguments(record: Path) -> list[str]:
+    return record.read_text().split("START\n")[-1].split("ENVIRONMENT\n")[0].splitlines()
+
+
+def test_audience_scope_and_lifetime_are_asked_for(issuer: Issuer, opened: tuple[Fetch, Path]) -> None:
+    fetch, record = opened
+    asked = spec_of(audience=("one", "https://two.example.org"), scope=("compute.read", "storage.read:/"), min_lifetime=600)
+    fetched = fetch(asked)
+    claims = issuer.verify(fetched.text.reveal())
+    assert (claims["aud"], set(claims["scope"].split())) == (["one", "https://two.example.org"], {"compute.read", "storage.read:/"})
+    assert fetched.issuer is not None
+    assert fetched.issuer.rstrip("/") == issuer.url
+    assert last_arguments(record) == [
+        "--all",
+        "--aud=one https://two.example.org",
+        "--scope=compute.read storage.read:/",
+        "--time=600",
+        "robot",
+    ]
+    assert issuer.counts().token == 1
+
+
+def test_without_a_scope_a_blank_one_asks_for_those_of_the_account(issuer: Issuer, opened: tuple[Fetch, Path]) -> None:
+    fetch, record = opened
+    claims = issuer.verify(fetch(spec_of()).text.reveal())
+    assert {"compute.read", "compute.create", "storage.read:/"} <= set(claims["scope"].split())
+    assert claims["aud"] == issuer.settings()["default_audience"]
+    assert last_arguments(record) == ["--all", "--scope= ", "robot"]
+
+
+def test_each_token_is_asked_for_anew(issuer: Issuer, opened: tuple[Fetch, Path]) -> None:
+    fetch, _ = opened
+    assert fetch(spec_of()).text != fetch(spec_of()).text
+    assert issuer.counts().token == 2
+
+
+FAULTS: list[tuple[dict[str, Any], type[Failure], str]] = [
+    ({"status": 500, "body": ""}, Unavailable, ""),
+    ({"status": 500, "body": "<h1>oops</h1>"}, Unavailable, "the issuer's answer makes no sense"),
+    ({"status": 200, "body": "garbage"}, Unavailable, "the issuer's answer makes no sense"),
+    ({"status": 200, "body": "<html></html>"}, Unavailable, "the issuer's answer makes no sense"),
+    ({"status": 302, "body": "", "headers": {"Location": "/"}}, Unavailable, ""),
+    ({"drop": True}, Unavailable, ""),
+    ({"status": 400, "body": '{"error": "invalid_grant"}'}, Refused, "the issuer refused the refresh token"),
+    ({"status": 400, "body": '{"error": "invalid_target"}'}, Refused, "the issuer refused the scope or the audience"),
+    ({"status": 401, "body": '{"error": "invalid_client"}'}, Refused, "the issuer refused the client"),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "message"), FAULTS, ids=[str(fault) for fault, _, _ in FAULTS])
+def test_what_the_issuer_does_wrong_is_that_tokens_failure_and_not_the_next_ones(
+    issuer: Issuer, opened: tuple[Fetch, Path], fault: dict[str, Any], kind: type[Failure], message: str
+) -> None:
+    fetch, _ = opened
+    issuer.fault(endpoint="token", **fault)
+    with pytest.raises(Failure) as raised:
+        fetch(spec_of())
+    assert type(raised.value) is kind
+    assert message in str(raised.value)
+    assert str(raised.value).isprintable()
+    issuer.clear_faults()
+    assert fetch(spec_of()).text.reveal()
+
+
+def test_an_issuer_that_is_down_is_unavailable_until_it_is_back(issuer: Issuer, opened: tuple[Fetch, Path]) -> None:
+    fetch, _ = opened
+    issuer.pause()
+    try:
+        with pytest.raises(Unavailable, match="the issuer cannot be reached"):
+            fetch(spec_of())
+    finally:
+        issuer.resume()
+    assert fetch(spec_of()).text.reveal()
+
+
+# sessions of their own
+
+
+def test_when_an_opaque_token_expires_is_known_from_oidc_token(issuer: Issuer, robot: Host) -> None:
+    issuer.settings(opaque_audiences=["*"], access_token_ttl=900)
+    before = int(time.time())
+    with oidc_agent.session(account_of(robot), str(robot.runtime)) as fetch:
+        fetched = fetch(spec_of(audience=("dark",)))
+    assert "." not in fetched.text.reveal()
+    assert fetched.expires_at is not None
+    assert before + 900 <= fetched.expires_at <= time.time() + 901
+
+
+def test_an_issuer_that_refuses_a_blank_scope_is_asked_without_one(issuer: Issuer, robot: Host) -> None:
+    issuer.settings(refuse_blank_scope=True)
+    with oidc_agent.session(account_of(robot), str(robot.runtime)) as fetch:
+        issuer.reset_counts()
+        assert "compute.read" in issuer.verify(fetch(spec_of(audience=("one",))).text.reveal())["scope"]
+        assert issuer.counts().token == 2
+        # It is known by now.
+        fetch(spec_of(audience=("two",)))
+        assert issuer.counts().token == 3
+
+
+def test_a_hanging_issuer_is_left_at_the_deadline_and_not_asked_again(issuer: Issuer, robot: Host) -> None:
+    with oidc_agent.session(account_of(robot, timeout=3.0), str(robot.runtime)) as fetch:
+        issuer.fault(endpoint="token", hang=True)
+        issuer.reset_counts()
+        with pytest.raises(TimedOut, match="oidc-token had not answered after 3 s"):
+            fetch(spec_of())
+        with pytest.raises(TimedOut, match="still waits for the issuer's answer to an earlier request"):
+            fetch(spec_of())
+        assert issuer.counts().token == 1
+    assert robot.leftovers() == []
+
+
+def test_a_wrong_password_and_a_damaged_account_file_are_for_a_person(issuer: Issuer, robot: Host) -> None:
+    (robot.root / "robot.pw").write_text("wrong\n")
+    with pytest.raises(Refused, match="password does not open the account file") as raised:
+        open_account(robot)
+    assert raised.value.hint == "correct the first line of its password_file"
+    robot.account_file("robot").write_text("not an account file")
+    with pytest.raises(Refused):
+        open_account(robot)
+
+
+def test_an_unknown_account_comes_with_the_command_that_registers_it(robot: Host) -> None:
+    robot.secret("nobody.pw", "x\n")
+    with pytest.raises(Refused, match="oidc-agent has no such account") as raised:
+        open_account(robot, name="nobody")
+    assert raised.value.hint == "run: osg-token-renewer-setup nobody"
+
+
+def test_a_dead_refresh_token_comes_with_the_command_that_mends_it(issuer: Issuer, host: Host) -> None:
+    host.register(issuer, "mortal")
+    issuer.revoke(issuer.client_id("mortal"))
+    with on(host), pytest.raises(Refused, match="the issuer refused the refresh token") as raised:
+        open_and_fetch(host, "mortal")
+    assert raised.value.hint == "run: osg-token-renewer-setup --reauthenticate mortal"
+
+
+def open_and_fetch(host: Host, name: str = "robot") -> None:
+    """Versions with --skip-check meet a dead refresh token only at the first request."""
+    with oidc_agent.session(account_of(host, name), str(host.runtime)) as fetch:
+        fetch(spec_of())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot be read: No such file"), ("", "is empty"), ("\nsecond line\n", "is empty")]
+)
+def test_a_password_file_of_no_use_is_found_before_an_agent_is_started(robot: Host, content: Optional[str], message: str) -> None:
+    file = robot.root / "robot.pw"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    started = recording(robot, "oidc-agent")
+    with pytest.raises(Local, match=f"the password file {file} {message}"):
+        open_account(robot)
+    assert not started.exists()
+
+
+def test_skip_check_is_used_where_it_is_offered(issuer: Issuer, robot: Host) -> None:
+    """As oidc-add of 5.1 and later: it knows the option, and then asks the issuer for nothing."""
+    record = robot.root / "oidc-add.record"
+    robot.program(
+        "oidc-add",
+        f"""
+        case " $* " in *" --help "*) {REAL["oidc-add"]} --help; echo "      --skip-check   Do not check the account"; exit;; esac
+        printf '%s\\n' "$@" >{record}
+        for argument; do
+            shift
+            [ "$argument" = --skip-check ] || set -- "$@" "$argument"
+        done
+        exec {REAL["oidc-add"]} "$@"
+        """,
+    )
+    open_account(robot)
+    assert record.read_text().splitlines() == ["--pw-store", f"--pw-file={robot.root}/robot.pw", "--skip-check", "robot"]
+
+
+@pytest.mark.parametrize(
+    ("help_text", "offered"), [("--skip-check  Do not check", True), ("--skip-checking", False), ("--no-skip-check", False)]
+)
+def test_an_option_is_offered_when_the_help_text_has_it_by_its_whole_name(robot: Host, help_text: str, offered: bool) -> None:
+    robot.program("oidc-add", f"echo '      {help_text}'\n")
+    assert oidc_agent.offers("oidc-add", "--skip-check") is offered
+
+
+def test_an_expiry_of_0_is_an_unknown_one(issuer: Issuer, robot: Host) -> None:
+    """As oidc-token 5.3 says with --aud or --scope. A token that says itself when it expires does not need it."""
+    robot.program("oidc-token", f"{REAL['oidc-token']} \"$@\" | sed '3s/.*/0/'\n")
+    issuer.settings(opaque_audiences=["dark"])
+    specs = [spec_of(str(robot.tokens / name), audience=(name,), min_lifetime=60) for name in ("dark", "clear")]
+    dark, clear = runner.run(specs, {"robot": account_of(robot)}, directory=str(robot.runtime), configured_workers=None, stop=Stop())
+    assert (dark.state, dark.expires_at) == (State.RENEWED, None)
+    assert "nobody said when it expires, so it is obtained in every run" in dark.notes
+    assert clear.expires_at == issuer.verify(robot.read("clear").strip())["exp"]
+
+
+def test_odd_output_of_oidc_token_is_taken_for_what_it_is(issuer: Issuer, robot: Host) -> None:
+    robot.program(
+        "oidc-token",
+        """case "$2" in --aud=nothing) ;; --aud=blank) echo;; --aud=words) echo an access token;; *) printf 'to\\nken\\n';; esac""",
+    )
+    specs = [spec_of(str(robot.tokens / name), audience=(name,)) for name in ("nothing", "blank", "words", "short")]
+    *useless, short = runner.run(specs, {"robot": account_of(robot)}, directory=str(robot.runtime), configured_workers=None, stop=Stop())
+    assert [(outcome.state, outcome.reason) for outcome in useless] == [(State.FAILED, "unsuitable")] * 3
+    assert (short.state, short.expires_at) == (State.RENEWED, None)
+    assert {file.name: file.read_text() for file in robot.tokens.iterdir()} == {"short": "to\n"}
+
+
+@pytest.mark.parametrize("missing", PROGRAMS)
+def test_a_missing_program_comes_with_the_package_that_has_it(robot: Host, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    for name, path in REAL.items():
+        if name != missing and path:
+            (robot.bin / name).symlink_to(path)
+    monkeypatch.setenv("PATH", str(robot.bin))
+    with pytest.raises(ProgramMissing, match=f"{missing} is not installed") as raised:
+        open_account(robot)
+    assert raised.value.hint == "install the package oidc-agent-cli"
+
+
+def test_an_agent_that_ends_at_once_is_reported_with_what_it_said(robot: Host) -> None:
+    robot.program("oidc-agent", "printf 'no \\033[31mroom\\033[0m left\\n' >&2; exit 7\n")
+    with pytest.raises(Local, match=r"oidc-agent ended at once with status 7: no \[31mroom \[0m left"):
+        open_account(robot)
+
+
+def test_an_agent_that_never_opens_its_socket_is_given_up_and_ended(silent: tuple[Host, subprocess.Popen[str]]) -> None:
+    host, run = silent
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "token t: oidc-agent was not ready after 10 s: no token is published" in said
+    assert host.leftovers() == []
+
+
+def test_an_agent_that_dies_is_this_hosts_fault(robot: Host) -> None:
+    with oidc_agent.session(account_of(robot), str(robot.runtime)) as fetch:
+        for pid in pids_of(robot.home, "oidc-agent"):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(Local, match="oidc-agent ended or lost the account"):
+            fetch(spec_of())
+    assert robot.leftovers() == []
+
+
+def test_no_secret_is_in_the_arguments_or_the_environment_of_a_program(issuer: Issuer, robot: Host) -> None:
+    password = (robot.root / "robot.pw").read_text().strip()
+    records = [recording(robot, name) for name in PROGRAMS]
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("OIDC_ENCRYPTION_PW", "CREDENTIALS_DIRECTORY", "MY_SECRET", "OIDC_SOCK"):
+            environment.setenv(name, f"inherited-{password}")
+        with oidc_agent.session(account_of(robot), str(robot.runtime)) as fetch:
+            first = fetch(spec_of()).text.reveal()
+            fetch(spec_of())
+    for record in records:
+        seen = record.read_text()
+        assert "HOME=" in seen
+        assert "inherited" not in seen
+        assert password not in seen
+        assert first not in seen
+
+
+def test_the_agents_socket_is_where_only_this_user_can_go(robot: Host) -> None:
+    with oidc_agent.agent(str(robot.runtime)) as agent:
+        socket = Path(agent.env["OIDC_SOCK"])
+        assert socket.is_socket()
+        assert socket.parent.parent == robot.runtime
+        assert socket.parent.stat().st_mode & 0o777 == 0o700
+    assert not socket.parent.exists()
+
+
+# messages
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "hint"),
+    [
+        # As seen on 4.2.6, 5.3.3 and several issuers.
+        ("Error: reached maximum number of tries", Refused, "correct the first line of its password_file"),
+        ("Error: invalid_grant: grant request is invalid", Refused, "run: osg-token-renewer-setup --reauthenticate robot"),
+        ("Error: Received Http Status Code 400", Refused, "run: osg-token-renewer-setup --reauthenticate robot"),
+        ("Error: invalid_scope", Refused, "check audience and scope of this token, or run: osg-token-renewer-setup --reauthenticate robot"),
+        ("Error: could not parse json", Unavailable, None),
+        ("Error: the other party disconnected", Unavailable, None),
+        ("Error: Could not connect to oidc-agent", Local, None),
+        ("Error: something new", Unavailable, None),
+        ("", Unavailable, None),
+    ],
+)
+def test_what_the_programs_say_decides_who_must_act(said: str, kind: type[Failure], hint: Optional[str]) -> None:
+    failure = oidc_agent.failure(Completed(1, "", said), "robot")
+    assert (type(failure), failure.hint) == (kind, hint)
+    assert (said.replace("Error: ", "") or "exit status 1") in failure.message
+
+
+def test_what_the_programs_say_is_one_printable_line() -> None:
+    failure = oidc_agent.failure(Completed(1, "", "Error: invalid_grant\x1b[2J\r\n" + "x" * 5000), "robot")
+    assert failure.message.isprintable()
+    assert len(failure.message) < 400

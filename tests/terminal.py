@@ -1,0 +1,123 @@
+"""A program on a terminal of its own: what it shows is read as a person would see it, and answers are typed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Optional
+
+COLUMNS, ROWS = 120, 40
+# Becomes leader of a session whose terminal is its standard input, as getpass (which opens /dev/tty) needs, and then the program.
+_TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+_CONTROL = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
+
+
+class Terminal:
+    """Ends the program with the context, if it has not ended by itself."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._own, other = pty.openpty()
+        size = {"COLUMNS": str(COLUMNS), "LINES": str(ROWS)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _TAKE_TERMINAL, *command],
+            env={**env, "TERM": "xterm", **size},
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            start_new_session=True,
+        )
+        os.close(other)
+        self.shown = ""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._own)
+
+    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+        """Reads until the text was shown."""
+        deadline = time.monotonic() + timeout
+        while text not in self.shown:
+            assert self._read(deadline - time.monotonic()), f"{text!r} was not shown, but:\n{self.shown}"
+
+    def type(self, text: str) -> None:
+        os.write(self._own, text.encode())
+
+    def end(self, timeout: float = 60.0) -> int:
+        """Reads to the end of the program; returns its exit status."""
+        deadline = time.monotonic() + timeout
+        while self._read(deadline - time.monotonic()):
+            pass
+        return self.process.wait(max(0.0, deadline - time.monotonic()))
+
+    def screen(self) -> list[str]:
+        """The lines that the screen has in the end, without the empty ones after them."""
+        return screen(self.shown)
+
+    def _read(self, timeout: float) -> bool:
+        ready, _, _ = select.select([self._own], [], [], max(0.0, timeout))
+        if not ready:
+            return False
+        try:
+            piece = os.read(self._own, 64 * 1024)
+        except OSError:
+            # Nobody has the other end any more.
+            return False
+        self.shown += piece.decode("utf-8", "replace")
+        return bool(piece)
+
+
+def screen(shown: str) -> list[str]:
+    """What a terminal of COLUMNS columns makes of the text: wrapping, and the few controls that move the cursor or erase."""
+    cursor = _Cursor()
+    while shown:
+        control = _CONTROL.match(shown)
+        if control:
+            cursor.control(control[3], int(control[2] or 0) if control[2].isdigit() or not control[2] else 0)
+        else:
+            cursor.print(shown[0])
+        shown = shown[control.end() if control else 1 :]
+    return cursor.lines()
+
+
+class _Cursor:
+    def __init__(self) -> None:
+        self._cells: dict[tuple[int, int], str] = {}
+        self._row = self._column = 0
+
+    def control(self, name: str, number: int) -> None:
+        if name == "A":
+            self._row = max(0, self._row - (number or 1))
+        elif name == "K":
+            kept = 0 if number == 2 else self._column
+            self._cells = {place: cell for place, cell in self._cells.items() if place[0] != self._row or place[1] < kept}
+        else:
+            # Colours, and what hides and shows the cursor.
+            assert name in "mhl", f"an unexpected control sequence: {name!r}"
+
+    def print(self, character: str) -> None:
+        if character == "\n":
+            self._row += 1
+        elif character == "\r":
+            self._column = 0
+        else:
+            assert character.isprintable(), f"an unexpected character: {character!r}"
+            if self._column == COLUMNS:
+                self._row, self._column = self._row + 1, 0
+            self._cells[self._row, self._column] = character
+            self._column += 1
+
+    def lines(self) -> list[str]:
+        last = max((row for row, _ in self._cells), default=-1)
+        return ["".join(self._cells.get((row, column), " ") for column in range(COLUMNS)).rstrip() for row in range(last + 1)]

@@ -1,0 +1,186 @@
+"""Options: how a text becomes a value, and what is no value. The values given here are shown by no message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osg_token_renewer import options
+from osg_token_renewer.errors import Local
+from osg_token_renewer.options import Option, SecretFile
+
+
+def refused(parse: Callable[[str], Any], value: str) -> str:
+    """What is said of a value that is refused."""
+    with pytest.raises(ValueError) as caught:
+        parse(value)
+    said = str(caught.value)
+    assert said
+    assert len(value) < 3 or value not in said
+    return said
+
+
+@pytest.mark.parametrize("value", ["a", "A.b-c_d", "ce.example.org:9619", "größe", "a..b", "...", "x" * 200, "a-", "%"])
+def test_a_name_may_be(value: str) -> None:
+    assert options.name(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("--help", "begin with '-'"),
+        ("-", "begin with '-'"),
+        ("../x", "contain '/'"),
+        ("a/b", "contain '/'"),
+        (".", "'.' or '..'"),
+        ("..", "'.' or '..'"),
+        ("two words", "white space"),
+        ("a\tb", "white space"),
+        ("a\nb", "white space"),
+        ("no\u00a0break", "white space"),
+        ("a\x1bb", "control characters"),
+        ("a\u202eb", "control characters"),
+        ("caf\udce9", "control characters"),
+    ],
+)
+def test_a_name_must_not_be(value: str, problem: str) -> None:
+    assert problem in refused(options.name, value)
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("0", 0), ("1800", 1800), ("007", 7), ("315360000", 315360000)])
+def test_seconds_are_a_whole_number(value: str, seconds: int) -> None:
+    assert options.seconds(value) == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["-1", "+1", "1.5", "1e3", "0x10", "1_000", " 7", "10 min", "٣", "315360001", "9" * 12, "9" * 5000, "abc"]
+)
+def test_other_spellings_are_no_seconds(value: str) -> None:
+    assert "must be a number of seconds" in refused(options.seconds, value)
+
+
+@pytest.mark.parametrize("value", ["0", "10001", "many"])
+def test_a_count_is_from_1_to_10000(value: str) -> None:
+    assert "must be a number" in refused(options.count, value)
+    assert [options.count(good) for good in ("1", "10000")] == [1, 10000]
+
+
+@pytest.mark.parametrize(("value", "mode"), [("600", 0o600), ("0640", 0o640), ("2640", 0o2640), ("000", 0)])
+def test_a_mode_is_octal(value: str, mode: int) -> None:
+    assert options.mode(value) == mode
+
+
+@pytest.mark.parametrize("value", ["0o600", "6", "00600", "0680", "rw-------", "-600", "600 "])
+def test_a_mode_is_nothing_else(value: str) -> None:
+    assert "octal mode of three or four digits" in refused(options.mode, value)
+
+
+@pytest.mark.parametrize("value", ["/a", "/a/b.token", "/a b/c", "/a/../b", "//a", "/ü"])
+def test_a_file_has_an_absolute_path(value: str) -> None:
+    assert options.absolute_path(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("relative/path", "absolute"),
+        ("~/token", "absolute"),
+        ("/", "not of a directory"),
+        ("/a/", "not of a directory"),
+        ("/a/..", "not of a directory"),
+        ("/a/.", "not of a directory"),
+        ("/a\nb", "one line"),
+        ("/a\0b", "one line"),
+    ],
+)
+def test_other_paths_are_refused(value: str, problem: str) -> None:
+    assert problem in refused(options.absolute_path, value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://issuer.example.org/token",
+        "https://issuer.example.org:8443/t?x=1",
+        "http://localhost:8080/token",
+        "http://127.0.0.1/token",
+        "http://[::1]:80/token",
+    ],
+)
+def test_secrets_may_be_sent_to(value: str) -> None:
+    assert options.endpoint(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("http://issuer.example.org/token", "plain http is only for"),
+        ("http://localhost.example.org/token", "plain http is only for"),
+        ("http://127.0.0.1.example.org/token", "plain http is only for"),
+        ("ftp://issuer.example.org", "must be an https URL"),
+        ("issuer.example.org/token", "must be an https URL"),
+        ("https:///token", "must be an https URL"),
+        ("https://user:hunter2@issuer.example.org/", "must not hold a user name or password"),
+        ("https://issuer.example.org:port/", "is not a URL"),
+        ("https://[::1/", "is not a URL"),
+        ("https://issuer.example.org/a b", "white space"),
+        ("https://issuer.example.org/\nHost: x", "white space"),
+    ],
+)
+def test_secrets_must_not_be_sent_to(value: str, problem: str) -> None:
+    assert problem in refused(options.endpoint, value)
+
+
+def test_a_choice_names_what_there_is() -> None:
+    claims = options.choice("warn", "enforce")
+    assert claims("enforce") == "enforce"
+    assert refused(claims, "Enforce") == "must be one of warn, enforce"
+
+
+def test_words_are_separated_by_any_white_space() -> None:
+    assert options.words("one  two\n\tthree") == ("one", "two", "three")
+
+
+def test_a_secret_is_masked_wherever_it_is_shown() -> None:
+    secret = options.secret("hunter2")
+    assert secret.reveal() == "hunter2"
+    assert "hunter2" not in f"{secret} {secret!r} {[secret]} %s %r {Option('a', options.secret, default=secret)}" % (secret, secret)
+
+
+def test_a_secret_file_gives_its_first_line(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    for content, line in ((b"one\ntwo\n", "one"), (b"one\r\n", "one"), (b" in ner \n", " in ner "), (b"caf\xe9", "caf\udce9")):
+        file.write_bytes(content)
+        assert options.secret_file(str(file)).first_line("password") == line
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", "\nsecond"])
+def test_a_secret_file_without_a_first_line_says_what_it_was_to_be(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(Local, match=f"^the password file {file} (is empty|cannot be read: No such file or directory)$"):
+        SecretFile(str(file)).first_line("password")
+
+
+def test_a_credential_is_a_file_that_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "robot").write_text("hunter2\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert options.secret_file("credential:robot").first_line("password") == "hunter2"
+
+
+def test_a_credential_without_systemd_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(Local, match="CREDENTIALS_DIRECTORY is not set") as caught:
+        options.secret_file("credential:robot").first_line("password")
+    assert "LoadCredential=robot:" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("value", ["credential:../shadow", "credential:a b", "credential:.."])
+def test_a_credential_has_a_name_and_leads_nowhere_else(value: str) -> None:
+    assert "name of a credential" in refused(options.secret_file, value)
+    with pytest.raises(ValueError, match="name of a credential"):
+        options.secret_file("credential:")

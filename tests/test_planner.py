@@ -1,0 +1,227 @@
+"""Which tokens are due, and why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from osg_token_renewer import jwt, publisher
+from osg_token_renewer.model import Found, Published, TokenRecord, TokenSpec, Why
+from osg_token_renewer.planner import decide, expiry, plan
+from tests.test_jwt import jws
+
+NOW = 1_000_000.0
+SPEC = TokenSpec("x", "robot", "/x", ("aud1", "aud2"), ("read", "write"), min_lifetime=600)
+GRANTED = {"aud": ["aud1", "aud2"], "scope": "read write"}
+
+
+def spec(**changes: Any) -> TokenSpec:
+    return TokenSpec(**{**vars(SPEC), **changes})
+
+
+def published(text: str, difference: Optional[str] = None) -> Published:
+    return Published(Found.TOKEN, "", jwt.parse(text), jwt.fingerprint(text), 0o600, difference)
+
+
+def signed(left: Optional[float] = 3600, **claims: Any) -> Published:
+    """A published JWT with so many seconds left; None is one that does not say."""
+    return published(jws({**GRANTED, **({} if left is None else {"exp": NOW + left}), **claims}))
+
+
+def record(of: Published, asked: TokenSpec = SPEC, expires_at: Optional[float] = NOW + 3600) -> TokenRecord:
+    return TokenRecord("x", of.fingerprint, asked.asked, expires_at=expires_at, obtained_at=NOW - 60)
+
+
+OPAQUE = published("opaque-token")
+
+
+# What stands at the path
+
+
+def test_no_file_is_due(tmp_path: Path) -> None:
+    wanted = spec(path=str(tmp_path / "x"))
+    decision = decide(wanted, publisher.read(wanted), None, NOW)
+    assert (decision.due, decision.why, decision.text) == (True, Why.MISSING, "no file")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [("", "it is empty"), ("one\ntwo", "more than one line or word"), ("<html>", "characters"), ("é", "characters")]
+)
+def test_a_file_that_holds_no_token_is_due(tmp_path: Path, content: str, problem: str) -> None:
+    wanted = spec(path=str(tmp_path / "x"))
+    Path(wanted.path).write_text(content, encoding="utf-8")
+    decision = decide(wanted, publisher.read(wanted), None, NOW)
+    assert (decision.due, decision.why) == (True, Why.NOT_A_TOKEN)
+    assert problem in decision.text
+
+
+def test_something_that_is_no_file_is_due(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("token")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, text in (("link", "a symbolic link"), ("directory", "a directory"), ("pipe", "a named pipe")):
+        wanted = spec(path=str(tmp_path / name))
+        decision = decide(wanted, publisher.read(wanted), None, NOW)
+        assert (decision.due, decision.why, decision.text) == (True, Why.NOT_A_FILE, f"{text}, not a file")
+
+
+def test_a_path_that_cannot_be_read_is_due(tmp_path: Path) -> None:
+    # A file in the place of a directory: so that it fails for root too.
+    (tmp_path / "file").write_text("")
+    wanted = spec(path=str(tmp_path / "file" / "x"))
+    decision = decide(wanted, publisher.read(wanted), None, NOW)
+    assert (decision.due, decision.why, decision.text) == (True, Why.UNREADABLE, "cannot be read: Not a directory")
+    (tmp_path / "circle").symlink_to("circle")
+    wanted = spec(path=str(tmp_path / "circle" / "x"))
+    assert decide(wanted, publisher.read(wanted), None, NOW).why is Why.UNREADABLE
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("left", "why", "text"),
+    [
+        (3600, Why.FRESH, "1 h left"),
+        (600, Why.FRESH, "10 min left"),
+        (599, Why.EXPIRING, "9 min left, less than the 10 min of min_lifetime"),
+        (1, Why.EXPIRING, "1 s left, less than the 10 min of min_lifetime"),
+        (0, Why.EXPIRED, "expired 0 s ago"),
+        (-90, Why.EXPIRED, "expired 1 min ago"),
+    ],
+)
+def test_a_token_is_due_when_it_has_less_than_min_lifetime_left(left: float, why: Why, text: str) -> None:
+    for known in (None, record(signed(left))):
+        decision = decide(SPEC, signed(left), known, NOW)
+        assert (decision.why, decision.text, decision.due) == (why, text, why is not Why.FRESH)
+
+
+def test_without_min_lifetime_a_token_is_due_in_every_run() -> None:
+    assert decide(spec(min_lifetime=None), signed(), record(signed()), NOW).why is Why.EVERY_RUN
+    assert decide(spec(min_lifetime=None), OPAQUE, record(OPAQUE), NOW).why is Why.EVERY_RUN
+
+
+def test_a_min_lifetime_of_zero_is_one() -> None:
+    assert decide(spec(min_lifetime=0), signed(1), None, NOW).why is Why.FRESH
+
+
+def test_the_tokens_own_expiry_counts_before_the_records() -> None:
+    token = signed(3600)
+    assert decide(SPEC, token, record(token, expires_at=NOW - 1), NOW).why is Why.FRESH
+    assert expiry(token, record(token, expires_at=NOW - 1)) == NOW + 3600
+
+
+@pytest.mark.parametrize(("left", "why"), [(3600, Why.FRESH), (599, Why.EXPIRING), (0, Why.EXPIRED), (None, Why.UNKNOWN_EXPIRY)])
+def test_the_record_knows_the_expiry_of_a_token_that_does_not_say(left: Optional[float], why: Why) -> None:
+    for token in (OPAQUE, signed(None)):
+        known = record(token, expires_at=None if left is None else NOW + left)
+        assert decide(SPEC, token, known, NOW).why is why
+
+
+def test_an_opaque_token_without_a_record_is_due() -> None:
+    decision = decide(SPEC, OPAQUE, None, NOW)
+    assert (decision.due, decision.why, decision.text) == (True, Why.UNKNOWN_EXPIRY, "nobody said when it expires")
+
+
+def test_an_opaque_token_that_somebody_put_there_is_due_whatever_the_record_says_of_another() -> None:
+    assert decide(SPEC, OPAQUE, record(published("another-token")), NOW).why is Why.UNKNOWN_EXPIRY
+    assert expiry(OPAQUE, record(published("another-token"))) is None
+
+
+def test_a_record_of_failures_alone_says_nothing_of_the_token() -> None:
+    known = TokenRecord("x", failed_at=NOW - 5, failure_reason="refused", failures_in_row=3)
+    assert decide(SPEC, signed(), known, NOW).why is Why.FRESH
+    assert decide(SPEC, OPAQUE, known, NOW).why is Why.UNKNOWN_EXPIRY
+
+
+# Asked for differently
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"account": "other"}, "account changed since it was published"),
+        ({"audience": ("aud1",)}, "audience changed since it was published"),
+        ({"audience": ()}, "audience changed since it was published"),
+        ({"scope": ("read", "write", "more")}, "scope changed since it was published"),
+        ({"scope": ("read",), "audience": ("aud3",)}, "audience and scope changed since it was published"),
+    ],
+)
+def test_a_token_that_was_asked_for_differently_is_due(change: dict[str, Any], text: str) -> None:
+    for token in (signed(), OPAQUE):
+        decision = decide(spec(**change), token, record(token), NOW)
+        assert (decision.due, decision.why, decision.text) == (True, Why.CHANGED, text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"audience": ("aud2", "aud1"), "scope": ("write", "read")},
+        {"audience": ("aud1", "aud1", "aud2")},
+        {"path": "/elsewhere", "enforce_claims": True, "min_lifetime": 60},
+    ],
+)
+def test_the_order_of_words_and_what_the_issuer_is_not_asked_make_no_difference(change: dict[str, Any]) -> None:
+    for token in (signed(), OPAQUE):
+        assert decide(spec(**change), token, record(token), NOW).why is Why.FRESH
+
+
+def test_a_token_is_fresh_when_the_issuer_granted_something_else_than_what_is_still_asked_for() -> None:
+    # Asking again would bring the same token again.
+    token = signed(aud="other", scope="read")
+    assert decide(SPEC, token, record(token), NOW).why is Why.FRESH
+
+
+@pytest.mark.parametrize(
+    ("claims", "text"),
+    [
+        ({"aud": "aud1"}, "audience is not what is asked for"),
+        ({"aud": None}, "audience is not what is asked for"),
+        ({"scope": "read"}, "scope is not what is asked for"),
+        ({"aud": "other", "scope": "other"}, "audience is not what is asked for"),
+    ],
+)
+def test_without_a_record_the_token_itself_tells_that_it_is_another_one(claims: dict[str, Any], text: str) -> None:
+    token = signed(**claims)
+    for known in (None, record(published("another-token"))):
+        decision = decide(SPEC, token, known, NOW)
+        assert (decision.due, decision.why, decision.text) == (True, Why.CHANGED, text)
+
+
+def test_without_a_record_a_token_that_grants_what_is_asked_for_is_fresh() -> None:
+    assert decide(SPEC, signed(aud=["aud2", "aud0", "aud1"], scope="write more read"), None, NOW).why is Why.FRESH
+    assert decide(spec(audience=(), scope=()), signed(aud="any", scope="any"), None, NOW).why is Why.FRESH
+
+
+def test_a_file_with_other_attributes_than_configured_is_due(tmp_path: Path) -> None:
+    wanted = spec(path=str(tmp_path / "x"), mode=0o640)
+    Path(wanted.path).write_text(jws({**GRANTED, "exp": NOW + 3600}))
+    os.chmod(wanted.path, 0o600)
+    decision = decide(wanted, publisher.read(wanted), None, NOW)
+    assert (decision.why, decision.text) == (Why.CHANGED, "its mode is 0600, not the configured 0640")
+    os.chmod(wanted.path, 0o640)
+    assert decide(wanted, publisher.read(wanted), None, NOW).why is Why.FRESH
+
+
+# Forced
+
+
+def test_a_forced_token_is_due() -> None:
+    decision = decide(SPEC, signed(), record(signed()), NOW, force=True)
+    assert (decision.due, decision.why, decision.text) == (True, Why.FORCED, "forced")
+
+
+def test_force_does_not_hide_what_is_wrong_with_the_published_token() -> None:
+    assert decide(SPEC, Published(Found.NOTHING, "no file"), None, NOW, force=True).why is Why.MISSING
+    assert decide(SPEC, signed(-1), None, NOW, force=True).why is Why.EXPIRED
+
+
+def test_a_plan_holds_what_it_was_made_from() -> None:
+    token = signed()
+    planned = plan(SPEC, token, None, NOW)
+    assert (planned.spec, planned.published, planned.record, planned.expires_at) == (SPEC, token, None, NOW + 3600)
+    assert planned.decision == decide(SPEC, token, None, NOW)

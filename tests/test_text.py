@@ -1,0 +1,77 @@
+"""Text for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from osg_token_renewer.text import OUTSIDE_LIMIT, duration, instant, outside, plural
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("", ""),
+        (" two  words\n", "two words"),
+        ("one\r\ntwo\vthree\x85four\u2028five", "one two three four five"),
+        ("\x1b[31mred\x1b[0m", "[31mred [0m"),
+        ("a\0b\x7fc", "a b c"),
+        ("right\u202eleft", "right left"),
+        ("zero\u200bwidth", "zero width"),
+        ("half \ud800 a pair", "half a pair"),
+        ("Grüße €", "Grüße €"),
+    ],
+)
+def test_foreign_text_becomes_one_line_of_printable_characters(text: str, shown: str) -> None:
+    assert outside(text) == shown
+
+
+def test_foreign_text_is_cut_and_says_so() -> None:
+    assert outside("x" * OUTSIDE_LIMIT) == "x" * OUTSIDE_LIMIT
+    cut = outside("x" * (OUTSIDE_LIMIT + 1))
+    assert (len(cut), cut[-2:]) == (OUTSIDE_LIMIT, "x…")
+    assert outside("abcdef", limit=4) == "abc…"
+
+
+def test_a_secret_in_foreign_text_is_masked_also_where_it_would_be_cut() -> None:
+    secret = "correct-horse"
+    assert outside(f"you sent {secret}, {secret}", hide=(secret,)) == "you sent ***, ***"
+    assert "correct" not in outside("x" * (OUTSIDE_LIMIT - 8) + secret, hide=(secret,))
+
+
+def test_an_empty_secret_hides_nothing() -> None:
+    assert outside("text", hide=("",)) == "text"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (119, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (3660, "1 h 1 min"),
+        (86399, "23 h 59 min"),
+        (86400, "1 d"),
+        (97200, "1 d 3 h"),
+        (90000 * 86400, "90000 d"),
+        (-45, "45 s"),
+    ],
+)
+def test_a_duration_has_at_most_two_units(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("when", "shown"),
+    [(0, "1970-01-01T00:00:00Z"), (1767225599.9, "2025-12-31T23:59:59Z"), (253402300799, "9999-12-31T23:59:59Z")],
+)
+def test_an_instant_is_rfc_3339_in_utc(when: float, shown: str) -> None:
+    assert instant(when) == shown
+
+
+def test_only_one_is_not_plural() -> None:
+    assert [plural(count, "token") for count in (0, 1, 2)] == ["0 tokens", "1 token", "2 tokens"]
