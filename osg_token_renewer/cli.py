@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -16,6 +17,8 @@ from osg_token_renewer.commands import check, renew, status
 from osg_token_renewer.errors import REPORT, ConfigError, Exit, RenewerError
 
 COMMANDS = (renew, check, status)
+# What a standard output on a full disk says.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _logger = logging.getLogger(__name__)
 
 
@@ -88,14 +91,23 @@ def _bounded(run: Callable[[], int]) -> int:
         # `status | head`: the reader has seen enough. Python would complain about stdout once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            return _bug(error)
+        _logger.error("the output cannot be written: %s", error.strerror)
+        return Exit.FAILED
     except Exception as error:
-        # The frames, but not the exception's text: it may hold a secret.
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        _logger.critical("a bug in osg-token-renewer %s: %s; %s\n%s", __version__, type(error).__name__, REPORT, frames)
-        return Exit.BUG
+        return _bug(error)
     finally:
         _let_go()
     return status
+
+
+def _bug(error: Exception) -> int:
+    # The frames, but not the exception's text: it may hold a secret.
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    _logger.critical("a bug in osg-token-renewer %s: %s; %s\n%s", __version__, type(error).__name__, REPORT, frames)
+    return Exit.BUG
 
 
 def _let_go() -> None:

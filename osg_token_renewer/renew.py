@@ -113,6 +113,8 @@ class Run:
     def _run(self, due: Sequence[Planned], directory: str) -> Iterator[Outcome]:
         from osg_token_renewer import runner
 
+        for each in due:
+            log.debug("token %s: due: %s", each.spec.name, each.decision.text)
         before = {each.spec.name: each for each in due}
         outcomes = runner.run(
             [each.spec for each in due],

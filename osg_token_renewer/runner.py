@@ -22,7 +22,7 @@ from osg_token_renewer.errors import REPORT, Failure, Unavailable, Unsuitable
 from osg_token_renewer.model import Account, Outcome, State, TokenSpec
 from osg_token_renewer.sources.base import Fetch
 from osg_token_renewer.stop import Stop
-from osg_token_renewer.text import duration
+from osg_token_renewer.text import duration, plural
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ def _lane(
             put(outcome)
             left.remove(outcome.spec)
         if left and not stopped():
+            log.debug("account %s: opening it as %s, for %s", account.name, account.source, plural(len(left), "token"))
             with SOURCES[account.source].session(account, directory) as fetch:
                 while left and not stopped():
                     put(_renew(left[0], fetch))

@@ -326,3 +326,17 @@ def test_a_run_with_nothing_due_imports_nothing_heavy(host: Host, arguments: lis
     heavy = {"requests", "urllib3", "jwt", "cryptography", "rich", "http.client", "ssl", "asyncio", "concurrent.futures", "email"}
     assert heavy & set(imported) == set()
     assert not {"osg_token_renewer.http", "osg_token_renewer.runner"} & set(imported)
+
+
+def test_output_to_a_full_disk_is_a_failure_and_not_a_bug(host: Host) -> None:
+    host.configure("")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, str(RENEWER), "--config", str(host.config), "check"],
+            env=host.environment({}),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "the output cannot be written: No space left on device\n")
