@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import shutil
@@ -10,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional
+
+log = logging.getLogger(__name__)
 
 SERVICE_USER = "osg-token-svc"
 STATE = "/var/lib/osg-token-renewer"
@@ -61,6 +64,8 @@ def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
         if path and _private(path):
             yield path, True
             return
+        if path and path == configured:
+            log.warning("runtime_dir %s is passed over: it must be this user's own, mode 0700, with a path of at most 80 bytes", path)
     temporary = tempfile.mkdtemp(prefix=f"{_NAME}-")
     try:
         yield temporary, False

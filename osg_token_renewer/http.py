@@ -107,7 +107,7 @@ class _Connections(requests.adapters.HTTPAdapter):
     """Cuts its connections at a request's deadline: the time limits of requests are for each read, and a peer can drip for ever."""
 
     def __init__(self) -> None:
-        self._open: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._open: list[weakref.ref[Any]] = []
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **settings: Any) -> None:
@@ -130,10 +130,10 @@ class _Connections(requests.adapters.HTTPAdapter):
             left = deadline - time.monotonic()
             while not done.wait(max(0.0, left)):
                 left = 1.0  # it may have been connecting, and have a connection now
-                for connected in list(self._open):
-                    # OSError: closed long ago; TypeError: TLS within a proxy's TLS, which is no socket.
+                for connected in tuple(self._open):
+                    # OSError: closed; TypeError: gone, or TLS within a proxy's TLS, which is no socket.
                     with suppress(OSError, TypeError):
-                        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+                        socket.socket.shutdown(connected(), socket.SHUT_RDWR)  # type: ignore[arg-type]
 
         watch = threading.Thread(target=cut, daemon=True)
         watch.start()
@@ -157,7 +157,7 @@ class _Connections(requests.adapters.HTTPAdapter):
             class Connection(pool.ConnectionCls):  # type: ignore[misc]
                 def connect(self) -> None:
                     super().connect()
-                    known.add(self.sock)
+                    known.append(weakref.ref(self.sock))
 
             return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 

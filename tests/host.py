@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -55,6 +55,8 @@ class Host:
         self.bin = root / "bin"
         # What the renewal program is started by.
         self.prefix: Sequence[str] = ()
+        # The issuer's names for the accounts that were registered for this host.
+        self.client_ids: dict[str, str] = {}
         for directory in (self.home, self.tokens, self.state, self.runtime, self.bin, self.config.parent):
             directory.mkdir(mode=0o700, parents=True)
 
@@ -114,6 +116,7 @@ class Host:
         done = self.setup(*given, "--create-pw-file", account)
         approval.join()
         assert done.status == 0, done.stderr
+        self.client_ids[account] = issuer.client_id(account)
         return section(f"account {account}", {"password_file": pw_file})
 
     def adopt(self, other: Host, account: str) -> str:
@@ -122,6 +125,7 @@ class Host:
         Both then have the same refresh token: not for an issuer that rotates, nor for a test that ends the account's grant.
         """
         pw_file = self.root / f"{account}.pw"
+        self.client_ids[account] = other.client_ids[account]
         self.account_file(account).parent.mkdir(mode=0o700, exist_ok=True)
         shutil.copy(other.account_file(account), self.account_file(account))
         shutil.copy(other.root / f"{account}.pw", pw_file)
@@ -148,14 +152,19 @@ class Host:
         return [sys.executable, str(RENEWER), "--config", str(self.config), *arguments]
 
     def setup(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
-        me = ["--service-user", getpass.getuser(), "--config", str(self.config)]
-        return self._run([sys.executable, str(SETUP), *me, *arguments], env or {}, timeout)
+        return self._run(self.registrar(*arguments), env or {}, timeout)
+
+    def registrar(self, *arguments: str) -> list[str]:
+        """The command line of the setup program, for this user and this host's configuration."""
+        return [sys.executable, str(SETUP), "--service-user", getpass.getuser(), "--config", str(self.config), *arguments]
 
     def start(self, *arguments: str, env: Optional[Mapping[str, str]] = None) -> subprocess.Popen[str]:
         """The renewal program, running; the test ends it."""
+        return self.popen([*self.prefix, *self.renewer(*arguments)], env or {})
+
+    def popen(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
-        command = [*self.prefix, *self.renewer(*arguments)]
-        return subprocess.Popen(command, env=self.environment(env or {}), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, env=self.environment(env), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         return {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(self.home), "LANG": "C.UTF-8", "TMPDIR": str(self.short), **extra}
@@ -201,21 +210,34 @@ def section(title: str, options: Mapping[str, object]) -> str:
 
 def processes_of(home: Path) -> list[str]:
     """Command lines of all processes whose $HOME is this one."""
-    return [command for _, command in _processes(home)]
+    return processes_with(f"HOME={home}")
+
+
+def processes_with(setting: str) -> list[str]:
+    """Command lines of all processes that have this in their environment."""
+    return [command for _, command in _processes(setting)]
 
 
 def pids_of(home: Path, program: str) -> list[int]:
     """The processes of a program, by its name, whose $HOME is this one."""
-    return [pid for pid, command in _processes(home) if program in command]
+    return [pid for pid, command in _processes(f"HOME={home}") if program in command]
 
 
-def _processes(home: Path) -> Iterator[tuple[int, str]]:
-    wanted = f"HOME={home}".encode()
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open at this moment."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            if os.readlink(entry) == str(path):
+                return True
+    return False
+
+
+def _processes(setting: str) -> Iterator[tuple[int, str]]:
     for directory in Path("/proc").iterdir():
         if not directory.name.isdigit():
             continue
         try:
-            if wanted in (directory / "environ").read_bytes().split(b"\0"):
+            if setting.encode() in (directory / "environ").read_bytes().split(b"\0"):
                 yield int(directory.name), (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
@@ -52,6 +53,9 @@ class Terminal:
             assert self._read(deadline - time.monotonic()), f"{text!r} was not shown, but:\n{self.shown}"
 
     def type(self, text: str) -> None:
+        """Waits until the program waits, as a person does: a Ctrl-C between its question and its reading would be lost on Python."""
+        while Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "R":
+            time.sleep(0.01)
         os.write(self._own, text.encode())
 
     def end(self, timeout: float = 60.0) -> int:
@@ -84,7 +88,7 @@ def screen(shown: str) -> list[str]:
     while shown:
         control = _CONTROL.match(shown)
         if control:
-            cursor.control(control[3], int(control[2] or 0) if control[2].isdigit() or not control[2] else 0)
+            cursor.control(control[3], int(control[2]) if control[2].isdigit() else 0)
         else:
             cursor.print(shown[0])
         shown = shown[control.end() if control else 1 :]

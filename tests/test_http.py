@@ -420,16 +420,21 @@ def test_credentials_of_a_netrc_file_are_not_sent(server: Server, ca_file: str, 
     assert "authorization" not in server.requests[0].lower()
 
 
-def test_several_requests_share_one_connection(server: Server, ca_file: str) -> None:
+def test_several_requests_share_one_connection_that_ends_with_the_session(server: Server, ca_file: str) -> None:
+    hung_up = threading.Event()
+
     def behave(connection: socket.socket) -> None:
         while server.request(connection):
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        hung_up.set()
 
     server.behaviour = behave
     with http.Client(ca_file, BOUND) as client:
         for number in range(3):
             assert client.post(server.url, {"number": str(number)}, {"X-Own": "header"}).body == b"{}"
 
+        assert not hung_up.is_set()
+    assert hung_up.wait(BOUND)
     assert server.connections == 1
     assert [request.splitlines()[-1] for request in server.requests] == ["number=0", "number=1", "number=2"]
     assert all("x-own: header" in request.lower() for request in server.requests)

@@ -67,8 +67,16 @@ def test_a_program_that_a_signal_ended_has_a_negative_status() -> None:
 # What a program is given
 
 
-def test_standard_input_is_closed() -> None:
-    assert shell("cat; echo $?").stdout == "0\n"
+def test_standard_input_of_ours_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "typed").write_text("yes\n")
+    before, typed = os.dup(0), os.open(tmp_path / "typed", os.O_RDONLY)
+    os.dup2(typed, 0)
+    try:
+        assert shell("cat; echo end").stdout == "end\n"
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(typed)
 
 
 def test_a_program_has_a_session_and_a_group_of_its_own() -> None:
@@ -272,7 +280,8 @@ def test_a_program_that_cannot_be_started_is_named(tmp_path: Path, make: Callabl
         process.run([str(program)], process.environment(), ENOUGH)
 
     assert type(failure.value) is kind
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    # Fewer, when something of an earlier test is collected meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 def test_a_program_that_is_not_on_path_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,4 +337,5 @@ def test_ending_what_has_ended_leaves_no_descriptor_behind() -> None:
     running.process.wait(ENOUGH)
     process.end(running)
     assert running.process.returncode == 5
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    # Fewer, when something of an earlier test is collected meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= len(before)

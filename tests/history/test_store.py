@@ -164,10 +164,9 @@ def test_two_writers_at_once_lose_nothing(history: History) -> None:
 def test_a_history_that_another_connection_has_locked_is_no_damage(used: History) -> None:
     with closing(sqlite3.connect(used.path)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        for attempt in (used.records, lambda: used.record([renewed()], NOW)):
-            with pytest.raises(HistoryError, match="database is locked") as error:
-                attempt()
-            assert not isinstance(error.value, DamagedError)
+        with pytest.raises(HistoryError, match="database is locked") as error:
+            used.record([renewed()], NOW)
+        assert not isinstance(error.value, DamagedError)
     assert len(used.records()) == 52
 
 
