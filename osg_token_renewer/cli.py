@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn, Optional
 
@@ -104,6 +103,8 @@ def _bounded(run: Callable[[], int]) -> int:
 
 
 def _bug(error: Exception) -> int:
+    import traceback
+
     # The frames, but not the exception's text: it may hold a secret.
     frames = "".join(traceback.format_tb(error.__traceback__))
     _logger.critical("a bug in osg-token-renewer %s: %s; %s\n%s", __version__, type(error).__name__, REPORT, frames)

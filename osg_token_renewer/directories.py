@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional
@@ -66,6 +64,9 @@ def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
             return
         if path and path == configured:
             log.warning("runtime_dir %s is passed over: it must be this user's own, mode 0700, with a path of at most 80 bytes", path)
+    import shutil
+    import tempfile
+
     temporary = tempfile.mkdtemp(prefix=f"{_NAME}-")
     try:
         yield temporary, False

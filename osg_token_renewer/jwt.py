@@ -7,8 +7,7 @@ token and must not pay for importing a cryptography library.
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import binascii
 import json
 import math
 import re
@@ -19,6 +18,8 @@ from osg_token_renewer.model import AccessToken, Secret
 
 # RFC 6750 section 2.1: b64token. A token outside of it cannot be sent in an Authorization header.
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
 # Larger than any header that servers accept; keeps a mistaken file from being read whole.
 MAX_LENGTH = 64 * 1024
 
@@ -70,23 +71,22 @@ def numeric_date(claims: Mapping[str, Any], name: str) -> Optional[float]:
 
 def fingerprint(text: str) -> str:
     """Tells one token from another without giving it away: 64 bits of its SHA-256, in hexadecimal."""
+    import hashlib
+
     return hashlib.sha256(text.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _claims(text: str) -> Optional[dict[str, Any]]:
     """The payload of a JWS in compact form (RFC 7515 section 7.1), None if the token is opaque."""
-    parts = text.split(".")
-    if len(parts) != 3:
+    if not _COMPACT.fullmatch(text):
         return None
+    parts = text.translate(_STANDARD_ALPHABET).split(".")
     try:
-        header, payload = (json.loads(_base64url(part)) for part in parts[:2])
+        # Two more padding characters than needed do no harm.
+        header, payload = (json.loads(binascii.a2b_base64(part + "==")) for part in parts[:2])
     except (ValueError, RecursionError):
         return None
     return payload if isinstance(header, dict) and isinstance(payload, dict) else None
-
-
-def _base64url(part: str) -> bytes:
-    return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
 
 
 def _words(value: object, split: bool) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 
 class Secret:
@@ -35,8 +35,7 @@ class Secret:
 # Configuration
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a value of the configuration stands; lines count from 1, None is the file as a whole."""
 
     file: str

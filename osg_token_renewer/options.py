@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
-from urllib.parse import urlsplit
 
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import Secret
@@ -128,6 +127,8 @@ def secret_file(value: str) -> SecretFile:
 
 def endpoint(value: str) -> str:
     """A URL that secrets may be sent to: https, or http to this host's loopback."""
+    from urllib.parse import urlsplit
+
     if any(c.isspace() for c in value):
         raise ValueError("a URL must not contain white space")
     try:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import select
-import selectors
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Optional, Union
+from typing import IO, TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local, ProgramMissing, TimedOut
+
+if TYPE_CHECKING:
+    import subprocess
 
 # What a program started from here may inherit: where programs and homes are, the language, proxies. Nothing that holds a secret.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "OIDC_CONFIG_DIR")
@@ -57,6 +57,8 @@ def environment(**extra: str) -> dict[str, str]:
 
 def find(program: str, package: str) -> str:
     """The path of a program; raises ProgramMissing, naming the package that has it."""
+    import shutil
+
     path = shutil.which(program)
     if path is None:
         raise ProgramMissing(f"{program} is not installed", f"install the package {package}")
@@ -75,7 +77,7 @@ def start(
     argv: Sequence[str],
     env: Mapping[str, str],
     *,
-    output: Union[int, IO[bytes]] = subprocess.PIPE,
+    output: Optional[IO[bytes]] = None,
     pass_fds: Sequence[int] = (),
     user: Optional[User] = None,
 ) -> Running:
@@ -83,14 +85,17 @@ def start(
 
     `output` is where both its outputs go; by default each has a pipe of its own.
     """
+    # Imported where it is used: a run with nothing due starts no process, and must not pay for being able to.
+    import subprocess
+
     alive, held = os.pipe()
     try:
         process = subprocess.Popen(
             list(argv),
             env=dict(env),
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=output or subprocess.PIPE,
+            stderr=output or subprocess.PIPE,
             pass_fds=(*pass_fds, held),
             start_new_session=True,
             # A relative or unreadable working directory of ours must not matter to it.
@@ -137,6 +142,9 @@ def run(
 
 def _drain(process: subprocess.Popen[bytes], name: str, timeout: float, watch: Callable[[str], Optional[float]]) -> tuple[str, str]:
     """What the process prints until it ends: stdout and stderr."""
+    import selectors
+    import subprocess
+
     printed = {process.stdout: bytearray(), process.stderr: bytearray()}
     started = time.monotonic()
     deadline = started + timeout

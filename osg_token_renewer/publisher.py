@@ -48,8 +48,7 @@ def read(spec: TokenSpec) -> Published:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return _not_a_file(status)
-        with open(descriptor, "rb", closefd=False) as file:
-            text = file.read(jwt.MAX_LENGTH + 2).decode("ascii", "replace")
+        text = os.read(descriptor, jwt.MAX_LENGTH + 2).decode("ascii", "replace")
     except OSError as error:
         return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
     finally:
@@ -110,6 +109,8 @@ def _difference(spec: TokenSpec, status: os.stat_result) -> Optional[str]:
     mode = stat.S_IMODE(status.st_mode)
     if spec.mode not in (None, mode):
         return f"its mode is {mode:04o}, not the configured {spec.mode:04o}"
+    if spec.owner is None and spec.group is None:
+        return None
     try:
         uid, gid = _ids(spec)
     except Local:

@@ -10,7 +10,7 @@ import configparser
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, TextIO
+from typing import Any, NamedTuple, Optional, TextIO
 
 from osg_token_renewer.model import Place, Problem
 
@@ -21,8 +21,7 @@ _REFERENCE = re.compile(r"%(?:%|\(([^)]+)\)s)")
 _SHOWABLE = re.compile(r"[a-z][a-z_-]{0,39}")
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     text: str
     place: Place
 
@@ -105,53 +104,61 @@ class _Recorder:
         if found:
             name = found["header"]
             self._section = name
-            if name != DEFAULT:
-                # The standard parser minds a second [DEFAULT] only for an option that stands in both.
-                self._once(("section", " ".join(name.split())), f"[{name}] stands twice in this file")
+            # The standard parser minds a second [DEFAULT] only for an option that stands in both.
+            first = self._line if name == DEFAULT else self._seen.setdefault(" ".join(name.split()), self._line)
+            if first != self._line:
+                self._problem(self._line, f"[{name}] stands twice in this file, first in line {first}")
             self._places.setdefault((name, None), self._here())
         return found
 
     def _lines(self, stream: TextIO) -> Iterator[str]:
         for self._line, text in enumerate(stream, 1):
-            stripped = text.strip()
-            if self._section is None and stripped and stripped[0] not in "#;" and not _HEADER.match(stripped):
+            if self._section is None and not self._may_come_first(text.strip()):
                 # configparser would stop at this line.
                 self._problem(self._line, "stands before any section")
                 yield "\n"
             else:
                 yield text
 
+    @staticmethod
+    def _may_come_first(text: str) -> bool:
+        return not text or text[0] in "#;" or _HEADER.match(text) is not None
+
     def _option(self, name: str) -> str:
         """Stands in for optionxform, which configparser also calls at each look-up."""
         name = name.lower()
         if self._reading and self._section is not None:
-            shown = name if showable(name) else "an option"
-            self._once(("option", self._section, name), f"[{self._section}] {shown}: stands twice in this section")
-            self._places[self._section, name] = self._here()
+            key = self._section, name
+            first = self._seen.setdefault(key, self._line)
+            if first != self._line:
+                shown = name if showable(name) else "an option"
+                self._problem(self._line, f"[{self._section}] {shown}: stands twice in this section, first in line {first}")
+            self._places[key] = self._here()
         return name
-
-    def _once(self, what: object, message: str) -> None:
-        first = self._seen.setdefault(what, self._line)
-        if first != self._line:
-            self._problem(self._line, f"{message}, first in line {first}")
 
     def _resolved(self, name: str) -> Section:
         section = Section(name, self._places[name, None])
+        raw = dict(self._parser.items(name, raw=True))
         referenced: set[str] = set()
         for option in self._parser.options(name):
-            self._interpolation.referenced.clear()
+            text = raw[option]
             place = self._places.get((name, option)) or self._places[DEFAULT, option]
-            try:
-                section.options[option] = Value(self._parser.get(name, option) or "", place)
-            except configparser.InterpolationMissingOptionError:
-                what = "refers with %(…)s to an option that is not there; a percent sign before a parenthesis is written %%"
-                section.broken[option] = Problem(place, what, name, option)
-            except configparser.InterpolationError:
-                section.broken[option] = Problem(place, "refers to itself, through other options", name, option)
-            referenced |= self._interpolation.referenced
-        own = {option for option in self._parser.options(name) if (name, option) in self._places}
-        section.own = frozenset(own - referenced)
+            if text and "%" in text:
+                self._expand(section, option, place, referenced)
+            else:
+                section.options[option] = Value(text or "", place)
+        section.own = frozenset(option for option in raw if (name, option) in self._places and option not in referenced)
         return section
+
+    def _expand(self, section: Section, option: str, place: Place, referenced: set[str]) -> None:
+        self._interpolation.referenced = referenced
+        try:
+            section.options[option] = Value(self._parser.get(section.name, option), place)
+        except configparser.InterpolationMissingOptionError:
+            what = "refers with %(…)s to an option that is not there; a percent sign before a parenthesis is written %%"
+            section.broken[option] = Problem(place, what, section.name, option)
+        except configparser.InterpolationError:
+            section.broken[option] = Problem(place, "refers to itself, through other options", section.name, option)
 
     def _here(self) -> Place:
         return Place(self._file, self._line)

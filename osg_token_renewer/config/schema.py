@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -81,7 +80,7 @@ def _sort(section: Section, reading: _Reading) -> None:
         reading.renewer = section
         return
     if kind not in ("account", "token"):
-        close = difflib.get_close_matches(kind, _KINDS, 1)
+        close = _close(kind, _KINDS)
         hint = f"; did you mean {close[0]}?" if close else ""
         reading.problem(section.place, f"is not a section of this program{hint}", section.name)
         return
@@ -186,11 +185,18 @@ def _values(section: Section, wanted: Sequence[Option], known_besides: Iterable[
 
 
 def _unknown(section: Section, known: Sequence[str], reading: _Reading) -> None:
-    for name in sorted(section.own - set(known)):
-        close = difflib.get_close_matches(name, known, 1)
+    for name in sorted(section.own.difference(known)):
+        close = _close(name, known)
         hint = f"; did you mean {close[0]}?" if close else ""
         shown = name if close or showable(name) else None
         reading.problem(_place(section, name), f"is not an option here and is ignored{hint}", section.name, shown, warning=True)
+
+
+def _close(name: str, known: Sequence[str]) -> list[str]:
+    """The nearest known name, if one is near."""
+    import difflib
+
+    return difflib.get_close_matches(name, known, 1)
 
 
 def _paths_are_distinct(reading: _Reading) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, Union
-from urllib.parse import quote_plus
 
 from osg_token_renewer import options
 from osg_token_renewer.errors import Refused, Unavailable, Unsuitable
@@ -144,6 +143,8 @@ def _bytes(text: str) -> bytes:
 
 
 def _encoded(text: str) -> str:
+    from urllib.parse import quote_plus
+
     return quote_plus(_bytes(text))
 
 

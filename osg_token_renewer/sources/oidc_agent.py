@@ -10,15 +10,11 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from osg_token_renewer import options, process
 from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable
@@ -27,6 +23,9 @@ from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
 from osg_token_renewer.sources.base import Fetch, Fetched
 from osg_token_renewer.text import outside
+
+if TYPE_CHECKING:
+    import subprocess
 
 NAME = "oidc-agent"
 MARKER = "password_file"
@@ -69,6 +68,9 @@ def session(account: Account, directory: str) -> Iterator[Fetch]:
 @contextmanager
 def agent(directory: str, user: Optional[User] = None) -> Iterator[Agent]:
     """A private agent, ended on every way out, its directory removed."""
+    import shutil
+    import tempfile
+
     program = process.find("oidc-agent", PACKAGE)
     private = tempfile.mkdtemp(prefix="agent-", dir=directory)
     try:
@@ -103,6 +105,8 @@ def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
 
 def _answers(path: str, deadline: float) -> bool:
     """Whether the agent answers. It does so to an empty request as well; one that left without waiting for it would be logged."""
+    import socket
+
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
