@@ -16,14 +16,14 @@ def check(spec: TokenSpec, token: AccessToken, now: float) -> tuple[str, ...]:
     """What is to be said of a token that may be published; empty when it is what was asked for.
 
     Raises Unsuitable for a token that must not be published: expired, not valid yet, or, with `claims = enforce`, lacking an
-    audience or a scope that was asked for.
+    audience or a scope that was asked for. An opaque token cannot be checked for those.
     """
     if token.expires_at is not None and token.expires_at <= now:
         raise Unsuitable(
             f"the token that came expired {duration(now - token.expires_at)} ago", "compare this host's clock with the issuer's"
         )
     if token.claims is None:
-        return (*_lifetime(spec, token, now), *_not_checkable(spec))
+        return _lifetime(spec, token, now)
     not_before = numeric_date(token.claims, "nbf")
     if not_before is not None and not_before > now + NOT_BEFORE_LEEWAY:
         raise Unsuitable(
@@ -59,10 +59,6 @@ def _lifetime(spec: TokenSpec, token: AccessToken, now: float) -> tuple[str, ...
         lives, wanted = duration(token.expires_at - now), duration(spec.min_lifetime)
         return (f"lives only {lives}, less than the {wanted} of min_lifetime",)
     return ()
-
-
-def _not_checkable(spec: TokenSpec) -> tuple[str, ...]:
-    return ("is opaque: its audience and scope cannot be checked",) if spec.audience or spec.scope else ()
 
 
 def _listed(words: list[str]) -> str:

@@ -78,7 +78,7 @@ def _bounded(run: Callable[[], int]) -> int:
         sys.stdout.flush()
     except ConfigError as error:
         for problem in error.problems:
-            _logger.log(logging.WARNING if problem.warning else logging.ERROR, "%s", str(problem).replace(": warning:", ":", 1))
+            _logger.log(logging.WARNING if problem.warning else logging.ERROR, "%s", problem.text)
         _logger.error("the configuration is wrong: nothing was attempted; see: osg-token-renewer check")
         return error.exit_status
     except RenewerError as error:

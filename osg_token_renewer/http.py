@@ -6,6 +6,7 @@ Only what must talk to an issuer imports this module: requests costs a tenth of 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Optional, Union
+from typing import Any, Optional
 from urllib.parse import urlsplit
 
 import requests
@@ -63,14 +64,14 @@ class Client:
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self._session.close()
 
-    def post(self, url: str, form: Mapping[str, Union[str, bytes]], headers: Mapping[str, str]) -> Answer:
+    def post(self, url: str, form: Mapping[str, bytes], headers: Mapping[str, str]) -> Answer:
         """Posts a form. Raises Unavailable, TimedOut or Local; an HTTP error status is an answer like any other."""
         return self._request("POST", url, form, headers)
 
     def get(self, url: str) -> Answer:
         return self._request("GET", url, None, {})
 
-    def _request(self, method: str, url: str, form: Optional[Mapping[str, Union[str, bytes]]], headers: Mapping[str, str]) -> Answer:
+    def _request(self, method: str, url: str, form: Optional[Mapping[str, bytes]], headers: Mapping[str, str]) -> Answer:
         deadline = time.monotonic() + self._timeout
         with (
             _translated(url, self._timeout),
@@ -168,14 +169,23 @@ def trust(ca_file: Optional[str]) -> str:
     """The CA bundle (file or directory): `ca_file`, else the environment's, else the system's store, never a Python package's."""
     for candidate in (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("REQUESTS_CA_BUNDLE")):
         if candidate:
-            if not os.access(candidate, os.R_OK):
-                raise Local(f"the CA bundle {candidate} cannot be read")
-            return candidate
+            return _usable(candidate)
     paths = ssl.get_default_verify_paths()
     for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
         if candidate and os.path.exists(candidate):
             return candidate
     raise Local("no system CA bundle was found", "set ca_file in the account's section")
+
+
+def _usable(bundle: str) -> str:
+    if not os.access(bundle, os.R_OK):
+        raise Local(f"the CA bundle {bundle} cannot be read")
+    if os.path.isfile(bundle):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(bundle)
+        except ssl.SSLError as error:
+            raise Local(f"the CA bundle {bundle} holds no certificate that can be read") from error
+    return bundle
 
 
 def host(url: str) -> str:
@@ -191,8 +201,8 @@ def _translated(url: str, timeout: float) -> Iterator[None]:
         yield
     except requests.exceptions.SSLError as error:
         raise Unavailable(
-            f"the TLS certificate of {where} was not accepted: {outside(str(error))}",
-            "set ca_file in the account's section if the issuer has a CA of its own",
+            f"no TLS connection to {where}: {_tls_reason(error)}",
+            "if the issuer has a CA of its own, name its bundle: ca_file in the account's section, --ca-file for the setup program",
         ) from error
     except requests.exceptions.ProxyError as error:
         raise Unavailable(f"the proxy for {where} failed: {outside(str(error))}") from error
@@ -208,6 +218,12 @@ def _translated(url: str, timeout: float) -> Iterator[None]:
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         # requests lets some exceptions of urllib3 through: LocationParseError, for a host name with an empty label.
         raise Unavailable(f"the request to {where} failed: {outside(str(error))}") from error
+
+
+def _tls_reason(error: BaseException) -> str:
+    """'certificate verify failed: self-signed certificate' rather than the wrappers around it."""
+    found = re.search(r"\] ([a-z][^()\[\]]*)", str(error), re.IGNORECASE)
+    return outside(found[1] if found else str(error))
 
 
 def _innermost(error: BaseException) -> str:

@@ -13,28 +13,25 @@ from osg_token_renewer.errors import LockHeld
 
 
 @contextmanager
-def held(path: str, wait: float, stopped: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+def held(path: str, wait: float, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Holds the lock file at `path`; the kernel lets go of it when this process ends, however it ends.
 
-    Yields whether it had to wait for another process. Raises LockHeld when another process still has it after `wait` seconds,
-    and OSError when there can be no such file.
+    Raises LockHeld when another process still has it after `wait` seconds, and OSError when there can be no such file.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         directories.owned_as_directory(descriptor, os.path.dirname(path))
         deadline = time.monotonic() + wait
-        waited = False
         while not _taken(descriptor):
             if time.monotonic() > deadline or stopped():
                 raise LockHeld(
                     f"another run is at work ({_holder(descriptor)}): nothing was attempted",
                     "wait for it to end: its own time limits bound it",
                 )
-            waited = True
             time.sleep(0.1)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield waited
+        yield
     finally:
         os.close(descriptor)
 

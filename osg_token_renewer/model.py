@@ -56,10 +56,14 @@ class Problem:
     warning: bool = False
 
     def __str__(self) -> str:
+        return f"{self.text} (warning)" if self.warning else self.text
+
+    @property
+    def text(self) -> str:
+        """Without the word that tells a warning from an error."""
         where = f"[{self.section}] " if self.section else ""
         which = f"{self.option}: " if self.option else ""
-        kind = "warning: " if self.warning else ""
-        return f"{self.place}: {kind}{where}{which}{self.what}"
+        return f"{self.place}: {where}{which}{self.what}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,6 @@ class Account:
     name: str
     source: str
     settings: Any
-    ca_file: Optional[str] = None
     timeout: float = 60.0
 
 
@@ -211,6 +214,11 @@ class State(Enum):
     RENEWED = "renewed"
     FRESH = "fresh"
     FAILED = "failed"
+
+
+# Reasons of failed outcomes besides those of errors.Failure: the program itself is at fault, or it was asked to stop.
+BUG = "bug"
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,22 @@ class SecretFile:
             with open(self.path, encoding="utf-8", errors="surrogateescape") as file:
                 line = file.readline(64 * 1024).rstrip("\r\n")
         except OSError as error:
-            raise Local(f"the {what} file {self.path} cannot be read: {error.strerror}") from error
+            raise Local(f"the {what} file {self.path} cannot be read: {error.strerror}", self._remedy(error)) from error
         if not line:
             raise Local(f"the {what} file {self.path} is empty")
         return line
 
+    def _remedy(self, error: OSError) -> Optional[str]:
+        if isinstance(error, PermissionError):
+            return f"let the user of the service read it: chown osg-token-svc {self.path}"
+        if isinstance(error, FileNotFoundError):
+            return "create it, readable by the user of the service alone"
+        return None
+
 
 def text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not contain a NUL character")
     return value
 
 
@@ -68,7 +77,10 @@ def secret(value: str) -> Secret:
 
 
 def words(value: str) -> tuple[str, ...]:
-    return tuple(value.split())
+    found = tuple(value.split())
+    if any(ord(c) < 32 or ord(c) == 127 for word in found for c in word):
+        raise ValueError("must not contain control characters")
+    return found
 
 
 def name(value: str) -> str:
@@ -91,6 +103,20 @@ def bad_name(value: str) -> Optional[str]:
 
 def seconds(value: str) -> int:
     return _integer(value, "a number of seconds", 0, 10 * 365 * 86400)
+
+
+def time_limit(value: str) -> int:
+    """Seconds that somebody or something waits at the most."""
+    return _integer(value, "a number of seconds", 1, 3600)
+
+
+def owner(value: str) -> str:
+    """A user or group, by name or number; the largest numbers mean nobody, or leave things as they are (chown(2))."""
+    if not value.isprintable():
+        raise ValueError("must not contain control characters")
+    if value.isdecimal() and not (value.isascii() and int(value) < 2**32 - 2):
+        raise ValueError("must be a name, or a number that a user or group can have")
+    return value
 
 
 def count(value: str) -> int:

@@ -11,9 +11,9 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local, ProgramMissing, TimedOut
 
@@ -77,35 +77,39 @@ def start(
     argv: Sequence[str],
     env: Mapping[str, str],
     *,
-    output: Optional[IO[bytes]] = None,
+    output: Optional[str] = None,
     pass_fds: Sequence[int] = (),
     user: Optional[User] = None,
 ) -> Running:
     """A running subprocess, leader of its own session; the caller must `end` it. Raises ProgramMissing or Local.
 
-    `output` is where both its outputs go; by default each has a pipe of its own.
+    `output` is a file that both its outputs are written to; by default each has a pipe of its own.
     """
     # Imported where it is used: a run with nothing due starts no process, and must not pay for being able to.
     import subprocess
 
-    alive, held = os.pipe()
     try:
-        process = subprocess.Popen(
-            list(argv),
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=output or subprocess.PIPE,
-            stderr=output or subprocess.PIPE,
-            pass_fds=(*pass_fds, held),
-            start_new_session=True,
-            # A relative or unreadable working directory of ours must not matter to it.
-            cwd="/",
-            # oidc-agent creates its account files with what the umask leaves.
-            umask=0o077,
-            user=None if user is None else user.uid,
-            group=None if user is None else user.gid,
-            extra_groups=None if user is None else user.groups,
-        )
+        alive, held = os.pipe()
+    except OSError as error:
+        raise Local(f"{argv[0]} could not be started: {error.strerror}") from error
+    try:
+        with open(output, "wb") if output else nullcontext(subprocess.PIPE) as target:
+            process = subprocess.Popen(
+                list(argv),
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=target,
+                stderr=target,
+                pass_fds=(*pass_fds, held),
+                start_new_session=True,
+                # A relative or unreadable working directory of ours must not matter to it.
+                cwd="/",
+                # oidc-agent creates its account files with what the umask leaves.
+                umask=0o077,
+                user=None if user is None else user.uid,
+                group=None if user is None else user.gid,
+                extra_groups=None if user is None else user.groups,
+            )
     except OSError as error:
         os.close(alive)
         if isinstance(error, FileNotFoundError):

@@ -172,7 +172,8 @@ def _opened(directory: str) -> Iterator[int]:
     except FileNotFoundError as error:
         raise Local(f"there is no directory {directory}", f"create it: install -d -m 0770 {directory}") from error
     except OSError as error:
-        raise Local(f"the directory {directory} cannot be used: {error.strerror}") from error
+        hint = f"let the user of the service enter and write it: chgrp osg-token-svc {directory}; chmod 0770 {directory}"
+        raise Local(f"the directory {directory} cannot be used: {error.strerror}", hint) from error
     try:
         yield descriptor
     finally:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -29,6 +29,12 @@ _REQUESTS_BEFORE_CODE = 3
 REDIRECT_URI = "http://localhost:4242"
 
 _CODE = re.compile(r"visit:\s*\n\s*(\S+)(?:.*?enter the code:\s*(\S+))?", re.DOTALL)
+# What oidc-gen says around the issuer's own words when it could not register a client.
+_REGISTRATION_NOISE = re.compile(
+    r"The following error occurred during dynamic client registration:\s*|"
+    r"Dynamic client registration not successful for this issuer and could not find a public client for this issuer\.?"
+)
+_BY_HAND = f"have a client registered at the issuer (redirect URI {REDIRECT_URI}, device flow), then use --manual"
 _AFTER_CODE = re.compile(r"enter the code:\s*\S+\s|QR code")
 
 
@@ -63,12 +69,8 @@ def register(request: Request, directory: str, user: Optional[User], timeout: fl
 
     `timeout` bounds each request, the person has as long as the issuer's code lives. `user`, if given, is whom oidc-agent runs as.
     """
+    refuse_existing(request.account, user)
     where = account_file(request.account, user)
-    if os.path.exists(where):
-        raise Local(
-            f"there is an account {request.account} already ({where})",
-            f"for a new login: osg-token-renewer-setup --reauthenticate {request.account}; to start over: remove that file",
-        )
     argv = [f"--iss={request.issuer}", f"--scope={request.scope}"]
     if request.audience:
         argv.append(f"--aud={request.audience}")
@@ -78,9 +80,23 @@ def register(request: Request, directory: str, user: Optional[User], timeout: fl
         if client_file is not None:
             argv.append(f"--file=/dev/fd/{client_file}")
         descriptors = [] if client_file is None else [client_file]
-        _generate(request, argv, descriptors, directory, user, timeout, show)
+        try:
+            _generate(request, argv, descriptors, directory, user, timeout, show)
+        except BaseException:
+            # oidc-gen may have written it already when the end came.
+            with suppress(FileNotFoundError):
+                os.unlink(where)
+            raise
     if not os.path.exists(where):
         raise Local(f"oidc-gen said that all is well, but there is no account file {where}")
+
+
+def refuse_existing(account: str, user: Optional[User]) -> None:
+    """Raises Local when there is such an account: its refresh token must not be lost by accident."""
+    where = account_file(account, user)
+    if os.path.exists(where):
+        again = f"osg-token-renewer-setup --reauthenticate {account}"
+        raise Local(f"there is an account {account} already ({where})", f"for a new login: {again}; to start over: remove that file")
 
 
 def reauthenticate(request: Request, directory: str, user: Optional[User], timeout: float, show: Show) -> None:
@@ -155,21 +171,27 @@ def _generate(
             raise TimedOut("the issuer did not answer in time" if not shown else "the authorization did not end", None) from error
     # What it prints is not always what happened (it says "accepted" when the user denied): its exit status is.
     if done.status != 0:
-        raise _failure(done, request.account, bool(shown))
+        raise _failure(done, request, bool(shown))
 
 
-def _failure(done: Completed, account: str, shown: bool) -> Failure:
+def _failure(done: Completed, request: Request, shown: bool) -> Failure:
     """What oidc-gen says after the QR code that it may have shown, but for the client configuration that it may print: a secret."""
     lines = done.stderr.splitlines()
     since = max((number + 1 for number, line in enumerate(lines) if "\x1b[" in line), default=0)
     words = [re.sub(r"^Error:\s*", "", line) for line in lines[since:] if line.strip() and line[0] not in '{}"\t ']
-    said = Completed(done.status, "", " ".join(words))
-    again = f"run it again: osg-token-renewer-setup {account}"
-    if "access_denied" in said.stderr:
+    said = " ".join(words)
+    again = f"run it again: osg-token-renewer-setup {request.account}"
+    if shown and "access_denied" in said:
         return Refused("the authorization was denied", again)
-    if shown and re.search(r"expired_token|invalid_grant|not valid any ?more|expired", said.stderr):
+    if shown and re.search(r"expired_token|invalid_grant|not valid any ?more|expired", said):
         return Refused("the code expired before the authorization was given", again)
-    return oidc_agent.failure(said, account, "registration failed")
+    if re.search(r"dynamic client registration", said, re.IGNORECASE):
+        return Refused(
+            f"the issuer registered no client ({outside(_REGISTRATION_NOISE.sub('', said)) or 'it does not offer that'})", _BY_HAND
+        )
+    if request.client is not None and re.search(r"invalid_client|unauthorized_client", said):
+        return Refused(f"the issuer refused the client ({outside(said)})", "check its id and secret, and that it may use the device flow")
+    return oidc_agent.failure(Completed(done.status, "", said), request.account, "registration failed")
 
 
 def _client_file(request: Request) -> Optional[str]:

@@ -13,7 +13,7 @@ from osg_token_renewer import directories, lock, planner, publisher
 from osg_token_renewer.errors import HistoryError, UsageError
 from osg_token_renewer.history import History
 from osg_token_renewer.history.store import DamagedError
-from osg_token_renewer.model import Config, Outcome, State, TokenRecord, TokenSpec
+from osg_token_renewer.model import Config, Found, Outcome, State, TokenRecord, TokenSpec
 from osg_token_renewer.planner import Planned
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration
@@ -42,14 +42,14 @@ def history(config: Config) -> History:
     return History(directories.state(config.options.state_dir))
 
 
-def remembered(history: History) -> dict[str, TokenRecord]:
-    """The history's records; a history that cannot be read is a warning and nothing more."""
+def remembered(history: History, level: int = logging.WARNING) -> dict[str, TokenRecord]:
+    """The history's records; a history that cannot be read is a message of that level and nothing more."""
     try:
         return history.records()
     except DamagedError as error:
-        log.warning("the history is damaged (%s): it starts anew with the next renewal", error)
+        log.log(level, "the history is damaged (%s): it starts anew with the next renewal", error)
     except HistoryError as error:
-        log.warning("the history cannot be read (%s): going on without it", error)
+        log.log(level, "the history cannot be read (%s): going on without it", error)
     return {}
 
 
@@ -63,7 +63,7 @@ class Run:
         self._history = history(config)
 
     def plan(self) -> list[Planned]:
-        return self._plan(self._config.tokens)
+        return self._plan(self._config.tokens, logging.WARNING)
 
     def outcomes(self, planned: Sequence[Planned]) -> Iterator[Outcome]:
         """One outcome for each planned token: the fresh ones first, the others as they come.
@@ -76,12 +76,11 @@ class Run:
             return
         done: list[Outcome] = []
         with ExitStack() as stack:
-            directory, waited = self._enter(stack)
-            if waited:
-                # The other run may have done what this one wanted to do.
-                due = self._plan([each.spec for each in due])
-                yield from (_fresh(each) for each in due if not each.decision.due)
-                due = [each for each in due if each.decision.due]
+            directory = self._enter(stack)
+            # Another run may have done meanwhile what this one wants to do.
+            due = self._plan([each.spec for each in due], logging.DEBUG)
+            yield from (_fresh(each) for each in due if not each.decision.due)
+            due = [each for each in due if each.decision.due]
             try:
                 for outcome in self._run(due, directory):
                     done.append(outcome)
@@ -89,26 +88,30 @@ class Run:
             finally:
                 self._record(done)
 
-    def _plan(self, specs: Sequence[TokenSpec]) -> list[Planned]:
-        return plan(specs, remembered(self._history), time.time(), self._force)
+    def _plan(self, specs: Sequence[TokenSpec], level: int) -> list[Planned]:
+        return plan(specs, remembered(self._history, level), time.time(), self._force)
 
-    def _enter(self, stack: ExitStack) -> tuple[str, bool]:
-        """The directory for sockets, and whether another run had to be waited for.
+    def _enter(self, stack: ExitStack) -> str:
+        """Takes the lock; returns the directory for sockets.
 
         The lock is in the state directory, which the timer's runs and a person's have in common; the runtime directory comes and
-        goes with the service.
+        goes with the service, so it is looked for once the lock is held.
         """
+        state = directories.state(self._config.options.state_dir)
+        locked = self._lock(stack, state)
         directory, shared = stack.enter_context(directories.runtime(self._config.options.runtime_dir))
-        for place in (directories.state(self._config.options.state_dir), directory if shared else None):
-            if place is None:
-                continue
-            try:
-                path = os.path.join(directories.made(place), "lock")
-                return directory, stack.enter_context(lock.held(path, LOCK_WAIT, self._stop.requested))
-            except OSError as error:
-                log.warning("there can be no lock in %s: %s", place, error.strerror)
-        log.warning("going on without a lock: another run at the same time would not be noticed")
-        return directory, False
+        if not locked and not (shared and self._lock(stack, directory)):
+            log.warning("going on without a lock: another run at the same time would not be noticed")
+        return directory
+
+    def _lock(self, stack: ExitStack, directory: str) -> bool:
+        try:
+            path = os.path.join(directories.made(directory), "lock")
+            stack.enter_context(lock.held(path, LOCK_WAIT, self._stop.requested))
+        except OSError as error:
+            log.warning("there can be no lock in %s: %s", directory, error.strerror)
+            return False
+        return True
 
     def _run(self, due: Sequence[Planned], directory: str) -> Iterator[Outcome]:
         from osg_token_renewer import runner
@@ -136,7 +139,9 @@ class Run:
                 log.warning("the history is damaged (%s): it was put aside as %s and starts anew", error, aside)
                 self._history.record(outcomes, time.time())
         except (HistoryError, OSError) as error:
-            log.warning("the history cannot be written (%s): what this run did is not remembered", error)
+            log.warning(
+                "the history cannot be written (%s): what this run did is not remembered", getattr(error, "strerror", None) or error
+            )
 
 
 def _fresh(each: Planned) -> Outcome:
@@ -148,7 +153,9 @@ def _with_consequence(outcome: Outcome, planned: Planned, now: float) -> Outcome
     if outcome.state is not State.FAILED:
         return outcome
     expires_at = planned.expires_at
-    if planned.published.token is None:
+    if planned.published.found is Found.UNREADABLE:
+        meaning = "the published token cannot be read"
+    elif planned.published.token is None:
         meaning = "no token is published"
     elif expires_at is None:
         meaning = "the published token stays"

@@ -18,8 +18,8 @@ from typing import Optional
 
 from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.errors import REPORT, Failure, Unavailable, Unsuitable
-from osg_token_renewer.model import Account, Outcome, State, TokenSpec
+from osg_token_renewer.errors import REPORT, Failure, TimedOut, Unavailable, Unsuitable
+from osg_token_renewer.model import BUG, STOPPED, Account, Outcome, State, TokenSpec
 from osg_token_renewer.sources.base import Fetch
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration, plural
@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 _LANES_PER_CORE = 4
 _MOST_LANES = 16
 
-# What a failed outcome carries when the program itself is at fault.
-BUG = "bug"
-STOPPED = "stopped"
 # The next step where nobody knows a better one.
 _LATER = "the next run tries again; if this lasts, check the network and ask the issuer's operators"
 
@@ -117,7 +114,7 @@ def _no_place(spec: TokenSpec) -> Optional[Failure]:
 
 
 def _renew(spec: TokenSpec, fetch: Fetch) -> Outcome:
-    """Obtains, checks and publishes one token."""
+    """Obtains, checks and publishes one token. Raises TimedOut, for the lane: who did not answer will not answer the next either."""
     try:
         fetched = fetch(spec)
         try:
@@ -127,14 +124,18 @@ def _renew(spec: TokenSpec, fetch: Fetch) -> Outcome:
         now = time.time()
         notes = claims.check(spec, token, now)
         notes += publisher.publish(spec, token)
+    except TimedOut:
+        raise
     except Failure as failure:
         return _failed(spec, failure)
-    lives = "" if token.expires_at is None else f", valid for {duration(token.expires_at - now)}"
+    message = "renewed" if token.expires_at is None else f"renewed, valid for {duration(token.expires_at - now)}"
+    if token.opaque and (spec.audience or spec.scope):
+        message += ", not checkable because it is opaque"
     return Outcome(
         spec,
         State.RENEWED,
         "renewed",
-        f"renewed{lives}",
+        message,
         expires_at=token.expires_at,
         notes=notes,
         token=token,

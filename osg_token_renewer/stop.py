@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Optional
+
+# What a terminal, a service manager or a person sends; a terminal that is closed or an ssh that breaks sends SIGHUP.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Stop:
@@ -20,12 +24,16 @@ class Stop:
 
 @contextmanager
 def on_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM ask to stop instead of ending the process where it stands."""
+    """The signals that end a program ask to stop instead of ending the process where it stands."""
 
     def handle(number: int, _frame: object) -> None:
+        if not stop.requested():
+            # Not by way of logging: the signal may have come in the middle of it.
+            with suppress(OSError):
+                os.write(2, b"stopping: requests under way are let finish first\n")
         stop.signal = number
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in ENDING}
     try:
         yield
     finally:

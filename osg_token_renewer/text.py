@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
 OUTSIDE_LIMIT = 300
 
 
+# A JWT, and what is as long and as dense as a token: an issuer may quote in its error what it was sent.
+_TOKEN_LIKE = re.compile(r"\bey[\w-]{8,}(?:\.[\w-]*){1,4}|[\w~+-]{40,}=*", re.ASCII)
+
+
 def outside(text: str, hide: Iterable[str] = (), limit: int = OUTSIDE_LIMIT) -> str:
     """Foreign text (an issuer's error, a subprocess's stderr) as one bounded line of printable characters.
 
     Control and format characters, bidirectional marks and line breaks become blanks; each string in `hide`
-    (secrets that the other side may echo) is masked before anything is cut off.
+    (secrets that the other side may echo) and whatever looks like a token is masked before anything is cut off.
     """
     text = text[: limit * 50]
     for secret in hide:
         if secret:
             text = text.replace(secret, "***")
+    text = _TOKEN_LIKE.sub("***", text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 

@@ -11,6 +11,11 @@ from testbed import Issuer
 from tests.host import Host
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: with several workers, the others do the rest meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_rotation.py")
+
+
 @pytest.fixture(scope="session")
 def running_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
     # oidc-gen would sleep for a second before it asks whether the user has approved.

@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Optional
@@ -15,16 +16,24 @@ NOBODY = 65534
 LONGEST = 60.0
 
 
-def apart(body: Callable[[], None], *, tmpfs: Optional[Mapping[Path, str]] = None, unprivileged: bool = False) -> None:
+def apart(
+    body: Callable[[], None],
+    *,
+    tmpfs: Optional[Mapping[Path, str]] = None,
+    users: Optional[Mapping[str, int]] = None,
+    unprivileged: bool = False,
+) -> None:
     """Runs a part of a test in a child process: what fails in it is printed there, and fails the test.
 
     `tmpfs` are directories on which file systems of the child's own are mounted, with the mount's options: nothing of them is left
-    when it has ended. `unprivileged`: as a user who is not root, if this one is.
+    when it has ended. `users`: all that there are, besides root, with their ids. `unprivileged`: as a user who is not root, if this one is.
     """
 
     def child() -> None:
-        if tmpfs:
-            _mount(tmpfs)
+        if tmpfs or users is not None:
+            _mount(tmpfs or {})
+        if users is not None:
+            _only_users({"root": 0, **users})
         if unprivileged and os.geteuid() == 0:
             os.setgroups([])
             os.setgid(NOBODY)
@@ -53,6 +62,14 @@ def _mount(tmpfs: Mapping[Path, str]) -> None:
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     for path, options in tmpfs.items():
         mount(path, options)
+
+
+def _only_users(users: Mapping[str, int]) -> None:
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.writelines(f"{name}:x:{uid}:{uid}::/:/bin/sh\n" for name, uid in users.items())
+        file.flush()
+        os.chmod(file.name, 0o644)
+        subprocess.run(["mount", "--bind", file.name, "/etc/passwd"], check=True)
 
 
 def mount(path: Path, options: str) -> None:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,14 @@ class Host:
 def without_roots_privileges() -> list[str]:
     """A command before another: permissions hold for it even if it is root's. The service does not run as root."""
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what must come to be."""
+    deadline = time.monotonic() + LONGEST
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def section(title: str, options: Mapping[str, object]) -> str:

@@ -95,6 +95,11 @@ def screen(shown: str) -> list[str]:
     return cursor.lines()
 
 
+def unwrapped(lines: Sequence[str]) -> str:
+    """The one line that was too long for the screen."""
+    return "".join(line.ljust(COLUMNS) for line in lines).rstrip()
+
+
 class _Cursor:
     def __init__(self) -> None:
         self._cells: dict[tuple[int, int], str] = {}

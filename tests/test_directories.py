@@ -91,6 +91,28 @@ def test_a_directory_that_cannot_be_written_or_made_is_an_error(short: Path) -> 
     apart(body, unprivileged=True)
 
 
+# Who it is
+
+
+@pytest.mark.parametrize(
+    ("users", "unprivileged", "beside"),
+    [
+        ({"osg-token-svc": 990}, False, True),
+        ({"osg-token-svc": 990}, True, False),
+        ({"another": 990}, False, False),
+        # A service that is root's own.
+        ({"osg-token-svc": 0}, False, False),
+    ],
+)
+def test_root_is_beside_the_service_where_that_has_a_user_of_its_own(users: dict[str, int], unprivileged: bool, beside: bool) -> None:
+    def body() -> None:
+        assert directories.running_as_root_beside_the_service() is beside
+
+    # Who is not root is so in a user namespace of its own, and cannot be anybody else there.
+    if ROOT or not unprivileged:
+        apart(body, users=users, unprivileged=unprivileged)
+
+
 # Runtime
 
 

@@ -24,7 +24,7 @@ account = probe
 token_path = {host.root}/missing/x
 """
 WARNING = "[account probe] colour: is not an option here"
-ERROR = "token x: there is no directory "
+ERROR = "token x: failed (local): there is no directory "
 SUMMARY = "1 token: 0 renewed, 0 fresh, 1 failed (x)"
 
 

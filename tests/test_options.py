@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from osg_token_renewer import options
 from osg_token_renewer.errors import Local
 from osg_token_renewer.options import Option, SecretFile
+from tests.faults import apart
 
 
 def refused(parse: Callable[[str], Any], value: str) -> str:
@@ -60,6 +63,23 @@ def test_seconds_are_a_whole_number(value: str, seconds: int) -> None:
 )
 def test_other_spellings_are_no_seconds(value: str) -> None:
     assert "must be a number of seconds" in refused(options.seconds, value)
+
+
+@pytest.mark.parametrize("value", ["0", "3601", "-1", "0.5", "soon"])
+def test_a_time_limit_is_from_a_second_to_an_hour(value: str) -> None:
+    assert "must be a number of seconds" in refused(options.time_limit, value)
+    assert [options.time_limit(good) for good in ("1", "60", "3600")] == [1, 60, 3600]
+
+
+@pytest.mark.parametrize("value", ["condor", "0", "4294967293", "host$", "EXAMPLE\\domain users", "größe", "²"])
+def test_an_owner_may_be(value: str) -> None:
+    assert options.owner(value) == value
+
+
+@pytest.mark.parametrize("value", ["4294967294", "4294967295", "9" * 4000, "٣", "con\ndor", "con\0dor", "con\x1bdor", "con\udce9dor"])
+def test_an_owner_must_not_be(value: str) -> None:
+    # chown(2) takes 4294967295 for "leave it as it is".
+    assert "must " in refused(options.owner, value)
 
 
 @pytest.mark.parametrize("value", ["0", "10001", "many"])
@@ -144,6 +164,16 @@ def test_words_are_separated_by_any_white_space() -> None:
     assert options.words("one  two\n\tthree") == ("one", "two", "three")
 
 
+@pytest.mark.parametrize("value", ["one t\0wo", "\x1b[31mred", "back\bspace", "delete\x7f"])
+def test_words_have_no_control_characters(value: str) -> None:
+    assert "must not contain control characters" in refused(options.words, value)
+
+
+def test_a_text_has_no_nul() -> None:
+    assert options.text("a b") == "a b"
+    assert "must not contain a NUL character" in refused(options.text, "a\0b")
+
+
 def test_a_secret_is_masked_wherever_it_is_shown() -> None:
     secret = options.secret("hunter2")
     assert secret.reveal() == "hunter2"
@@ -157,13 +187,31 @@ def test_a_secret_file_gives_its_first_line(tmp_path: Path) -> None:
         assert options.secret_file(str(file)).first_line("password") == line
 
 
-@pytest.mark.parametrize("content", [None, "", "\n", "\nsecond"])
-def test_a_secret_file_without_a_first_line_says_what_it_was_to_be(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("content", ["", "\n", "\nsecond"])
+def test_a_secret_file_without_a_first_line_says_what_it_was_to_be(tmp_path: Path, content: str) -> None:
     file = tmp_path / "secret"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(Local, match=f"^the password file {file} (is empty|cannot be read: No such file or directory)$"):
+    file.write_text(content)
+    with pytest.raises(Local, match=f"^the password file {file} is empty$"):
         SecretFile(str(file)).first_line("password")
+
+
+def test_a_secret_file_that_is_not_there_or_may_not_be_read_comes_with_a_hint() -> None:
+    # Not tmp_path, which another user cannot reach.
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        (Path(name) / "secret").touch(0o600)
+        (Path(name) / "secret").chmod(0)
+
+        def body() -> None:
+            for file, why, hint in (
+                (f"{name}/none", "No such file or directory", "create it, readable by the user of the service alone"),
+                (f"{name}/secret", "Permission denied", f"let the user of the service read it: chown osg-token-svc {name}/secret"),
+            ):
+                with pytest.raises(Local, match=f"^the password file {file} cannot be read: {why}$") as caught:
+                    SecretFile(file).first_line("password")
+                assert caught.value.hint == hint
+
+        apart(body, unprivileged=True)
 
 
 def test_a_credential_is_a_file_that_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,8 +417,10 @@ def test_a_directory_that_cannot_be_entered_is_named_and_the_token_unreadable(op
     def body() -> None:
         published = publisher.read(spec(directory / "x"))
         assert (published.found, published.problem) == (Found.UNREADABLE, "cannot be read: Permission denied")
-        with pytest.raises(Local, match=f"^the directory {directory} cannot be used: Permission denied$"):
+        with pytest.raises(Local, match=f"^the directory {directory} cannot be used: Permission denied$") as failure:
             publisher.publish(spec(directory / "x"), token())
+        command = f"chgrp osg-token-svc {directory}; chmod 0770 {directory}"
+        assert failure.value.hint == f"let the user of the service enter and write it: {command}"
 
     apart(body, unprivileged=True)
     directory.chmod(0o700)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 
 from osg_token_renewer import jwt, runner
-from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
+from osg_token_renewer.model import STOPPED, Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials, oidc_agent
 from osg_token_renewer.stop import Stop
@@ -31,8 +32,10 @@ class Lanes:
     def account(self, name: str, secret: Optional[str] = None) -> None:
         client = self.issuer.add_client()
         assert client.client_secret is not None
-        settings = client_credentials.Settings(f"{self.issuer.url}/token", client.client_id, Secret(secret or client.client_secret))
-        self.accounts[name] = Account(name, client_credentials.NAME, settings, str(self.issuer.ca_file), 10.0)
+        settings = client_credentials.Settings(
+            f"{self.issuer.url}/token", client.client_id, Secret(secret or client.client_secret), ca_file=str(self.issuer.ca_file)
+        )
+        self.accounts[name] = Account(name, client_credentials.NAME, settings, 10.0)
         self.clients[name] = client.client_id
 
     def token(self, account: str, number: int = 1, **settings: Any) -> TokenSpec:
@@ -94,6 +97,18 @@ def test_a_failed_token_does_not_stop_the_next_one_of_its_account(lanes: Lanes) 
     assert lanes.run([lanes.token("a", 1), lanes.token("a", 2)]) == {"a1": "unavailable", "a2": "renewed"}
 
 
+def test_an_account_whose_issuer_does_not_answer_is_asked_once_and_no_more(lanes: Lanes) -> None:
+    lanes.accounts["a"] = replace(lanes.accounts["a"], timeout=0.4)
+    lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], hang=True)
+    outcomes = {one.spec.name: one for one in lanes.start([*(lanes.token("a", number) for number in (1, 2, 3)), lanes.token("b")])}
+    assert outcomes.pop("b1").state is State.RENEWED
+    assert list(outcomes) == ["a1", "a2", "a3"]
+    assert {(one.reason, one.message) for one in outcomes.values()} == {
+        ("unavailable", f"{lanes.issuer.url[8:]} had not answered after 0.4 s")
+    }
+    assert lanes.issuer.counts().token == 2
+
+
 def test_a_failure_that_may_pass_says_that_it_is_tried_again(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", status=500)
     (outcome,) = lanes.start([lanes.token("a")])
@@ -143,12 +158,22 @@ def test_what_is_under_way_when_the_run_is_stopped_is_published_and_the_rest_is_
     seen += outcomes
     asked = lanes.issuer.counts().token
     renewed = {outcome.spec.name for outcome in seen if outcome.state is State.RENEWED}
-    stopped = {outcome.spec.name: outcome.message for outcome in seen if outcome.reason == runner.STOPPED}
+    stopped = {outcome.spec.name: outcome.message for outcome in seen if outcome.reason == STOPPED}
     assert len(renewed) == asked < 6
     assert {"a1", "b1"} <= renewed
     assert set(stopped.values()) == {"the run was stopped before its turn came"}
     assert renewed | set(stopped) == {spec.name for spec in specs}
     assert {path.name for path in lanes.tokens.iterdir()} == renewed
+
+
+def test_an_opaque_token_is_said_to_be_one_where_there_was_something_to_check(lanes: Lanes) -> None:
+    lanes.issuer.settings(opaque_audiences=["*"], access_token_ttl=3630)
+    outcomes = [*lanes.start([lanes.token("a", audience=("x",)), lanes.token("b", scope=("compute.read",)), lanes.token("c")])]
+    assert {one.spec.name: (one.message, one.notes) for one in outcomes} == {
+        "a1": ("renewed, valid for 1 h, not checkable because it is opaque", ()),
+        "b1": ("renewed, valid for 1 h, not checkable because it is opaque", ()),
+        "c1": ("renewed, valid for 1 h", ()),
+    }
 
 
 def test_a_run_that_is_stopped_before_it_begins_asks_for_nothing(lanes: Lanes) -> None:

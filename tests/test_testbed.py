@@ -124,13 +124,14 @@ def test_a_denied_device_gets_nothing(issuer: Issuer) -> None:
 
 
 def test_a_device_code_that_nobody_approves_expires(issuer: Issuer) -> None:
-    issuer.settings(device_code_ttl=1)
+    # Two, because the issuer counts in whole seconds.
+    issuer.settings(device_code_ttl=2)
     client = issuer.add_client()
     device = post(issuer, "/device/auth", client, scope="openid").json()
     assert issuer.pending_user_codes() == [device["user_code"].replace("-", "")]
     form = {"grant_type": DEVICE_CODE_GRANT, "device_code": device["device_code"]}
     assert post(issuer, "/token", client, **form).json()["error"] == "authorization_pending"
-    time.sleep(2)
+    time.sleep(3)
     assert issuer.pending_user_codes() == []
     assert post(issuer, "/token", client, **form).json()["error"] == "expired_token"
 

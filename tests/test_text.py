@@ -27,16 +27,38 @@ def test_foreign_text_becomes_one_line_of_printable_characters(text: str, shown:
 
 
 def test_foreign_text_is_cut_and_says_so() -> None:
-    assert outside("x" * OUTSIDE_LIMIT) == "x" * OUTSIDE_LIMIT
-    cut = outside("x" * (OUTSIDE_LIMIT + 1))
-    assert (len(cut), cut[-2:]) == (OUTSIDE_LIMIT, "x…")
+    just_enough = ("word " * OUTSIDE_LIMIT)[: OUTSIDE_LIMIT - 1] + "x"
+    assert outside(just_enough) == just_enough
+    assert outside(just_enough + "y") == just_enough[:-1] + "…"
     assert outside("abcdef", limit=4) == "abc…"
 
 
 def test_a_secret_in_foreign_text_is_masked_also_where_it_would_be_cut() -> None:
     secret = "correct-horse"
     assert outside(f"you sent {secret}, {secret}", hide=(secret,)) == "you sent ***, ***"
-    assert "correct" not in outside("x" * (OUTSIDE_LIMIT - 8) + secret, hide=(secret,))
+    assert "correct" not in outside(("word " * OUTSIDE_LIMIT)[: OUTSIDE_LIMIT - 8] + secret, hide=(secret,))
+
+
+TOKEN = "0123456789-abcdefghij_ABCDEFGHIJ~klmnopq"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"sent: {TOKEN}.", "sent: ***."),
+        (f"Bearer {TOKEN * 10}==, again {TOKEN}", "Bearer ***, again ***"),
+        # Also one of which the greater part is cut off.
+        (f"token {TOKEN * 1000}", "token ***"),
+        # A JWT may be short, and have no signature.
+        ('{"token": "eyJhbGciOiJub25lIn0.e30."}', '{"token": "***"}'),
+        ("eyJhbGciOiJub25lIn0.e30.c2ln, and no more", "***, and no more"),
+        (f"{TOKEN[:-1]} is too short for one", f"{TOKEN[:-1]} is too short for one"),
+        ("see https://issuer.example.org/a/b/c?d=e of eyes.example.org", "see https://issuer.example.org/a/b/c?d=e of eyes.example.org"),
+    ],
+)
+def test_what_looks_like_a_token_is_masked_in_foreign_text(text: str, shown: str) -> None:
+    assert len(TOKEN) == 40
+    assert outside(text) == shown
 
 
 def test_an_empty_secret_hides_nothing() -> None:

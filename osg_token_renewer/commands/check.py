@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     for warning in found.warnings:
         print(warning)
     if found.warnings and args.strict:
+        print(f"{plural(len(found.warnings), 'warning')}, which --strict takes as {'an error' if len(found.warnings) == 1 else 'errors'}")
         return Exit.CONFIG
     accounts, tokens = plural(len(found.accounts), "account"), plural(len(found.tokens), "token")
     print(f"{found.files[0]}: {accounts}, {tokens}" + (f", {plural(len(found.warnings), 'warning')}" if found.warnings else ""))

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Callable
 
 from osg_token_renewer import config, directories, renew
-from osg_token_renewer.errors import Exit, LockHeld
-from osg_token_renewer.model import Outcome, State
+from osg_token_renewer.errors import Exit, LockHeld, RenewerError
+from osg_token_renewer.model import BUG, Outcome, State
 from osg_token_renewer.planner import Planned
 from osg_token_renewer.report import journal
 from osg_token_renewer.stop import Stop, on_signals
@@ -20,10 +20,7 @@ from osg_token_renewer.text import plural
 
 log = logging.getLogger(__name__)
 
-_AS_ROOT = (
-    "this is root, not the service user %s: new files will be root's, and oidc-agent accounts are looked for in root's home; "
-    "instead: systemctl start osg-token-renewer.service, or: runuser -u %s -- osg-token-renewer renew"
-)
+_INSTEAD = "systemctl start osg-token-renewer.service, or: runuser -u {user} -- osg-token-renewer renew"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -36,16 +33,16 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not args.dry_run:
+        _not_as_root(args)
     found = config.load(args.config)
     for warning in found.warnings:
-        log.warning("%s", str(warning).replace(": warning:", ":", 1))
+        log.warning("%s", warning.text)
     stop = Stop()
     this = renew.Run(renew.selected(found, args.tokens), force=args.force, stop=stop)
     planned = this.plan()
     if args.dry_run:
         return _show(planned)
-    if directories.running_as_root_beside_the_service() and any(each.decision.due for each in planned):
-        log.warning(_AS_ROOT, directories.SERVICE_USER, directories.SERVICE_USER)
     try:
         with on_signals(stop):
             outcomes = _run(this, planned)
@@ -62,9 +59,18 @@ def _stopped(number: int) -> int:
     return 128 + number
 
 
+def _not_as_root(args: argparse.Namespace) -> None:
+    """The service's configuration is the service's to renew: files that root made in its place it could not replace later."""
+    if not directories.running_as_root_beside_the_service():
+        return
+    instead = _INSTEAD.format(user=directories.SERVICE_USER)
+    if config.main_file(args.config) == config.MAIN:
+        raise RenewerError(f"this is root, not the service user {directories.SERVICE_USER}: nothing was attempted", f"use: {instead}")
+    log.warning("this is root: new files will be root's, and oidc-agent accounts are those of root's home")
+
+
 def _status(outcomes: Sequence[Outcome]) -> int:
-    # "bug" is the word of runner.BUG, which a run without due tokens does not import.
-    if any(outcome.reason == "bug" for outcome in outcomes):
+    if any(outcome.reason == BUG for outcome in outcomes):
         return Exit.BUG
     return Exit.FAILED if any(outcome.state is State.FAILED for outcome in outcomes) else Exit.WELL
 

@@ -30,6 +30,7 @@ from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.process import User
 from osg_token_renewer.sources import client_credentials, oidc_agent
+from osg_token_renewer.stop import ENDING
 
 PROGRAM = "osg-token-renewer-setup"
 TOKENS = "/etc/osg/tokens"
@@ -57,25 +58,52 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--client-id", metavar="ID", help="the given client's id")
     parser.add_argument("--client-secret-file", metavar="PATH", help="file whose first line is the given client's secret")
     parser.add_argument("--ca-file", metavar="PATH", help="CA bundle for the issuer (default: the system's)")
-    parser.add_argument("--timeout", metavar="SECONDS", type=int, default=60, help="limit of each request (default: %(default)s)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=_time_limit, default=60, help="limit of each request (default: %(default)s)")
     parser.add_argument("--service-user", metavar="NAME", default=directories.SERVICE_USER, help="(default: %(default)s)")
     parser.add_argument("--write-config", action="store_true", help="add the section to config.d/ instead of printing it")
     parser.add_argument("--config", metavar="FILE", help=f"main configuration file (default: ${config.VARIABLE}, else {config.MAIN})")
     return parser
 
 
+def _time_limit(value: str) -> int:
+    try:
+        return options.time_limit(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def run(args: argparse.Namespace) -> int:
     problem = options.bad_name(args.account)
     if problem:
         raise UsageError(f"ACCOUNT: {problem}")
-    if args.timeout < 1:
-        raise UsageError("--timeout: must be at least 1 second")
+    _refuse_unused(args)
     _require_answers(args)
     with _ended_by_signals():
         this = _Setup(args, _service_user(args.service_user))
         section = this.client_credentials() if args.client_credentials else this.device_flow()
         this.conclude(section)
     return Exit.WELL
+
+
+# The options that some ways of setting up have no use for: who gives one expects something else to happen.
+_UNUSED = {
+    "dynamic": ("client_id", "client_secret_file"),
+    "manual": (),
+    "client_credentials": ("create_pw_file",),
+    "reauthenticate": ("create_pw_file", "issuer", "scope", "audience", "ca_file", "client_id", "client_secret_file"),
+}
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    way = next((name for name in ("manual", "client_credentials", "reauthenticate") if getattr(args, name)), "dynamic")
+    given = [_option(name) for name in _UNUSED[way] if getattr(args, name)]
+    if given:
+        hint = "needs --manual or --client-credentials" if way == "dynamic" else f"is of no use with {_option(way)}"
+        raise UsageError(f"{', '.join(given)}: {hint}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _require_answers(args: argparse.Namespace) -> None:
@@ -85,7 +113,7 @@ def _require_answers(args: argparse.Namespace) -> None:
         needed.append("scope")
     if args.manual or args.client_credentials:
         needed += ["client_id", "client_secret_file"]
-    missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(args, name) is None]
+    missing = [_option(name) for name in needed if getattr(args, name) is None]
     if missing and not sys.stdin.isatty():
         raise UsageError(f"without a terminal to ask on, these options are needed: {', '.join(missing)}")
 
@@ -101,6 +129,10 @@ class _Setup:
         args = self.args
         process.find("oidc-gen", oidc_agent.PACKAGE)
         pw_file = os.path.abspath(args.pw_file or os.path.join(TOKENS, f"{args.account}.pw"))
+        if not args.reauthenticate:
+            registration.refuse_existing(args.account, self.user)
+        if not args.create_pw_file:
+            _require_file(pw_file)
         request = registration.Request(args.account) if args.reauthenticate else self._wanted()
         register = registration.reauthenticate if args.reauthenticate else registration.register
         with self._password(pw_file) as password, _private_directory(self.user) as directory:
@@ -111,6 +143,10 @@ class _Setup:
     def client_credentials(self) -> dict[str, str]:
         """Proves the given client; returns the options of its section."""
         args = self.args
+        try:
+            audience, scope = options.words(args.audience or ""), options.words(args.scope or "")
+        except ValueError as error:
+            raise UsageError(f"--audience, --scope: {error}") from error
         issuer, ca_file = self._issuer(), self._ca_file()
         client_id = self._asked("--client-id", args.client_id, "Client id")
         secret = self._client_secret()
@@ -119,17 +155,16 @@ class _Setup:
             url = options.endpoint(endpoint if isinstance(endpoint, str) else "")
         except ValueError as error:
             raise Local(f"the issuer's metadata names no usable token endpoint: {error}", "check the issuer's URL") from error
-        settings = client_credentials.Settings(url, client_id, secret)
-        account = Account(args.account, client_credentials.NAME, settings, ca_file, float(args.timeout))
-        wanted = TokenSpec("setup", args.account, "", options.words(args.audience or ""), options.words(args.scope or ""))
-        registration.prove(account, wanted)
+        settings = client_credentials.Settings(url, client_id, secret, ca_file=ca_file)
+        account = Account(args.account, client_credentials.NAME, settings, float(args.timeout))
+        registration.prove(account, TokenSpec("setup", args.account, "", audience, scope))
         section = {"token_request_url": url, "client_id": client_id, "client_secret_file": self._kept_secret(secret)}
         return {**section, **({"ca_file": ca_file} if ca_file else {})}
 
     def conclude(self, section: dict[str, str]) -> None:
         account = self.args.account
         print(f"\nThe account {account} is ready.")
-        main = config.files(self.args.config)[0]
+        main = config.main_file(self.args.config)
         known = _section_in_config(account, self.args.config)
         text = f"[account {account}]\n" + "".join(f"{name} = {value.replace('%', '%%')}\n" for name, value in section.items())
         if known:
@@ -203,8 +238,6 @@ class _Setup:
         if created:
             _write_private(path, secrets.token_urlsafe(32) + "\n", self.user)
             print(f"Wrote a random password to {path}")
-        elif not os.path.exists(path):
-            raise Local(f"there is no password file {path}", f"create it, or let it be created: {PROGRAM} --create-pw-file …")
         try:
             yield Secret(SecretFile(path).first_line("password"))
         except BaseException:
@@ -220,9 +253,11 @@ class _Setup:
             path = os.path.abspath(given)
             self._warn_unless_readable(path)
             return path
-        path = os.path.join(
-            os.path.dirname(os.path.abspath(self.args.pw_file)) if self.args.pw_file else TOKENS, f"{self.args.account}.secret"
-        )
+        beside = os.path.dirname(os.path.abspath(self.args.pw_file)) if self.args.pw_file else TOKENS
+        path = os.path.join(beside, f"{self.args.account}.secret")
+        if os.path.exists(path) and SecretFile(path).first_line("client secret") == secret.reveal():
+            # An earlier try got as far as this.
+            return path
         _write_private(path, secret.reveal() + "\n", self.user)
         print(f"Wrote the client secret to {path}")
         return path
@@ -259,7 +294,8 @@ def _service_user(name: str) -> Optional[User]:
 @contextmanager
 def _private_directory(user: Optional[User]) -> Iterator[str]:
     """For the agent's socket: a directory that only the user can enter whom oidc-agent runs as."""
-    directory = tempfile.mkdtemp(prefix="osg-token-renewer-")
+    # A $TMPDIR of root's own would be out of another user's reach.
+    directory = tempfile.mkdtemp(prefix="osg-token-renewer-", dir="/tmp" if user else None)  # noqa: S108
     try:
         if user is not None:
             os.chown(directory, user.uid, user.gid)
@@ -270,12 +306,14 @@ def _private_directory(user: Optional[User]) -> Iterator[str]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: through every cleanup."""
+    """Each signal that ends a program ends it through every cleanup, which a second one does not interrupt."""
 
     def handle(number: int, _frame: object) -> None:
+        for ending in ENDING:
+            signal.signal(ending, signal.SIG_IGN)
         raise _Interrupted(signal.Signals(number))
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in ENDING}
     try:
         yield
     except EOFError:
@@ -291,6 +329,11 @@ class _Interrupted(RenewerError):
         self.exit_status = 128 + number  # type: ignore[assignment]
 
 
+def _require_file(path: str) -> None:
+    if not os.path.exists(path):
+        raise Local(f"there is no password file {path}", f"create it, or let it be created: {PROGRAM} --create-pw-file …")
+
+
 def _write_private(path: str, content: str, user: Optional[User]) -> None:
     """A new file for the service user alone; raises Local, also when there is one already."""
     try:
@@ -301,7 +344,9 @@ def _write_private(path: str, content: str, user: Optional[User]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise Local(f"{path} cannot be written: {error.strerror}") from error
+        directory = os.path.dirname(path)
+        hint = None if os.path.isdir(directory) else f"create the directory: install -d -m 0770 -g {directories.SERVICE_USER} {directory}"
+        raise Local(f"{path} cannot be written: {error.strerror}", hint) from error
 
 
 def _section_in_config(account: str, main: Optional[str]) -> Optional[str]:

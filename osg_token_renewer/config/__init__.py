@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from typing import Optional
 
@@ -14,11 +13,22 @@ MAIN = "/etc/osg/token-renewer/config.ini"
 VARIABLE = "OSG_TOKEN_RENEWER_CONFIG_PATH"
 
 
+def main_file(given: Optional[str] = None) -> str:
+    return given or os.environ.get(VARIABLE) or MAIN
+
+
 def files(main: Optional[str] = None) -> list[str]:
-    """The main file and its drop-ins (`config.d/*.ini` beside it) in name order."""
-    main = main or os.environ.get(VARIABLE) or MAIN
+    """The main file and its drop-ins (`config.d/*.ini` beside it) in name order; raises ConfigError if those cannot be listed."""
+    main = main_file(main)
     directory = os.path.join(os.path.dirname(main), "config.d")
-    return [main, *sorted(glob.glob(os.path.join(glob.escape(directory), "*.ini")))]
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise ConfigError([Problem(Place(directory), f"cannot be listed: {error.strerror}")]) from error
+    # As with a shell's *.ini, a hidden file is none of them: an editor's backup, say.
+    return [main, *(os.path.join(directory, name) for name in sorted(names) if name.endswith(".ini") and name[0] != ".")]
 
 
 def load(main: Optional[str] = None) -> Config:

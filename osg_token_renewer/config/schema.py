@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from osg_token_renewer import options
@@ -18,8 +18,7 @@ from osg_token_renewer.sources.base import Source
 
 ACCOUNT = (
     Option("source", options.choice(*SOURCES), summary="how the account obtains tokens"),
-    Option("ca_file", options.absolute_path, summary="CA bundle for the issuer"),
-    Option("timeout", options.seconds, default=60, summary="seconds for one request to the issuer"),
+    Option("timeout", options.time_limit, default=60, summary="seconds for one request to the issuer"),
 )
 TOKEN = (
     Option("account", options.name, required=True, summary="the account's name"),
@@ -28,8 +27,8 @@ TOKEN = (
     Option("scope", options.words, default=(), summary="scopes, space separated"),
     Option("min_lifetime", options.seconds, summary="seconds that the published token must always have left"),
     Option("mode", options.mode, summary="octal mode of the published file"),
-    Option("group", options.text, summary="group of the published file"),
-    Option("owner", options.text, summary="owner of the published file"),
+    Option("group", options.owner, summary="group of the published file"),
+    Option("owner", options.owner, summary="owner of the published file"),
     Option("claims", options.choice("warn", "enforce"), default="warn", summary="what a missing audience or scope means"),
 )
 RENEWER = (
@@ -99,11 +98,21 @@ def _sort(section: Section, reading: _Reading) -> None:
 
 
 def _account(name: str, section: Section, used: bool, reading: _Reading) -> Optional[Account]:
+    """None when something is wrong with it. The original looks only at accounts that a token uses: nothing else is an error."""
+    before = len(reading.problems)
+    account = _checked_account(name, section, reading)
+    if not used:
+        reading.problems[before:] = [replace(problem, warning=True) for problem in reading.problems[before:]]
+    return account
+
+
+def _checked_account(name: str, section: Section, reading: _Reading) -> Optional[Account]:
     every = [option for source in SOURCES.values() for option in source.OPTIONS]
-    source = _source(section, used, reading)
+    source = _source(section, reading)
     if source is None:
         _unknown(section, options.known([*ACCOUNT, *every]), reading)
         return None
+    _not_for_this_source(section, source, reading)
     values = _values(section, [*ACCOUNT, *source.OPTIONS], options.known(every), reading)
     if values is None:
         return None
@@ -114,10 +123,24 @@ def _account(name: str, section: Section, used: bool, reading: _Reading) -> Opti
     except ValueError as error:
         reading.problem(section.place, str(error), section.name)
         return None
-    return Account(name, source.NAME, settings, values["ca_file"], float(values["timeout"]))
+    return Account(name, source.NAME, settings, float(values["timeout"]))
 
 
-def _source(section: Section, used: bool, reading: _Reading) -> Optional[Source]:
+def _not_for_this_source(section: Section, source: Source, reading: _Reading) -> None:
+    if len(_marked(section)) > 1:
+        # Which of them counts is said already.
+        return
+    others = {name for other in SOURCES.values() for name in options.known(other.OPTIONS)}
+    for name in sorted(section.own & others - set(options.known(source.OPTIONS))):
+        reading.problem(_place(section, name), f"is not used by accounts of {source.NAME}", section.name, name, warning=True)
+
+
+def _marked(section: Section) -> list[Source]:
+    """The sources whose marker the section has."""
+    return [source for source in SOURCES.values() if _given(section, source.MARKER)]
+
+
+def _source(section: Section, reading: _Reading) -> Optional[Source]:
     if "source" in section.broken:
         reading.problems.append(section.broken["source"])
         return None
@@ -126,11 +149,10 @@ def _source(section: Section, used: bool, reading: _Reading) -> Optional[Source]
         if given.text not in SOURCES:
             reading.problem(given.place, f"must be one of {', '.join(SOURCES)}", section.name, "source")
         return SOURCES.get(given.text)
-    marked = [source for source in SOURCES.values() if _given(section, source.MARKER)]
+    marked = _marked(section)
     if not marked:
         wanted = " or ".join(source.MARKER for source in SOURCES.values())
-        # The original looks only at accounts that a token uses.
-        reading.problem(section.place, f"needs {wanted}", section.name, warning=not used)
+        reading.problem(section.place, f"needs {wanted}", section.name)
         return None
     if len(marked) > 1:
         what = f"both {marked[0].MARKER} and {marked[1].MARKER} are given: {marked[0].MARKER} counts"
@@ -240,7 +262,8 @@ def _file_is_private(file: SecretFile, place: Place, section: str, option: str, 
 
 def _others_read(path: str) -> bool:
     try:
-        return bool(os.stat(path).st_mode & stat.S_IROTH)
+        mode = os.stat(path).st_mode
+        return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
     except FileNotFoundError:
         raise
     except OSError:

@@ -13,7 +13,7 @@ from typing import Optional
 
 from osg_token_renewer import directories
 from osg_token_renewer.errors import HistoryError
-from osg_token_renewer.model import Outcome, State, TokenRecord
+from osg_token_renewer.model import STOPPED, Outcome, State, TokenRecord
 from osg_token_renewer.text import outside
 
 FILE = "history.sqlite"
@@ -64,7 +64,7 @@ class History:
                 issuer = outcome.token.issuer if outcome.token else None
                 row = (name, outcome.fingerprint, outcome.spec.asked, _storable(issuer), outcome.expires_at, now)
                 renewed.append(row)
-            elif outcome.state is State.FAILED:
+            elif outcome.state is State.FAILED and outcome.reason != STOPPED:
                 failed.append((name, now, outcome.reason, _storable(outcome.message)))
         if not renewed and not failed:
             return

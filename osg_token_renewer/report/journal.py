@@ -11,7 +11,8 @@ from osg_token_renewer.text import plural
 
 def line(outcome: Outcome) -> str:
     """'token x: what happened, why, what it means; what to do'."""
-    fact = f"fresh: {outcome.message}" if outcome.state is State.FRESH else outcome.message
+    kind = {State.FRESH: "fresh: ", State.FAILED: f"failed ({outcome.reason}): "}.get(outcome.state, "")
+    fact = kind + outcome.message
     text = ": ".join(filter(None, (f"token {outcome.spec.name}", fact, outcome.consequence)))
     return "; ".join((text, *filter(None, (outcome.hint,)), *outcome.notes))
 

@@ -153,5 +153,5 @@ def _failure(state: TokenState, now: float) -> str:
     if record is None or record.failed_at is None:
         return reason or _NONE
     row = f", {record.failures_in_row} in a row" if record.failures_in_row > 1 else ""
-    failure = f"{duration(now - record.failed_at)} ago{row}: {record.failure_message}"
+    failure = f"{duration(now - record.failed_at)} ago{row}, {record.failure_reason}: {record.failure_message}"
     return f"{reason}; {failure}" if reason else failure

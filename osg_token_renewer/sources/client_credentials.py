@@ -33,6 +33,7 @@ OPTIONS = (
         default="auto",
         summary="how the client authenticates",
     ),
+    Option("ca_file", options.absolute_path, summary="CA bundle for the issuer"),
 )
 
 # Statuses below 500 and errors (RFC 6749 section 4.1.2.1) that may pass; any other the same request will meet again until a person
@@ -50,20 +51,21 @@ class Settings:
     client_id: str
     client_secret: Union[Secret, SecretFile]
     client_auth: str = "auto"
+    ca_file: Optional[str] = None
 
 
 def settings(values: Mapping[str, Any]) -> Settings:
     inline, file = values["client_secret"], values["client_secret_file"]
     if (inline is None) == (file is None):
         raise ValueError("needs one of client_secret and client_secret_file" + (", not both" if inline else ""))
-    return Settings(values["token_request_url"], values["client_id"], inline or file, values["client_auth"])
+    return Settings(values["token_request_url"], values["client_id"], inline or file, values["client_auth"], values["ca_file"])
 
 
 @contextmanager
 def session(account: Account, directory: str) -> Iterator[Fetch]:  # noqa: ARG001  (no files, no sockets)
     from osg_token_renewer.http import Client
 
-    with Client(account.ca_file, account.timeout) as client:
+    with Client(account.settings.ca_file, account.timeout) as client:
         yield _Session(account, client).fetch
 
 
@@ -84,11 +86,11 @@ class _Session:
                 self._ways.append("basic-encoded")
 
     def fetch(self, spec: TokenSpec) -> Fetched:
-        form = {"grant_type": "client_credentials"}
+        form = {"grant_type": b"client_credentials"}
         if spec.audience:
-            form["audience"] = " ".join(spec.audience)
+            form["audience"] = _bytes(" ".join(spec.audience))
         if spec.scope:
-            form["scope"] = " ".join(spec.scope)
+            form["scope"] = _bytes(" ".join(spec.scope))
         asked_at = time.time()
         answer = self._post(form)
         while len(self._ways) > 1 and _error(answer)[0] in _WRONG_CREDENTIALS:
@@ -98,7 +100,7 @@ class _Session:
         self._ways = self._ways[:1]
         return Fetched(Secret(token["access_token"]), _expiry(token.get("expires_in"), asked_at))
 
-    def _post(self, form: Mapping[str, str]) -> Answer:
+    def _post(self, form: Mapping[str, bytes]) -> Answer:
         """RFC 6749 section 2.3.1, and as most programs send it: Basic without the form encoding of id and secret."""
         way = self._ways[0]
         if way == "post":

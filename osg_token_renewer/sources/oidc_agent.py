@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
@@ -68,24 +68,32 @@ def session(account: Account, directory: str) -> Iterator[Fetch]:
 @contextmanager
 def agent(directory: str, user: Optional[User] = None) -> Iterator[Agent]:
     """A private agent, ended on every way out, its directory removed."""
+    program = process.find("oidc-agent", PACKAGE)
+    with _private_directory(directory, user) as private:
+        path = os.path.join(private, "socket")
+        env = process.environment(OIDC_SOCK=path, **({"HOME": user.home, "USER": user.name, "TMPDIR": private} if user else {}))
+        argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
+        running = process.start([*argv, f"--socket-path={path}"], env, output=os.path.join(private, "log"), user=user)
+        try:
+            _wait_for(path, running.process, os.path.join(private, "log"))
+            yield Agent(env, user)
+        finally:
+            process.end(running)
+
+
+@contextmanager
+def _private_directory(parent: str, user: Optional[User]) -> Iterator[str]:
     import shutil
     import tempfile
 
-    program = process.find("oidc-agent", PACKAGE)
-    private = tempfile.mkdtemp(prefix="agent-", dir=directory)
+    try:
+        private = tempfile.mkdtemp(prefix="agent-", dir=parent)
+    except OSError as error:
+        raise Local(f"there can be no directory for an agent's socket in {parent}: {error.strerror}", "see runtime_dir") from error
     try:
         if user is not None:
             os.chown(private, user.uid, user.gid)
-        path = os.path.join(private, "socket")
-        env = process.environment(OIDC_SOCK=path, **({"HOME": user.home, "USER": user.name} if user else {}))
-        argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
-        with open(os.path.join(private, "log"), "w+b") as log:
-            running = process.start([*argv, f"--socket-path={path}"], env, output=log, user=user)
-            try:
-                _wait_for(path, running.process, log.name)
-                yield Agent(env, user)
-            finally:
-                process.end(running)
+        yield private
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
@@ -130,30 +138,26 @@ def _add(account: Account, password_file: str, running: Agent) -> None:
     # Without it, oidc-add asks the issuer for a token that nobody wants.
     if offers("oidc-add", "--skip-check"):
         argv.append("--skip-check")
-    done = process.run([*argv, account.name], running.env, account.timeout, user=running.user)
+    done = _run([*argv, account.name], running, account)
     if done.status != 0:
         raise failure(done, account.name)
+
+
+def _run(argv: Sequence[str], running: Agent, account: Account) -> Completed:
+    try:
+        return process.run(argv, running.env, account.timeout, user=running.user)
+    except TimedOut as error:
+        raise TimedOut(f"the issuer of account {account.name} had not answered after {account.timeout:g} s") from error
 
 
 class _Session:
     def __init__(self, account: Account, running: Agent) -> None:
         self._account = account
-        self._env = running.env
+        self._agent = running
         self._program = process.find("oidc-token", PACKAGE)
         self._blank_scope = True
-        self._hanging = False
 
     def fetch(self, spec: TokenSpec) -> Fetched:
-        if self._hanging:
-            # An agent that waits for an issuer for ever answers nobody any more, not even from its cache.
-            raise TimedOut("oidc-agent still waits for the issuer's answer to an earlier request")
-        try:
-            return self._fetch(spec)
-        except TimedOut:
-            self._hanging = True
-            raise
-
-    def _fetch(self, spec: TokenSpec) -> Fetched:
         done = self._ask(spec, _DEFAULT_SCOPES if self._blank_scope else "")
         if done.status != 0 and not spec.scope and self._blank_scope and "invalid_scope" in done.stderr:
             self._blank_scope = False
@@ -174,7 +178,7 @@ class _Session:
             argv.append(f"--scope={scope}")
         if spec.min_lifetime:
             argv.append(f"--time={spec.min_lifetime}")
-        return process.run([*argv, self._account.name], self._env, self._account.timeout)
+        return _run([*argv, self._account.name], self._agent, self._account)
 
 
 # What the programs print when they fail (4.2.6 and 5.3.3, several issuers), the first that fits; their exit status is always 1.
@@ -183,41 +187,53 @@ _SETUP = "osg-token-renewer-setup {account}"
 _REAUTHENTICATE = "osg-token-renewer-setup --reauthenticate {account}"
 _PATTERNS: tuple[tuple[str, type[Failure], str, Optional[str]], ...] = (
     # The issuer's own error codes (RFC 6749 section 5.2, RFC 8707 section 2) come first: what follows them is the issuer's text.
-    (r"^invalid_grant", Refused, "the issuer refused the refresh token", "run: " + _REAUTHENTICATE),
+    (r"^invalid_grant", Refused, "the issuer refused the refresh token ({said})", "run: " + _REAUTHENTICATE),
     (
         r"^(invalid_scope|invalid_target|access_denied)",
         Refused,
-        "the issuer refused the scope or the audience",
+        "the issuer refused the scope or the audience ({said})",
         "check audience and scope of this token, or run: " + _REAUTHENTICATE,
     ),
-    (r"^(invalid|unauthorized)_client", Refused, "the issuer refused the client", "register it anew: " + _SETUP),
-    (r"^(invalid_request|received http status code 40[01])", Refused, "the issuer refused the request", "run: " + _REAUTHENTICATE),
+    (r"^(invalid|unauthorized)_client", Refused, "the issuer refused the client ({said})", "register it anew: " + _SETUP),
+    (
+        r"^(invalid_request|received http status code 40[01])",
+        Refused,
+        "the issuer refused the request ({said})",
+        "run: " + _REAUTHENTICATE,
+    ),
     (
         r"maximum number of tries|wrong password|decrypt",
         Refused,
-        "the password does not open the account file, or that file is damaged",
-        "correct the first line of its password_file",
+        "the password does not open the account file, or that file is damaged ({said})",
+        "correct the first line of the password_file of [account {account}]",
     ),
-    (r"no account config|no such account", Refused, "oidc-agent has no such account", "run: " + _SETUP),
-    (r"connect to oidc-agent|not receive any response|not loaded", Local, "oidc-agent ended or lost the account", None),
+    (r"no account config|no such account|oidc-dir does not exist", Refused, "oidc-agent has no account {account}", "run: " + _SETUP),
+    (
+        r"connect to oidc-agent|not receive any response|not loaded",
+        Local,
+        "the oidc-agent of account {account} ended, or lost the account ({said})",
+        None,
+    ),
     (
         r"ssl|certificate",
         Unavailable,
-        "the issuer's TLS certificate was not accepted",
+        "the TLS certificate of the issuer of account {account} was not accepted ({said})",
         "register the account anew with the issuer's CA bundle: osg-token-renewer-setup --ca-file FILE {account}",
     ),
-    (r"permission denied|no space|read-only", Local, "oidc-agent could not use its files", "look at the home of its user"),
-    (r"configuration endpoint|disconnected", Unavailable, "the issuer cannot be reached", None),
-    (r"json", Unavailable, "the issuer's answer makes no sense", None),
+    (r"permission denied|no space|read-only", Local, "oidc-agent could not use its files ({said})", "look at the home of its user"),
+    # Its own guesses at what may be the matter are of no help here.
+    (r"configuration endpoint|disconnected", Unavailable, "the issuer of account {account} cannot be reached", None),
+    (r"json", Unavailable, "the answer of the issuer of account {account} makes no sense ({said})", None),
 )
 
 
-def failure(done: Completed, account: str, what_failed: str = "the issuer could not be asked") -> Failure:
+def failure(done: Completed, account: str, what_failed: Optional[str] = None) -> Failure:
     """What a failed oidc-add, oidc-token or oidc-gen means."""
     # Only the first line is the error; advice for people at a prompt may follow, which is not ours.
     first = next((line for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()), "")
     said = outside(re.sub(r"^Error:\s*", "", first))
     for pattern, kind, what, hint in _PATTERNS:
         if re.search(pattern, said, re.IGNORECASE):
-            return kind(f"{what} ({said})", hint and hint.format(account=account))
+            return kind(what.format(account=account, said=said), hint and hint.format(account=account))
+    what_failed = what_failed or f"the issuer of account {account} could not be asked"
     return Unavailable(f"{what_failed} ({said or f'exit status {done.status}'})")

@@ -44,7 +44,7 @@ def test_each_problem_is_a_line_with_its_place(host: Host) -> None:
     assert done.stdout.replace(f"{host.config}", "F").splitlines() == [
         "F:8: [token x] min_lifetime: must be a number of seconds",
         "F:9: [token x] mode: must be an octal mode of three or four digits, as 0600",
-        "F:10: warning: [token x] colour: is not an option here and is ignored",
+        "F:10: [token x] colour: is not an option here and is ignored (warning)",
         "F:11: [token ../x] a name must not contain '/', nor be '.' or '..'",
         "F:12: [account --help] a name must not begin with '-'",
     ]
@@ -52,12 +52,14 @@ def test_each_problem_is_a_line_with_its_place(host: Host) -> None:
 
 def test_an_unknown_option_is_a_warning_and_an_error_when_strict(host: Host) -> None:
     host.configure(GOOD + "audiance = ce\n")
-    warning = f"{host.config}:8: warning: [token x] audiance: is not an option here and is ignored; did you mean audience?\n"
+    warning = f"{host.config}:8: [token x] audiance: is not an option here and is ignored; did you mean audience? (warning)\n"
 
     done = host.run("check")
     assert (done.status, done.stdout) == (0, f"{warning}{host.config}: 1 account, 1 token, 1 warning\n")
     done = host.run("check", "--strict")
-    assert (done.status, done.stdout, done.stderr) == (78, warning, "")
+    assert (done.status, done.stdout, done.stderr) == (78, f"{warning}1 warning, which --strict takes as an error\n", "")
+    host.configure(GOOD + "audiance = ce\ncolour = blue\n")
+    assert host.run("check", "--strict").stdout.splitlines()[2:] == ["2 warnings, which --strict takes as errors"]
 
 
 def test_strict_minds_only_what_is_there_to_mind(host: Host) -> None:
@@ -70,7 +72,7 @@ def test_secrets_that_others_can_read_are_a_warning(host: Host, secret: Path) ->
     secret.chmod(0o644)
     done = host.run("check")
     assert done.status == 0
-    assert done.line(str(host.config) + ":4:").endswith(f"client_secret_file: others can read it: chmod o-rwx {secret}")
+    assert done.line(str(host.config) + ":4:").endswith(f"client_secret_file: others can read it: chmod o-rwx {secret} (warning)")
 
 
 def test_drop_ins_are_checked_too(host: Host) -> None:

@@ -81,7 +81,7 @@ def test_a_pipe_gets_one_line_a_token_without_colors_and_the_exit_status_says_th
     lines = [line.split() for line in done.stdout.splitlines()]
     assert {line[0]: line[2] for line in lines[1:]} == STATES
     assert "\x1b" not in done.stdout
-    assert re.search(r"/tokens/refused +5 min ago, 2 in a row: invalid_client: no such client$", done.line("refused "))
+    assert re.search(r"/tokens/refused +5 min ago, 2 in a row, refused: invalid_client: no such client$", done.line("refused "))
 
 
 def test_a_narrow_terminal_shows_token_state_and_time_left_and_no_line_is_wider(full: Host) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from osg_token_renewer import config
 from osg_token_renewer.errors import ConfigError
+from tests.faults import apart
 
 # Every mistake that a configuration can have, in two files; what is said of each stands beside it.
 MAIN = """\
 stray = 1                                 # 1: stands before any section
 [account robot]
 password_file = {path}/pw
-colour = blue                             # 4: warning: [account robot] colour: is not an option here and is ignored
+colour = blue                             # 4: [account robot] colour: is not an option here and is ignored
 [account --help]                          # 5: [account --help] a name must not begin with '-'
 password_file = {path}/pw
 [account probe]                           # 7: [account probe] client_id: is missing
@@ -31,7 +33,7 @@ token_path = c
 min_lifetime = soon
 mode = 9
 [token d]
-account = robot
+account = probe
 token_path = /d
 [tokken e]                                # 23: [tokken e] is not a section of this program; did you mean token?
 """
@@ -49,7 +51,7 @@ WRONG = [
     "config.d/10.ini:5: [token f] token_path: is also the path of [token d]",
     "config.d/10.ini:6: [token f] stands twice in this file, first in line 3",
     "config.ini:1: stands before any section",
-    "config.ini:4: warning: [account robot] colour: is not an option here and is ignored",
+    "config.ini:4: [account robot] colour: is not an option here and is ignored (warning)",
     "config.ini:5: [account --help] a name must not begin with '-'",
     "config.ini:7: [account probe] client_id: is missing",
     "config.ini:8: [account probe] token_request_url: must be https: plain http is only for this host's loopback",
@@ -106,7 +108,7 @@ def test_every_problem_of_all_files_is_told_at_once_with_its_place(tmp_path: Pat
 def test_warnings_alone_do_not_stop_it(tmp_path: Path) -> None:
     found = config.load(main(tmp_path, ACCOUNT + "colour = blue\n"))
     assert [str(warning) for warning in found.warnings] == [
-        f"{tmp_path}/config.ini:3: warning: [account robot] colour: is not an option here and is ignored"
+        f"{tmp_path}/config.ini:3: [account robot] colour: is not an option here and is ignored (warning)"
     ]
 
 
@@ -133,6 +135,32 @@ def test_only_files_with_the_right_end_are_drop_ins(tmp_path: Path) -> None:
     for name in ("a.ini.rpmsave", "b.conf", ".hidden.ini", "c.ini~"):
         drop_in(tmp_path, name, "this is no INI file\n")
     assert list(config.load(file).accounts) == ["robot"]
+
+
+def test_a_directory_of_drop_ins_that_cannot_be_listed_is_the_only_problem() -> None:
+    # Not tmp_path, which another user cannot reach.
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        file = main(place, "")
+        drop_in(place, "10.ini", "[token x]\n")
+        (place / "config.d").chmod(0)
+
+        def body() -> None:
+            assert problems(place, file) == ["config.d: cannot be listed: Permission denied"]
+
+        apart(body, unprivileged=True)
+        (place / "config.d").chmod(0o700)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "file", "link to nothing"])
+def test_where_there_is_no_directory_of_drop_ins_the_main_file_is_all(tmp_path: Path, kind: str) -> None:
+    file = main(tmp_path)
+    if kind == "file":
+        (tmp_path / "config.d").touch()
+    elif kind == "link to nothing":
+        (tmp_path / "config.d").symlink_to("nowhere")
+    assert config.load(file).files == (file,)
 
 
 def test_a_directory_whose_name_has_a_pattern_keeps_its_drop_ins(tmp_path: Path) -> None:
@@ -178,7 +206,7 @@ def test_a_main_file_that_cannot_be_read_is_the_only_problem(tmp_path: Path, kin
 
 
 def test_a_drop_in_that_cannot_be_read_is_a_problem_beside_the_others(tmp_path: Path) -> None:
-    file = main(tmp_path, ACCOUNT + "timeout = soon\n")
+    file = main(tmp_path, ACCOUNT + "timeout = soon\n" + TOKEN.replace("{name}", "x"))
     (tmp_path / "config.d" / "10.ini").mkdir(parents=True)
     (tmp_path / "config.d" / "20.ini").symlink_to("nowhere")
     assert problems(tmp_path, file) == [

@@ -15,6 +15,7 @@ from osg_token_renewer.sources import client_credentials, oidc_agent
 
 AGENT = "[account robot]\npassword_file = {path}/robot.pw\n"
 CLIENT = "[account probe]\ntoken_request_url = https://issuer.example.org/token\nclient_id = probe\nclient_secret = hunter2\n"
+OF_PROBE = "[token of-probe]\naccount = probe\ntoken_path = {path}/of-probe.token\n"
 TOKEN = "[token x]\naccount = robot\ntoken_path = {path}/x.token\n"
 
 
@@ -66,8 +67,8 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
         "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\n",
     )
     assert problems == []
-    settings = client_credentials.Settings("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post")
-    assert found.accounts["probe"] == Account("probe", "client-credentials", settings, "/ca.pem", 5.0)
+    settings = client_credentials.Settings("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem")
+    assert found.accounts["probe"] == Account("probe", "client-credentials", settings, 5.0)
     assert found.tokens == (
         TokenSpec("x", "probe", "/x", ("one", "two", "three"), ("a", "b"), 1800, 0o640, "condor", "99", enforce_claims=True),
     )
@@ -108,11 +109,11 @@ def test_a_drop_in_parser_of_a_secret_keeps_it_masked(tmp_path: Path) -> None:
 
 
 def test_password_file_counts_before_token_request_url_with_a_warning(tmp_path: Path) -> None:
-    both = CLIENT.replace("[account probe]\n", AGENT)
+    both = CLIENT.replace("[account probe]\n", AGENT) + "ca_file = /ca.pem\n"
     found, problems = build(tmp_path, both)
     assert found.accounts["robot"].source == "oidc-agent"
     assert problems == [
-        "3: warning: [account robot] token_request_url: both password_file and token_request_url are given: password_file counts"
+        "3: [account robot] token_request_url: both password_file and token_request_url are given: password_file counts (warning)"
     ]
 
 
@@ -122,10 +123,29 @@ def test_source_decides_where_it_is_given(tmp_path: Path) -> None:
     assert (found.accounts["robot"].source, problems) == ("client-credentials", [])
 
 
-def test_an_account_without_a_source_is_wrong_only_where_a_token_needs_it(tmp_path: Path) -> None:
-    empty = "[account robot]\n"
-    assert said(tmp_path, empty) == ["1: warning: [account robot] needs password_file or token_request_url"]
-    assert said(tmp_path, empty + TOKEN) == ["1: [account robot] needs password_file or token_request_url"]
+@pytest.mark.parametrize(
+    "account",
+    [
+        "",
+        "source = ssh-agent\n",
+        "source = %(gone)s\n",
+        "password_file = {path}/robot.pw\ntimeout = soon\n",
+        "password_file = %(gone)s\n",
+        "source = oidc-agent\n",
+        "source = client-credentials\ntoken_request_url = http://issuer.example.org\nca_file = relative\n",
+        "token_request_url = https://i/\nclient_id = probe\n",
+    ],
+)
+def test_what_is_wrong_with_an_account_is_wrong_only_where_a_token_uses_it(tmp_path: Path, account: str) -> None:
+    """The original looks at no other."""
+    problems = said(tmp_path, "[account robot]\n" + account + TOKEN)
+    assert problems
+    assert not any(problem.endswith(" (warning)") for problem in problems)
+    # Among the tokens, not the accounts, is who uses it.
+    other = "[account other]\npassword_file = {path}/robot.pw\n" + TOKEN.replace("account = robot", "account = other")
+    found, warnings = build(tmp_path, "[account robot]\n" + account + other)
+    assert warnings == [f"{problem} (warning)" for problem in problems]
+    assert [token.account for token in found.tokens] == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +156,7 @@ def test_an_account_without_a_source_is_wrong_only_where_a_token_needs_it(tmp_pa
     ],
 )
 def test_client_credentials_need_one_secret(tmp_path: Path, options: str, problem: str) -> None:
-    problems = said(tmp_path, CLIENT.replace("client_secret = hunter2\n", options))
+    problems = said(tmp_path, CLIENT.replace("client_secret = hunter2\n", options) + OF_PROBE)
     assert f"1: [account probe] {problem}" in problems
 
 
@@ -160,7 +180,7 @@ def test_a_configuration_that_others_can_read_is_well_when_it_holds_no_secret(tm
 
 
 def test_a_secret_file_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
-    assert said(tmp_path, AGENT.replace("robot.pw", "gone.pw")) == ["2: warning: [account robot] password_file: there is no such file"]
+    assert said(tmp_path, AGENT.replace("robot.pw", "gone.pw")) == ["2: [account robot] password_file: there is no such file (warning)"]
 
 
 def test_a_credential_of_the_service_is_not_missed_outside_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +227,11 @@ def test_a_section_that_is_none_is_refused(tmp_path: Path, section: str, problem
         ("min_lifetime = 99999999999", "min_lifetime: must be a number of seconds from 0 to 315360000"),
         ("mode = rw-r-----", "mode: must be an octal mode of three or four digits, as 0600"),
         ("mode = 0680", "mode: must be an octal mode of three or four digits, as 0600"),
+        ("group = 4294967295", "group: must be a name, or a number that a user or group can have"),
+        ("owner = con\x1bdor", "owner: must not contain control characters"),
+        ("audience = one t\0wo", "audience: must not contain control characters"),
+        ("scope = re\x7fad", "scope: must not contain control characters"),
+        ("token_path = /a\0b", "token_path: a path must be one line"),
         ("claims = maybe", "claims: must be one of warn, enforce"),
         ("scope = %(gone)s", "scope: refers with %(…)s to an option that is not there"),
     ],
@@ -227,6 +252,9 @@ def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, probl
         ("client_auth = digest", "client_auth: must be one of auto, basic, basic-encoded, post"),
         ("source = ssh-agent", "source: must be one of oidc-agent, client-credentials"),
         ("timeout = soon", "timeout: must be a number of seconds"),
+        ("timeout = 0", "timeout: must be a number of seconds from 1 to 3600"),
+        ("timeout = 3601", "timeout: must be a number of seconds from 1 to 3600"),
+        ("client_id = pro\0be", "client_id: must not contain a NUL character"),
         ("ca_file = ca.pem", "ca_file: must be an absolute path"),
         ("client_id =", "client_id: is missing"),
         ("source = %(gone)s", "source: refers with %(…)s to an option that is not there"),
@@ -237,7 +265,7 @@ def test_a_wrong_option_of_an_account_is_refused(tmp_path: Path, option: str, pr
     name = option.split()[0]
     good = {"token_request_url": "https://i/", "client_id": "probe", "client_secret": "s"}
     lines = [f"{key} = {value}" for key, value in good.items() if key != name]
-    (found,) = said(tmp_path, "[account probe]\n" + "\n".join([*lines, option]) + "\n")
+    (found,) = said(tmp_path, "[account probe]\n" + "\n".join([*lines, option]) + "\n" + OF_PROBE)
     assert found.startswith(f"{1 if 'missing' in problem else 2 + len(lines)}: [account probe] {problem}")
 
 
@@ -270,23 +298,36 @@ def test_a_token_of_a_broken_account_is_not_accused_of_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        (TOKEN + "audiance = ce\n", "6: warning: [token x] audiance: is not an option here and is ignored; did you mean audience?"),
+        (TOKEN + "audiance = ce\n", "6: [token x] audiance: is not an option here and is ignored; did you mean audience? (warning)"),
         (
             TOKEN + "min-lifetime = 5\n",
-            "6: warning: [token x] min-lifetime: is not an option here and is ignored; did you mean min_lifetime?",
+            "6: [token x] min-lifetime: is not an option here and is ignored; did you mean min_lifetime? (warning)",
         ),
-        (TOKEN + "colour = blue\n", "6: warning: [token x] colour: is not an option here and is ignored"),
-        ("paswordfile = x\n", "3: warning: [account robot] paswordfile: is not an option here and is ignored; did you mean password_file?"),
-        ("[renewer]\nworker = 5\n", "4: warning: [renewer] worker: is not an option here and is ignored; did you mean workers?"),
-        (TOKEN + "colour = %(gone)s\n", "6: warning: [token x] colour: is not an option here and is ignored"),
+        (TOKEN + "colour = blue\n", "6: [token x] colour: is not an option here and is ignored (warning)"),
+        (
+            "paswordfile = x\n",
+            "3: [account robot] paswordfile: is not an option here and is ignored; did you mean password_file? (warning)",
+        ),
+        ("[renewer]\nworker = 5\n", "4: [renewer] worker: is not an option here and is ignored; did you mean workers? (warning)"),
+        (TOKEN + "colour = %(gone)s\n", "6: [token x] colour: is not an option here and is ignored (warning)"),
     ],
 )
 def test_an_unknown_option_is_a_warning_with_the_nearest_known_name(tmp_path: Path, text: str, warning: str) -> None:
     assert said(tmp_path, AGENT + text) == [warning]
 
 
-def test_an_option_of_the_other_source_is_not_unknown(tmp_path: Path) -> None:
-    assert said(tmp_path, AGENT + "client_id = unused\nclient_auth = unused\n") == []
+def test_an_option_of_the_other_source_is_said_to_be_of_no_use(tmp_path: Path) -> None:
+    assert said(tmp_path, AGENT + "client_id = probe\nca_file = relative\n" + TOKEN) == [
+        "4: [account robot] ca_file: is not used by accounts of oidc-agent (warning)",
+        "3: [account robot] client_id: is not used by accounts of oidc-agent (warning)",
+    ]
+    found, problems = build(tmp_path, CLIENT + "source = client-credentials\npassword_file =\nca_file = /ca.pem\n")
+    assert problems == ["6: [account probe] password_file: is not used by accounts of client-credentials (warning)"]
+    assert found.accounts["probe"].settings.ca_file == "/ca.pem"
+
+
+def test_an_option_of_the_other_source_may_stand_for_other_sections(tmp_path: Path) -> None:
+    assert said(tmp_path, "[DEFAULT]\nca_file = /ca.pem\n" + AGENT + CLIENT) == []
 
 
 def test_an_option_that_is_only_there_for_references_is_not_unknown(tmp_path: Path) -> None:

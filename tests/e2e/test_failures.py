@@ -53,7 +53,7 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: I
         + host.token("unwritable", "probe", token_path=shut / "unwritable")
     )
     (host.root / "drone.pw").write_text("not its password\n")
-    issuer.revoke(issuer.client_id("mortal"))
+    issuer.revoke(host.client_ids["mortal"])
     shut.chmod(0o555)
     host.prefix = without_roots_privileges()
 
@@ -65,7 +65,7 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: I
         issuer.verify(host.read(name).strip())
     locked, dead, unreachable, unwritable = (done.line(f"token {name}: ") for name in ("locked", "dead", "unreachable", "unwritable"))
     assert "the password does not open the account file" in locked
-    assert locked.endswith("; correct the first line of its password_file")
+    assert locked.endswith("; correct the first line of the password_file of [account drone]")
     assert "the issuer refused the refresh token" in dead
     assert dead.endswith("; run: osg-token-renewer-setup --reauthenticate mortal")
     assert "cannot be reached: Connection refused" in unreachable
@@ -102,7 +102,7 @@ def test_an_issuer_that_answers_badly_fails_that_token_and_keeps_the_old_one(hos
     with_old_token(host, *BAD_ANSWERS, "agent")
     for name, (fault, _) in BAD_ANSWERS.items():
         issuer.fault(endpoint="token", client_id=clients[name].client_id, **fault)
-    issuer.fault(endpoint="token", client_id=issuer.client_id("robot"), hang=True)
+    issuer.fault(endpoint="token", client_id=host.client_ids["robot"], hang=True)
 
     done = host.run()
 
@@ -127,25 +127,31 @@ def test_without_oidc_agent_the_accounts_that_need_it_name_the_package_and_the_o
     done = host.run(env={"PATH": "/nonexistent"})
 
     assert done.status == 1
-    assert done.line("token ce: ") == ("token ce: oidc-agent is not installed: no token is published; install the package oidc-agent-cli")
+    assert done.line("token ce: ") == (
+        "token ce: failed (local): oidc-agent is not installed: no token is published; install the package oidc-agent-cli"
+    )
     assert issuer.verify(host.read("monitoring").strip())
 
 
 def test_a_failure_says_how_long_the_published_token_is_still_good(host: Host, issuer: Issuer) -> None:
     account = host.credentials_account(issuer, "probe", issuer.add_client())
-    host.configure(account + host.token("valid", "probe") + host.token("expired", "probe") + host.token("opaque", "probe", audience="dark"))
+    tokens = [host.token(name, "probe") for name in ("valid", "expired", "closed")]
+    host.configure("".join([account, *tokens, host.token("opaque", "probe", audience="dark")]))
     issuer.settings(opaque_audiences=["dark"], access_token_ttl=3650)
     assert host.run("renew", "valid", "opaque").status == 0
     claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() - 630}).encode()).decode().rstrip("=")
     (host.tokens / "expired").write_text(f"e30.{claims}.e30\n")
+    (host.tokens / "closed").touch(mode=0)
+    host.prefix = without_roots_privileges()
     issuer.fault(endpoint="token", status=503)
 
     done = host.run()
 
+    assert "HTTP status 503: the published token cannot be read; " in done.line("token closed: ")
     assert "HTTP status 503: the published token is valid for 1 h more; " in done.line("token valid: ")
     assert "HTTP status 503: the published token is valid for 1 h more; " in done.line("token opaque: ")
     assert "HTTP status 503: the published token expired 10 min ago; " in done.line("token expired: ")
     states = {name: (one["state"], one["failures_in_row"]) for name, one in host.status().items()}
-    assert states == {"valid": ("failed", 1), "opaque": ("failed", 1), "expired": ("expired", 1)}
+    assert states == {"valid": ("failed", 1), "opaque": ("failed", 1), "expired": ("expired", 1), "closed": ("failed", 1)}
     assert host.run().status == 1
     assert host.status()["valid"]["failures_in_row"] == 2

@@ -55,7 +55,7 @@ def test_a_run_that_is_stopped_in_the_middle_of_a_refresh_keeps_the_account(host
     _, said = run.communicate(timeout=60)
     assert run.returncode == 128 + signal.SIGTERM
     assert "token one: renewed" in said
-    assert "token two: the run was stopped before its turn came" in said
+    assert "token two: failed (stopped): the run was stopped before its turn came" in said
 
     issuer.settings(latency_ms=0)
     done = host.run()

@@ -18,7 +18,7 @@ from osg_token_renewer import jwt
 from osg_token_renewer.errors import HistoryError
 from osg_token_renewer.history import History
 from osg_token_renewer.history.store import DamagedError
-from osg_token_renewer.model import Outcome, State, TokenRecord, TokenSpec
+from osg_token_renewer.model import STOPPED, Outcome, State, TokenRecord, TokenSpec
 from tests.faults import apart, mount
 from tests.report.samples import encoded
 
@@ -99,6 +99,14 @@ def test_fresh_tokens_change_nothing_and_make_no_history(history: History, tmp_p
     history.record([Outcome(spec(), State.FRESH, "fresh", "1 h left")], NOW)
     history.record([], NOW)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_token_whose_turn_did_not_come_before_the_run_was_stopped_is_no_failure(history: History) -> None:
+    history.record([renewed("x")], NOW)
+    before = history.records()
+    stopped = [Outcome(spec(name), State.FAILED, STOPPED, "the run was stopped before its turn came") for name in ("x", "y")]
+    history.record(stopped, NOW + 1)
+    assert history.records() == before
 
 
 def test_what_is_unknown_is_remembered_as_unknown(history: History) -> None:

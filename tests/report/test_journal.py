@@ -20,12 +20,12 @@ FAILED = Outcome(spec("ce"), State.FAILED, "unavailable", "localhost:8443 cannot
     [
         (RENEWED, "token ce: renewed, valid for 1 h"),
         (FRESH, "token ce: fresh: 50 min left"),
-        (FAILED, "token ce: localhost:8443 cannot be reached: Connection refused"),
+        (FAILED, "token ce: failed (unavailable): localhost:8443 cannot be reached: Connection refused"),
         (
             Outcome(
                 spec("ce"), State.FAILED, "refused", "the issuer refused it", "run: setup", "the published token is valid for 5 min more"
             ),
-            "token ce: the issuer refused it: the published token is valid for 5 min more; run: setup",
+            "token ce: failed (refused): the issuer refused it: the published token is valid for 5 min more; run: setup",
         ),
         (
             Outcome(spec("ce"), State.RENEWED, "renewed", "renewed", notes=("lacks scope a", "lives only 30 s")),

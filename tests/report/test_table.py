@@ -55,7 +55,7 @@ def test_without_a_terminal_each_token_is_one_line_that_is_never_cut() -> None:
     assert [line.split()[0] for line in lines[1:]] == list(STATES)
     assert LONG_PATH in lines[2]
     assert f"{LONG_SCOPE} for ce" in lines[2]
-    assert "3 min ago, 14 in a row: the other party disconnected the other" in lines[4]
+    assert "3 min ago, 14 in a row, refused: the other party disconnected the other" in lines[4]
     assert "…" not in "".join(lines)
 
 
@@ -67,18 +67,22 @@ def test_a_line_says_what_is_granted() -> None:
 
 
 def test_a_line_says_what_failed_last() -> None:
-    assert one(published(), failed()).endswith("/tokens/x  3 min ago: the issuer refused the refresh token (invalid_grant)")
-    assert one(published(), failed(3)).endswith("/tokens/x  3 min ago, 3 in a row: the issuer refused the refresh token (invalid_grant)")
+    assert one(published(), failed()).endswith("/tokens/x  3 min ago, refused: the issuer refused the refresh token (invalid_grant)")
+    assert one(published(), failed(3)).endswith(
+        "/tokens/x  3 min ago, 3 in a row, refused: the issuer refused the refresh token (invalid_grant)"
+    )
     # What is over is still told, but the state is well again.
     healed = one(published(), failed(0))
     assert healed.split()[2] == "fresh"
-    assert healed.endswith("  3 min ago: the issuer refused the refresh token (invalid_grant)")
+    assert healed.endswith("  3 min ago, refused: the issuer refused the refresh token (invalid_grant)")
 
 
 def test_a_state_that_is_not_well_explains_itself_before_anything_was_tried_and_when_something_else_had_failed_before() -> None:
     assert one(NO_FILE).endswith("/tokens/x  no file")
     assert one(EMPTY).endswith("/tokens/x  not a token: it is empty")
-    assert one(EMPTY, failed(0)).endswith("  not a token: it is empty; 3 min ago: the issuer refused the refresh token (invalid_grant)")
+    assert one(EMPTY, failed(0)).endswith(
+        "  not a token: it is empty; 3 min ago, refused: the issuer refused the refresh token (invalid_grant)"
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200, 400, 1000])
@@ -108,7 +112,7 @@ def test_a_narrow_terminal_has_the_details_below_each_token() -> None:
         "    path    /etc/osg/tokens/of-an-experiment-with-a-long-name/monitoring-probe-p\n"
         "            roduction.a-token-with-a-long-name.token\n"
         "    grants  compute.read compute.create for ce\n"
-        "    failure 3 min ago, 2 in a row: the issuer refused the refresh token\n"
+        "    failure 3 min ago, 2 in a row, refused: the issuer refused the refresh token\n"
         "            (invalid_grant)\n"
         "new      missing  -     robot\n"
         "    path    /tokens/new\n"

@@ -32,8 +32,8 @@ ODD = "p%40+s s:w&r=d/;"
 def account_of(issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 10.0) -> Account:
     assert client.client_secret is not None
     given = Secret(client.client_secret if secret is None else secret)
-    settings = Settings(f"{issuer.url}/token", client.client_id, given, auth)
-    return Account("probe", client_credentials.NAME, settings, str(issuer.ca_file), timeout)
+    settings = Settings(f"{issuer.url}/token", client.client_id, given, auth, str(issuer.ca_file))
+    return Account("probe", client_credentials.NAME, settings, timeout)
 
 
 def spec_of(path: str = "/nowhere/token", **asked: Any) -> TokenSpec:
@@ -85,8 +85,8 @@ def test_many_tokens_take_one_connection(issuer: Issuer, client: Client) -> None
 def test_the_secret_may_come_from_a_file(issuer: Issuer, client: Client, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{client.client_secret}\nthe second line is a comment\n")
-    settings = Settings(f"{issuer.url}/token", client.client_id, SecretFile(str(file)))
-    account = Account("probe", client_credentials.NAME, settings, str(issuer.ca_file))
+    settings = Settings(f"{issuer.url}/token", client.client_id, SecretFile(str(file)), ca_file=str(issuer.ca_file))
+    account = Account("probe", client_credentials.NAME, settings)
     assert fetch(account).text.reveal()
     file.unlink()
     with pytest.raises(Local, match=f"client secret file {file} cannot be read: No such file"):
@@ -353,7 +353,7 @@ class _Server(ThreadingHTTPServer):
 
     def account(self, auth: str, timeout: float = 5.0, secret: Union[Secret, SecretFile, None] = None) -> Account:
         settings = Settings(f"http://127.0.0.1:{self.server_address[1]}/token", "i d", secret or Secret("s+t"), auth)
-        return Account("probe", client_credentials.NAME, settings, None, timeout)
+        return Account("probe", client_credentials.NAME, settings, timeout)
 
 
 @pytest.fixture

@@ -1,0 +1,572 @@
+"""osg-token-renewer-setup, with the real oidc-gen, the real issuer, and a user who approves, denies, or never comes."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import pwd
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from osg_token_renewer import cli
+from testbed import Issuer
+from tests.host import SCOPE, Host, Result, pids_of, processes_with, until
+from tests.terminal import Terminal
+
+SETUP = "osg-token-renewer-setup"
+
+
+def given(host: Host, issuer: Issuer, *more: str) -> list[str]:
+    """All that registration must know, so that nothing is asked."""
+    pw_file = str(host.root / "robot.pw")
+    return ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", SCOPE, "--pw-file", pw_file, "--create-pw-file", *more]
+
+
+@contextmanager
+def person(act: Callable[[], object]) -> Iterator[None]:
+    """Somebody who acts as soon as there is a code."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+def printed_section(result: Result) -> tuple[str, dict[str, str]]:
+    """The section to paste, as the configuration will read it."""
+    parser = configparser.ConfigParser()
+    parser.read_string(re.search(r"^\[account .*?(?=\n\n)", result.stdout, re.DOTALL | re.MULTILINE)[0])  # type: ignore[index]
+    (title,) = parser.sections()
+    return title, dict(parser[title])
+
+
+def nothing_is_left(host: Host, *kept: str) -> bool:
+    """No account, no password file that was made, no process, and none of oidc-gen's temporary files."""
+    there = {path.name for path in host.root.iterdir() if path.is_file()}
+    accounts = host.account_file("robot").exists()
+    return (there, accounts, host.leftovers(), list(Path("/tmp").glob("oidc-gen:*"))) == (set(kept), False, [], [])
+
+
+# it works
+
+
+def test_an_account_is_registered_by_the_device_flow(host: Host, issuer: Issuer) -> None:
+    with person(issuer.approve_next):
+        done = host.setup(*given(host, issuer), "robot")
+
+    assert done.status == 0, done.stderr
+    pw_file = host.root / "robot.pw"
+    assert printed_section(done) == ("account robot", {"password_file": str(pw_file)})
+    password = pw_file.read_text()
+    assert re.fullmatch(r"[\w-]{40,}\n", password)
+    assert stat.S_IMODE(pw_file.stat().st_mode) == stat.S_IMODE(host.account_file("robot").stat().st_mode) == 0o600
+    assert f"visit:\n\n    {issuer.url}/device" in done.stdout
+    assert re.search(r"enter the code:\n\n    [A-Z]{4}-[A-Z]{4}\n", done.stdout)
+    assert password.strip() not in done.stdout + done.stderr
+    assert "client_secret" not in done.stdout + done.stderr
+    assert f"Add the following section to {host.config}:" in done.stdout
+    assert issuer.counts().registration == 1
+    assert host.leftovers() == []
+
+
+def test_a_given_client_is_used_and_the_section_written(host: Host, issuer: Issuer) -> None:
+    """--manual, --write-config, and a password file that is there already."""
+    client = issuer.add_client(token_endpoint_auth_method="client_secret_basic")
+    secret = host.secret("client.secret", f"{client.client_secret}\n")
+    host.secret("robot.pw", "my 50% password\nits second line\n")
+    host.configure(host.token("t", "robot"))
+
+    with person(issuer.approve_next):
+        manual = ["--manual", "--client-id", client.client_id, "--client-secret-file", str(secret), "--write-config"]
+        done = host.setup(*given(host, issuer, *manual), "robot")
+
+    assert done.status == 0, done.stderr
+    assert issuer.counts().registration == 0
+    written = host.config.parent / "config.d" / "robot.ini"
+    assert f"Wrote its section to {written}" in done.stdout
+    assert written.read_text() == f"[account robot]\npassword_file = {host.root}/robot.pw\n"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (written, written.parent)] == [0o640, 0o750]
+    assert (host.root / "robot.pw").read_text() == "my 50% password\nits second line\n"
+    renewed = host.run()
+    assert renewed.status == 0, renewed.stderr
+    assert issuer.verify(host.read("t").strip())["client_id"] == client.client_id
+
+
+def test_a_client_credentials_account_is_proved_before_its_section_is_printed(host: Host, issuer: Issuer) -> None:
+    client = issuer.add_client()
+    secret = host.secret("client.secret", f"{client.client_secret}\n")
+    options = ["--client-credentials", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", "compute.read"]
+    options += ["--audience", "ce", "--client-id", client.client_id, "--client-secret-file", str(secret)]
+
+    done = host.setup(*options, "probe")
+
+    assert done.status == 0, done.stderr
+    title, section = printed_section(done)
+    assert (title, section) == (
+        "account probe",
+        {
+            "token_request_url": f"{issuer.url}/token",
+            "client_id": client.client_id,
+            "client_secret_file": str(secret),
+            "ca_file": str(issuer.ca_file),
+        },
+    )
+    assert issuer.counts().grants == {"client_credentials": 1}
+    host.configure(f"[{title}]\n" + "".join(f"{name} = {value}\n" for name, value in section.items()) + host.token("t", "probe"))
+    assert host.run().status == 0
+
+    secret.write_text("wrong\n")
+    refused = host.setup(*options, "--write-config", "probe")
+    assert (refused.status, refused.stdout) == (1, "")
+    assert "the issuer refused the request: invalid_client" in refused.stderr
+    assert not (host.config.parent / "config.d").exists()
+
+
+def test_a_dead_account_is_brought_back_by_logging_in_again(host: Host, issuer: Issuer) -> None:
+    host.configure(host.register(issuer, "robot") + host.token("t", "robot"))
+    issuer.revoke(host.client_ids["robot"])
+    before = host.run()
+    assert before.status == 1
+    remedy = before.line("token t: ").rpartition("; run: ")[2]
+    assert remedy == f"{SETUP} --reauthenticate robot"
+    account = host.account_file("robot").read_bytes()
+    options = ["--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot"]
+
+    with person(issuer.deny_next):
+        denied = host.setup(*options)
+    assert denied.status == 1
+    assert "the authorization was denied" in denied.stderr
+    assert host.account_file("robot").read_bytes() == account
+
+    with person(issuer.approve_next):
+        done = host.setup(*options)
+    assert done.status == 0, done.stderr
+    assert f"[account robot] is in the configuration already, at {host.config}:1: nothing was added to it." in done.stdout
+    assert host.run().status == 0
+    assert issuer.verify(host.read("t").strip())
+    assert host.leftovers() == []
+
+
+# it does not
+
+
+def test_after_a_denied_an_expired_and_an_interrupted_authorization_nothing_is_left(host: Host, issuer: Issuer) -> None:
+    """And so the last attempt of this test starts as clean as the first."""
+    with person(issuer.deny_next):
+        denied = host.setup(*given(host, issuer), "robot")
+    assert denied.status == 1
+    assert denied.stderr == f"the authorization was denied; run it again: {SETUP} robot\n"
+    assert nothing_is_left(host)
+
+    issuer.settings(device_code_ttl=1)
+    expired = host.setup(*given(host, issuer), "robot")
+    assert expired.status == 1
+    assert expired.stderr == f"the code expired before the authorization was given; run it again: {SETUP} robot\n"
+    assert nothing_is_left(host)
+    issuer.settings(device_code_ttl=300)
+    # A code that nobody waits for any more must not be the next one that is approved.
+    issuer.revoke(issuer.client_id("robot"))
+
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        running = host.popen(host.registrar(*given(host, issuer), "robot"), {})
+        wait_for_code(issuer, running)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=60)
+        assert (running.returncode, said) == (128 + number, f"interrupted by {number.name}: nothing was set up\n")
+        assert nothing_is_left(host)
+        issuer.revoke(issuer.client_id("robot"))
+
+    with person(issuer.approve_next):
+        assert host.setup(*given(host, issuer), "robot").status == 0
+    assert host.account_file("robot").exists()
+
+
+def test_what_was_made_before_an_interruption_is_removed_also_when_there_are_more_of_them(host: Host, issuer: Issuer) -> None:
+    account = host.account_file("robot")
+    host.program("oidc-gen", f"mkdir -m 700 {account.parent}; echo half of it >{account}; exec sleep 300\n")
+    # An agent that takes its time to end.
+    host.program("oidc-agent", f'trap "sleep 1" TERM; {shutil.which("oidc-agent")} "$@" & wait\n')
+    running = host.popen(host.registrar(*given(host, issuer), "robot"), {})
+    until(account.exists)
+    assert (host.root / "robot.pw").exists()
+    running.send_signal(signal.SIGHUP)
+    until(lambda: ignores(running.pid, signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        running.send_signal(number)
+    _, said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (128 + signal.SIGHUP, "interrupted by SIGHUP: nothing was set up\n")
+    assert nothing_is_left(host)
+
+
+def ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal (proc(5): SigIgn)."""
+    (mask,) = re.findall(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def wait_for_code(issuer: Issuer, running: subprocess.Popen[str]) -> None:
+    """Until the person was shown a code."""
+    assert running.stdout is not None
+    shown = ""
+    while not shown.endswith("Waiting for you to log in and to approve …\n"):
+        line = running.stdout.readline()
+        assert line, f"it ended: {shown}"
+        shown += line
+    assert issuer.pending_user_codes()[0] in shown.replace("-", "")
+
+
+def test_an_account_that_is_there_is_not_overwritten(host: Host, issuer: Issuer, registry: Host) -> None:
+    host.adopt(registry, "robot")
+    before = host.account_file("robot").read_bytes()
+    done = host.setup(*given(host, issuer), "robot")
+    assert done.status == 1
+    assert f"there is an account robot already ({host.account_file('robot')}); " in done.stderr
+    assert f"{SETUP} --reauthenticate robot" in done.stderr
+    assert host.account_file("robot").read_bytes() == before
+    assert issuer.counts().registration == 0
+
+
+def test_what_will_be_refused_is_said_before_anything_is_asked(host: Host, registry: Host) -> None:
+    host.adopt(registry, "robot")
+    for account, options, message in (
+        ("robot", ["--create-pw-file"], "there is an account robot already"),
+        ("drone", [], f"there is no password file {host.root}/drone.pw"),
+    ):
+        command = host.registrar("--pw-file", f"{host.root}/{account}.pw", *options, account)
+        with Terminal(command, host.environment({})) as terminal:
+            assert terminal.end() == 1
+            assert terminal.shown.startswith(message)
+
+
+def test_reauthenticating_what_is_not_there_says_how_to_register_it(host: Host, issuer: Issuer) -> None:
+    host.secret("robot.pw", "x\n")
+    done = host.setup("--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot")
+    assert (done.status, done.stderr) == (1, f"there is no account robot to log in again; run: {SETUP} robot\n")
+
+
+@pytest.fixture
+def said(host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The program within this process, for what it says before it does anything: exit status, stdout and stderr."""
+    for name, value in host.environment({}).items():
+        monkeypatch.setenv(name, value)
+
+    def say(*arguments: str) -> tuple[int, str, str]:
+        status = cli.setup_main(host.registrar(*arguments)[2:])
+        return (status, *capsys.readouterr())
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ([], "--issuer, --scope"),
+        (["--issuer", "https://localhost:1"], "--scope"),
+        (["--manual"], "--issuer, --scope, --client-id, --client-secret-file"),
+        (["--client-credentials"], "--issuer, --client-id, --client-secret-file"),
+    ],
+)
+def test_without_a_terminal_all_options_that_are_missing_are_named(
+    said: Callable[..., tuple[int, str, str]], options: list[str], missing: str
+) -> None:
+    assert said(*options, "robot") == (2, "", f"without a terminal to ask on, these options are needed: {missing}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--", "--help"], 2, "ACCOUNT: a name must not begin with '-'"),
+        (["../x"], 2, "ACCOUNT: a name must not contain '/'"),
+        (["--issuer", "http://issuer.example.org", "robot"], 2, "--issuer: must be https"),
+        (["--issuer", "issuer.example.org", "robot"], 2, "--issuer: must be an https URL"),
+        (["--issuer", "https://localhost:1", "robot"], 1, "localhost:1 cannot be reached: Connection refused"),
+        (["--ca-file", "/nonexistent/ca", "robot"], 2, "--ca-file: /nonexistent/ca cannot be read"),
+        (["--service-user", "no-such-user", "robot"], 1, "there is no user no-such-user on this host"),
+        (["--client-id", "x", "robot"], 2, "--client-id: needs --manual or --client-credentials"),
+        (["--client-credentials", "robot"], 2, "--create-pw-file: is of no use with --client-credentials"),
+        (["--reauthenticate", "robot"], 2, "--issuer, --scope, --ca-file: is of no use with --reauthenticate"),
+    ],
+)
+def test_what_cannot_be_right_is_said_before_anything_is_done(
+    host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]], options: list[str], status: int, message: str
+) -> None:
+    done = said(*given(host, issuer), *options)
+    assert done[0] == status
+    assert message in done[2]
+    assert nothing_is_left(host)
+    assert issuer.counts().total == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--client-id", "x"], "--client-id: needs --manual or --client-credentials"),
+        (["--client-id", "x", "--client-secret-file", "/x"], "--client-id, --client-secret-file: needs --manual or --client-credentials"),
+        (["--client-credentials", "--create-pw-file"], "--create-pw-file: is of no use with --client-credentials"),
+        (["--reauthenticate", "--create-pw-file"], "--create-pw-file: is of no use with --reauthenticate"),
+        (["--reauthenticate", "--scope", "openid", "--issuer", "https://i"], "--issuer, --scope: is of no use with --reauthenticate"),
+        (["--reauthenticate", "--ca-file", "/x", "--audience", "ce"], "--audience, --ca-file: is of no use with --reauthenticate"),
+    ],
+)
+def test_an_option_that_would_be_of_no_use_is_wrong_usage(
+    said: Callable[..., tuple[int, str, str]], options: list[str], message: str
+) -> None:
+    assert said(*options, "robot") == (2, "", f"{message}\n")
+
+
+def test_a_scope_with_control_characters_is_wrong_usage(host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]) -> None:
+    options = ["--client-credentials", "--issuer", issuer.url, "--client-id", "x", "--client-secret-file", str(host.secret("s", "x\n"))]
+    assert said(*options, "--scope", "re\x01ad", "probe") == (2, "", "--audience, --scope: must not contain control characters\n")
+    assert issuer.counts().total == 0
+
+
+@pytest.mark.parametrize("limit", ["0", "3601"])
+def test_a_time_limit_is_from_a_second_to_an_hour(host: Host, limit: str) -> None:
+    done = host.setup("--timeout", limit, "robot")
+    assert (done.status, "--timeout: must be a number of seconds from 1 to 3600" in done.stderr) == (2, True)
+
+
+def test_a_url_that_is_no_issuers_is_said_to_be_none(host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]) -> None:
+    status, _, stderr = said(*given(host, issuer), "--issuer", f"{issuer.url}/elsewhere", "robot")
+    assert (status, "has no metadata of an issuer (HTTP status 404); check the issuer's URL" in stderr) == (1, True)
+
+
+def test_an_issuer_that_never_answers_is_left_at_the_deadline(host: Host, issuer: Issuer) -> None:
+    """Asked by this program itself, and by oidc-gen."""
+    command = host.registrar(*given(host, issuer), "--timeout", "1", "robot")
+    issuer.fault(endpoint="discovery", times=1, hang=True)
+    issuer.fault(endpoint="registration", hang=True)
+    silent = host.popen(command, {})
+    until(lambda: issuer.counts().discovery == 1)
+    stuck = host.popen(command, {})
+
+    ends = [(one.communicate(timeout=60)[1], one.returncode) for one in (silent, stuck)]
+
+    assert ends == [(f"{issuer.url[8:]} had not answered after 1 s\n", 1), ("the issuer did not answer in time\n", 1)]
+    assert nothing_is_left(host)
+
+
+def test_an_issuer_that_registers_no_client_is_said_to_and_how_to_go_on(host: Host, issuer: Issuer) -> None:
+    by_hand = "; have a client registered at the issuer (redirect URI http://localhost:4242, device flow), then use --manual\n"
+
+    issuer.fault(endpoint="registration", status=403, body='{"error": "access_denied", "error_description": "not for you"}')
+    refused = host.setup(*given(host, issuer), "robot")
+    assert (refused.status, refused.stderr) == (1, f"the issuer registered no client (access_denied: not for you){by_hand}")
+    issuer.clear_faults()
+
+    issuer.settings(registration_without_scope=True)
+    scopeless = host.setup(*given(host, issuer), "robot")
+    assert (scopeless.status, scopeless.stderr) == (
+        1,
+        f"the issuer registered no client (Could not register the necessary scopes dynamically){by_hand}",
+    )
+    assert nothing_is_left(host)
+
+
+def test_a_given_client_that_the_issuer_refuses_is_what_must_be_checked(host: Host, issuer: Issuer) -> None:
+    secret = host.secret("client.secret", "wrong\n")
+    manual = ["--manual", "--client-id", issuer.add_client().client_id, "--client-secret-file", str(secret)]
+    done = host.setup(*given(host, issuer, *manual), "robot")
+    assert done.status == 1
+    assert done.stderr.startswith("the issuer refused the client (invalid_client")
+    assert done.stderr.endswith("; check its id and secret, and that it may use the device flow\n")
+    assert nothing_is_left(host, "client.secret")
+
+
+def test_without_a_password_file_the_option_that_makes_one_is_named(host: Host, issuer: Issuer) -> None:
+    options = [option for option in given(host, issuer) if option != "--create-pw-file"]
+    done = host.setup(*options, "robot")
+    assert done.status == 1
+    assert f"there is no password file {host.root}/robot.pw; " in done.stderr
+    assert "--create-pw-file" in done.stderr
+    (host.root / "robot.pw").touch()
+    assert f"the password file {host.root}/robot.pw is empty" in host.setup(*options, "robot").stderr
+
+
+def test_without_oidc_agent_its_package_is_named(host: Host, issuer: Issuer) -> None:
+    done = host.setup(*given(host, issuer), "robot", env={"PATH": "/nonexistent"})
+    assert (done.status, done.stderr) == (1, "oidc-gen is not installed; install the package oidc-agent-cli\n")
+    assert nothing_is_left(host)
+
+
+# secrets
+
+
+class Watch(threading.Thread):
+    """All that any process of a host's home could be seen to have: its arguments and its environment."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(daemon=True)
+        self._home = host.home
+        self._over = threading.Event()
+        self.seen = b""
+
+    def run(self) -> None:
+        while not self._over.wait(0.005):
+            for pid in pids_of(self._home, ""):
+                for name in ("cmdline", "environ"):
+                    try:
+                        content = Path(f"/proc/{pid}/{name}").read_bytes()
+                    except OSError:
+                        continue
+                    if content not in self.seen:
+                        self.seen += content
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._over.set()
+        self.join()
+
+
+def test_no_secret_is_to_be_seen_while_it_runs(host: Host, issuer: Issuer) -> None:
+    client = issuer.add_client()
+    secret = host.secret("client.secret", f"{client.client_secret}\n")
+    manual = ["--manual", "--client-id", client.client_id, "--client-secret-file", str(secret)]
+    with Watch(host) as watch, person(issuer.approve_next):
+        done = host.setup(*given(host, issuer, *manual), "robot")
+    assert done.status == 0, done.stderr
+    # What could be seen was seen.
+    assert b"oidc-gen" in watch.seen
+    assert b"--pw-file=/dev/fd/" in watch.seen
+    for hidden in ((host.root / "robot.pw").read_text().strip(), str(client.client_secret)):
+        assert hidden.encode() not in watch.seen
+        assert hidden not in done.stdout + done.stderr
+
+
+def test_on_a_terminal_what_is_missing_is_asked_for_and_a_secret_is_not_echoed(host: Host, issuer: Issuer) -> None:
+    client = issuer.add_client()
+    pw_file = str(host.root / "robot.pw")
+    command = host.registrar("--manual", "--pw-file", pw_file, "--create-pw-file", "robot")
+    with Terminal(command, host.environment({})) as terminal, person(issuer.approve_next):
+        for question, answer in (
+            ("Issuer URL: ", issuer.url),
+            ("CA bundle of the issuer (empty: the system's): ", str(issuer.ca_file)),
+            ("Scopes [openid offline_access]: ", SCOPE),
+            ("Audience (empty: the issuer's default): ", ""),
+            ("Client id: ", client.client_id),
+            ("Client secret (not shown): ", str(client.client_secret)),
+        ):
+            terminal.wait_for(question)
+            terminal.type(f"{answer}\n")
+        assert terminal.end() == 0, terminal.shown
+    shown = "\n".join(terminal.screen())
+    assert "The issuer offers these scopes: openid " in shown
+    assert f"[account robot]\npassword_file = {pw_file}" in shown
+    assert str(client.client_secret) not in terminal.shown
+    assert host.account_file("robot").exists()
+
+
+@pytest.mark.parametrize("before", ["nothing", "the same", "another"])
+def test_a_client_secret_that_was_typed_is_kept_in_a_file_of_its_own(host: Host, issuer: Issuer, before: str) -> None:
+    client = issuer.add_client()
+    kept = host.root / "probe.secret"
+    if before != "nothing":
+        host.secret(kept.name, f"{client.client_secret if before == 'the same' else before}\n")
+    command = host.registrar("--client-credentials", "--pw-file", str(host.root / "probe.pw"), "--ca-file", str(issuer.ca_file), "probe")
+    with Terminal(command, host.environment({})) as terminal:
+        for question, answer in (
+            ("Issuer URL: ", issuer.url),
+            ("Client id: ", client.client_id),
+            ("Client secret (not shown): ", str(client.client_secret)),
+        ):
+            terminal.wait_for(question)
+            terminal.type(f"{answer}\n")
+        assert terminal.end() == (1 if before == "another" else 0), terminal.shown
+    assert str(client.client_secret) not in terminal.shown
+    assert (f"Wrote the client secret to {kept}" in terminal.screen()) is (before == "nothing")
+    if before == "another":
+        assert f"{kept} cannot be written: File exists" in terminal.screen()
+        assert kept.read_text() == "another\n"
+        return
+    assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == (f"{client.client_secret}\n", 0o600)
+    assert f"client_secret_file = {kept}" in terminal.screen()
+
+
+def test_a_person_who_ends_the_input_or_says_nothing_has_set_up_nothing(host: Host) -> None:
+    command = host.registrar("--pw-file", str(host.root / "robot.pw"), "--create-pw-file", "robot")
+    for typed, status, message in (
+        ("\x04", 2, "the input ended before everything was answered"),
+        ("\n", 2, "--issuer: is needed"),
+        ("\x03", 130, "interrupted by SIGINT: nothing was set up"),
+        ("\x1c", 131, "interrupted by SIGQUIT: nothing was set up"),
+    ):
+        with Terminal(command, host.environment({})) as terminal:
+            terminal.wait_for("Issuer URL: ")
+            terminal.type(typed)
+            assert terminal.end() == status
+            assert message in terminal.shown
+        assert nothing_is_left(host)
+
+
+# who runs it
+
+
+def test_anyone_but_root_and_the_service_user_is_told_to_run_it_as_root() -> None:
+    """Everything is imported while it is still allowed: this user's Python may not be readable by others."""
+    program = (
+        "import os, sys; from osg_token_renewer import cli; from osg_token_renewer.commands import setup;"
+        "setup.build_parser().parse_args(['robot']);"
+        "os.geteuid() == 0 and os.setuid(int(sys.argv[1]));"
+        "sys.exit(cli.setup_main(['--service-user', 'root', '--issuer', 'https://localhost:1', '--scope', 'openid', 'robot']))"
+    )
+    root = Path(__file__).resolve().parent.parent.parent
+    command = [sys.executable, "-c", program, str(pwd.getpwnam("nobody").pw_uid)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("run this as root: accounts belong to the service user root; ")
+
+
+def test_root_works_as_the_service_user_who_need_not_be_able_to_read_the_password_file(host: Host, issuer: Issuer) -> None:
+    """Without root's privileges, the service user is this user, and the account simply its own."""
+    user = pwd.getpwnam("nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
+    public = host.short / "run"
+    for directory in (host.short, public):
+        directory.chmod(0o711)
+    accounts = public / "accounts"
+    accounts.mkdir(mode=0o700)
+    os.chown(accounts, user.pw_uid, user.pw_gid)
+    ca_file = public / "ca.pem"
+    ca_file.write_bytes(issuer.ca_file.read_bytes())
+    pw_file = host.secret("robot.pw", "known to root alone\n")
+    options = ["--service-user", user.pw_name, "--issuer", issuer.url, "--ca-file", str(ca_file), "--scope", SCOPE]
+    # A directory for temporary files that is closed to the service user.
+    env = {"OIDC_CONFIG_DIR": str(accounts), "TMPDIR": str(host.home)}
+
+    with person(issuer.approve_next):
+        done = host.setup(*options, "--pw-file", str(pw_file), "robot", env=env)
+
+    assert done.status == 0, done.stderr
+    account = accounts / "robot"
+    assert (account.stat().st_uid, stat.S_IMODE(account.stat().st_mode)) == (user.pw_uid, 0o600)
+    warning = f"warning: the service user {user.pw_name} cannot read {pw_file}: "
+    assert (warning in done.stderr) is (os.geteuid() == 0)
+    assert pw_file.stat().st_uid == os.geteuid()
+    assert processes_with(f"OIDC_CONFIG_DIR={accounts}") == []
+    assert [path for path in Path("/tmp").glob("osg-token-renewer-*") if path.stat().st_uid == user.pw_uid] == []
+    shutil.rmtree(accounts)
+    ca_file.unlink()
+
+
+def test_what_is_made_belongs_to_the_service_user(host: Host, issuer: Issuer) -> None:
+    user: Optional[pwd.struct_passwd] = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    assert user is not None
+    client = issuer.add_client()
+    secret = host.secret("client.secret", f"{client.client_secret}\n")
+    options = ["--client-credentials", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--client-id", client.client_id]
+    done = host.setup(*options, "--client-secret-file", str(secret), "--write-config", "--service-user", user.pw_name, "probe")
+    assert done.status == 0, done.stderr
+    written = host.config.parent / "config.d" / "probe.ini"
+    assert (written.stat().st_uid, written.stat().st_gid) == (os.geteuid(), user.pw_gid)

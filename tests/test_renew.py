@@ -1,0 +1,47 @@
+"""The engine: several runs at a time, as objects and as processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from osg_token_renewer import config, lock, renew
+from osg_token_renewer.model import Outcome, State
+from osg_token_renewer.planner import Planned
+from osg_token_renewer.stop import Stop
+from testbed import Issuer
+from tests.host import Host, has_open, until
+
+
+def run_of(host: Host, force: bool = False) -> renew.Run:
+    return renew.Run(config.load(str(host.config)), force=force, stop=Stop())
+
+
+def states(run: renew.Run, planned: list[Planned]) -> dict[str, State]:
+    outcomes: list[Outcome] = [*run.outcomes(planned)]
+    assert len(outcomes) == len(planned)
+    return {outcome.spec.name: outcome.state for outcome in outcomes}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_another_run_renewed_after_it_was_planned_is_fresh_unless_forced(host: Host, issuer: Issuer, force: bool) -> None:
+    account = host.credentials_account(issuer, "probe", issuer.add_client())
+    host.configure(account + "".join(host.token(name, "probe", min_lifetime=600) for name in ("a", "b")))
+    late, early = run_of(host, force), run_of(host)
+    planned = late.plan()
+    assert states(early, early.plan()[:1]) == {"a": State.RENEWED}
+
+    assert states(late, planned) == {"a": State.RENEWED if force else State.FRESH, "b": State.RENEWED}
+
+    assert issuer.counts().token == (3 if force else 2)
+
+
+def test_the_runtime_directory_may_go_while_another_run_is_waited_for(host: Host, registry: Host) -> None:
+    """As that of the service does when the service has ended."""
+    host.configure(host.adopt(registry, "robot") + host.token("t", "robot"))
+    with lock.held(str(host.state / "lock"), 0):
+        run = host.start()
+        until(lambda: has_open(run.pid, host.state / "lock"))
+        assert list(host.runtime.iterdir()) == []
+        host.runtime.rmdir()
+    _, said = run.communicate(timeout=60)
+    assert (run.returncode, said.splitlines()[-1]) == (0, "1 token: 1 renewed, 0 fresh, 0 failed")

@@ -1,0 +1,112 @@
+"""The units, as systemd itself reads them, and the shim that the service starts."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import signal
+import subprocess
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from osg_token_renewer import directories, lock
+from osg_token_renewer.config import VARIABLE
+from tests.host import ROOT, Host, has_open
+
+UNITS = ROOT / "systemd"
+SHIM = ROOT / "libexec" / "osg-token-renewer.sh"
+INSTALLED = "/usr/libexec/osg-token-renewer/"
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    # As systemd does, and not in lower case.
+    parser.optionxform = str  # type: ignore[assignment]
+    parser.read(UNITS / name)
+    return parser
+
+
+def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["systemd-analyze", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    )
+
+
+def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
+    for file in UNITS.iterdir():
+        # The only thing that is missing here is what the package installs.
+        (tmp_path / file.name).write_text(file.read_text().replace(INSTALLED, f"{SHIM.parent}/"))
+    done = systemd_analyze("verify", "--man=no", *(str(tmp_path / file.name) for file in UNITS.iterdir()))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_systemd_would_say_something_against_a_unit_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "wrong.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\nKilMode=mixed\n")
+    assert "KilMode" in systemd_analyze("verify", "--man=no", str(tmp_path / "wrong.service")).stderr
+
+
+def test_the_service_starts_the_shim_as_the_service_user() -> None:
+    service = unit("osg-token-renewer.service")["Service"]
+    assert service["ExecStart"] == INSTALLED + SHIM.name
+    assert os.access(SHIM, os.X_OK)
+    assert (service["User"], service["Group"], service["Type"]) == (directories.SERVICE_USER, directories.SERVICE_USER, "oneshot")
+    # Where the program looks for them when systemd does not say so.
+    assert f"/run/{service['RuntimeDirectory']}" == directories.RUNTIME
+    assert f"/var/lib/{service['StateDirectory']}" == directories.STATE
+    assert (service["RuntimeDirectoryMode"], service["StateDirectoryMode"], service["UMask"]) == ("0700", "0700", "0077")
+
+
+def test_a_stop_of_the_service_does_not_reach_the_agents() -> None:
+    """An agent that is ended between the issuer's answer and its own writing of it loses the account."""
+    assert unit("osg-token-renewer.service")["Service"]["KillMode"] == "mixed"
+
+
+def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soon_after_boot() -> None:
+    timer = unit("osg-token-renewer.timer")["Timer"]
+    shown = systemd_analyze("calendar", "--iterations=5", timer["OnCalendar"]).stdout
+    clock = [datetime.strptime(line.split()[-2], "%H:%M:%S") for line in shown.splitlines() if line.endswith("UTC")]
+    assert len(clock) == 5
+    assert {(later - earlier) % timedelta(days=1) for earlier, later in zip(clock, clock[1:])} == {timedelta(minutes=15)}
+    assert "3min" in systemd_analyze("timespan", timer["RandomizedDelaySec"]).stdout
+    assert systemd_analyze("timespan", timer["OnBootSec"]).returncode == 0
+    assert unit("osg-token-renewer.timer")["Install"]["WantedBy"] == "timers.target"
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "status"),
+    [
+        ("", [], 0),
+        ("", ["no-such-command"], 2),
+        ("[token t]\n", [], 78),
+        (None, [], 78),
+        ("[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n", [], 1),
+    ],
+)
+def test_the_exit_status_of_the_shim_is_that_of_the_program(host: Host, config: str, arguments: list[str], status: int) -> None:
+    if config is not None:
+        host.configure(config)
+    env = host.environment({VARIABLE: str(host.config)})
+    done = subprocess.run(
+        [str(SHIM), *arguments], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == status, done.stderr
+
+
+def test_the_shim_becomes_the_program_so_that_a_signal_reaches_it(host: Host) -> None:
+    host.configure("[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n")
+    link = host.root / "link"
+    link.symlink_to(SHIM)
+    with lock.held(str(host.state / "lock"), 0):
+        run = host.popen([str(link)], {VARIABLE: str(host.config)})
+        # It waits for the lock, with its signal handlers in place.
+        while not has_open(run.pid, host.state / "lock"):
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in said
