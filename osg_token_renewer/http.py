@@ -5,6 +5,7 @@ Only what must talk to an issuer imports this module: requests costs a tenth of 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
@@ -177,6 +178,7 @@ def trust(ca_file: Optional[str]) -> str:
     raise Local("no system CA bundle was found", "set ca_file in the account's section")
 
 
+@functools.cache
 def _usable(bundle: str) -> str:
     if not os.access(bundle, os.R_OK):
         raise Local(f"the CA bundle {bundle} cannot be read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,7 +121,7 @@ class Run:
             log.debug("token %s: due: %s", each.spec.name, each.decision.text)
         before = {each.spec.name: each for each in due}
         outcomes = runner.run(
-            [each.spec for each in due],
+            [each.spec for each in _most_urgent_first(due)],
             self._config.accounts,
             directory=directory,
             configured_workers=self._config.options.workers,
@@ -142,6 +143,14 @@ class Run:
             log.warning(
                 "the history cannot be written (%s): what this run did is not remembered", getattr(error, "strerror", None) or error
             )
+
+
+def _most_urgent_first(due: Sequence[Planned]) -> list[Planned]:
+    """Accounts by the nearest expiry among their tokens, so that the most urgent is done first; their tokens stay in file order."""
+    nearest: dict[str, float] = {}
+    for each in due:
+        nearest[each.spec.account] = min(nearest.get(each.spec.account, math.inf), each.expires_at or 0.0)
+    return sorted(due, key=lambda each: nearest[each.spec.account])
 
 
 def _fresh(each: Planned) -> Outcome:

@@ -1,4 +1,4 @@
-"""Lanes in parallel: the tokens of one account one after the other, accounts beside each other.
+"""Lanes in parallel: tokens of one lane one after the other, lanes beside each other.
 
 A failure stops nothing but what depends on it: a token's failure is that token's outcome, an account that cannot be opened is the
 outcome of each of its tokens.
@@ -7,7 +7,6 @@ outcome of each of its tokens.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
@@ -20,23 +19,37 @@ from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.errors import REPORT, Failure, TimedOut, Unavailable, Unsuitable
 from osg_token_renewer.model import BUG, STOPPED, Account, Outcome, State, TokenSpec
-from osg_token_renewer.sources.base import Fetch
+from osg_token_renewer.sources.base import Fetch, Fetched
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration, plural
 
 log = logging.getLogger(__name__)
 
-# A lane waits for its issuer most of the time, but opening an oidc-agent account takes a core for 0.3 s and 67 MB.
-_LANES_PER_CORE = 4
-_MOST_LANES = 16
+# A lane waits for its issuer most of the time. What takes cores or memory its source limits by itself.
+AT_ONCE = 32
+
+# Tokens that ask for exactly the same: one request serves them all.
+Batch = list[TokenSpec]
 
 # The next step where nobody knows a better one.
 _LATER = "the next run tries again; if this lasts, check the network and ask the issuer's operators"
 
 
-def workers(lanes: int, configured: Optional[int]) -> int:
-    """How many lanes run at a time."""
-    return max(1, min(lanes, configured or min(_MOST_LANES, _LANES_PER_CORE * (os.cpu_count() or 1))))
+def lanes(due: Sequence[TokenSpec], accounts: Mapping[str, Account], at_once: int) -> list[tuple[Account, list[Batch]]]:
+    """What is obtained one after the other, in the order of `due`.
+
+    Tokens of one account are one lane, for a refresh token may rotate; where its source can have several sessions of an account open,
+    they are dealt over as many lanes as there is room for.
+    """
+    batches: dict[str, dict[object, Batch]] = {}
+    for spec in due:
+        batches.setdefault(spec.account, {}).setdefault((spec.asked, spec.min_lifetime), []).append(spec)
+    dealt = []
+    for name, by_wish in batches.items():
+        width = max(1, at_once // len(batches)) if SOURCES[accounts[name].source].OVERLAPS else 1
+        every = list(by_wish.values())
+        dealt += [(accounts[name], every[first::width]) for first in range(min(width, len(every)))]
+    return dealt
 
 
 def run(
@@ -46,18 +59,16 @@ def run(
 
     `directory` is where sessions may keep sockets. Closing the iterator early asks the lanes to stop and waits for them.
     """
-    lanes: dict[str, list[TokenSpec]] = {}
-    for spec in due:
-        lanes.setdefault(spec.account, []).append(spec)
+    at_once = configured_workers or AT_ONCE
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     abandoned = threading.Event()
 
     def stopped() -> bool:
         return stop.requested() or abandoned.is_set()
 
-    with ThreadPoolExecutor(workers(len(lanes), configured_workers), thread_name_prefix="lane") as pool:
-        for name, specs in lanes.items():
-            pool.submit(_lane, accounts[name], specs, directory, outcomes.put, stopped)
+    with ThreadPoolExecutor(at_once, thread_name_prefix="lane") as pool:
+        for account, batches in lanes(due, accounts, at_once):
+            pool.submit(_lane, account, batches, directory, outcomes.put, stopped)
         try:
             for _ in due:
                 yield outcomes.get()
@@ -67,29 +78,30 @@ def run(
 
 def _lane(
     account: Account,
-    specs: Sequence[TokenSpec],
+    batches: Sequence[Batch],
     directory: str,
     put: Callable[[Outcome], None],
     stopped: Callable[[], bool],
 ) -> None:
     """One outcome for each token, whatever happens."""
-    left = list(specs)
+    left = {spec.name: spec for batch in batches for spec in batch}
+
+    def done(outcome: Outcome) -> None:
+        put(outcome)
+        del left[outcome.spec.name]
+
     try:
         # The issuer is not asked for what could not be published.
-        blocked = [_failed(spec, failure) for spec in specs if (failure := _no_place(spec))]
-        for outcome in blocked:
-            put(outcome)
-            left.remove(outcome.spec)
+        for outcome in [_failed(spec, failure) for spec in left.values() if (failure := _no_place(spec))]:
+            done(outcome)
         if left and not stopped():
             log.debug("account %s: opening it as %s, for %s", account.name, account.source, plural(len(left), "token"))
             with SOURCES[account.source].session(account, directory) as fetch:
-                while left and not stopped():
-                    put(_renew(left[0], fetch))
-                    del left[0]
-        for spec in left:
+                _obtain(batches, left, fetch, done, stopped)
+        for spec in left.values():
             put(Outcome(spec, State.FAILED, STOPPED, "the run was stopped before its turn came"))
     except Failure as error:
-        for spec in left:
+        for spec in left.values():
             put(_failed(spec, error))
         if not left:
             log.warning("account %s: %s", account.name, error.message)
@@ -101,7 +113,7 @@ def _lane(
             type(error).__name__,
             "".join(traceback.format_tb(error.__traceback__)),
         )
-        for spec in left:
+        for spec in left.values():
             put(Outcome(spec, State.FAILED, BUG, f"a bug in this program ({type(error).__name__})", REPORT))
 
 
@@ -113,21 +125,44 @@ def _no_place(spec: TokenSpec) -> Optional[Failure]:
     return None
 
 
-def _renew(spec: TokenSpec, fetch: Fetch) -> Outcome:
-    """Obtains, checks and publishes one token. Raises TimedOut, for the lane: who did not answer will not answer the next either."""
+def _obtain(
+    batches: Sequence[Batch], left: Mapping[str, TokenSpec], fetch: Fetch, done: Callable[[Outcome], None], stopped: Callable[[], bool]
+) -> None:
+    """What is left of each batch, until the run is stopped."""
+    for batch in batches:
+        wanted = [spec for spec in batch if spec.name in left]
+        if wanted and not stopped():
+            _renew(wanted, fetch, done)
+
+
+def _renew(batch: Batch, fetch: Fetch, done: Callable[[Outcome], None]) -> None:
+    """Obtains one token, and checks and publishes it for each of the batch.
+
+    Raises TimedOut, for the lane: who did not answer will not answer the next either.
+    """
     try:
-        fetched = fetch(spec)
-        try:
-            token = jwt.parse(fetched.text.reveal(), fetched.expires_at, fetched.issuer)
-        except ValueError as error:
-            raise Unsuitable(f"what the issuer sent is not a token: {error}") from None
-        now = time.time()
-        notes = claims.check(spec, token, now)
-        notes += publisher.publish(spec, token)
+        fetched = fetch(batch[0])
     except TimedOut:
         raise
     except Failure as failure:
-        return _failed(spec, failure)
+        for spec in batch:
+            done(_failed(spec, failure))
+        return
+    for spec in batch:
+        try:
+            done(_published(spec, fetched))
+        except Failure as failure:
+            done(_failed(spec, failure))
+
+
+def _published(spec: TokenSpec, fetched: Fetched) -> Outcome:
+    try:
+        token = jwt.parse(fetched.text.reveal(), fetched.expires_at, fetched.issuer)
+    except ValueError as error:
+        raise Unsuitable(f"what the issuer sent is not a token: {error}") from None
+    now = time.time()
+    notes = claims.check(spec, token, now)
+    notes += publisher.publish(spec, token)
     message = "renewed" if token.expires_at is None else f"renewed, valid for {duration(token.expires_at - now)}"
     if token.opaque and (spec.audience or spec.scope):
         message += ", not checkable because it is opaque"

@@ -75,9 +75,9 @@ class Host:
 
     # configuration
 
-    def configure(self, text: str, **values: object) -> None:
+    def configure(self, text: str, workers: int = 0, **values: object) -> None:
         """Writes config.ini, `{host.…}` and values filled in, and a [renewer] section that keeps to this host."""
-        renewer = f"\n[renewer]\nstate_dir = {self.state}\nruntime_dir = {self.runtime}\n"
+        renewer = f"\n[renewer]\nstate_dir = {self.state}\nruntime_dir = {self.runtime}\n" + (f"workers = {workers}\n" if workers else "")
         self.write_config(text.format(host=self, **values) + ("" if "[renewer]" in text else renewer))
 
     def write_config(self, text: str) -> None:

@@ -40,6 +40,7 @@ class Lanes:
 
     def token(self, account: str, number: int = 1, **settings: Any) -> TokenSpec:
         name = f"{account}{number}"
+        settings.setdefault("audience", (name,))
         return TokenSpec(name, account, settings.pop("path", str(self.tokens / name)), **settings)
 
     def start(self, specs: Sequence[TokenSpec], workers: Optional[int] = None) -> Iterator[Outcome]:
@@ -73,15 +74,37 @@ def test_accounts_are_asked_for_beside_each_other_as_many_as_there_are_workers(l
 
 def test_the_tokens_of_an_account_are_asked_for_one_after_the_other_in_their_order(lanes: Lanes) -> None:
     lanes.issuer.settings(latency_ms=50)
-    assert list(lanes.run([lanes.token("a", number) for number in range(4)])) == ["a0", "a1", "a2", "a3"]
+    assert list(lanes.run([lanes.token("a", number) for number in range(4)], workers=1)) == ["a0", "a1", "a2", "a3"]
     counts = lanes.issuer.counts()
     assert (counts.token, counts.max_in_flight, counts.connections) == (4, 1, 1)
+
+
+def test_where_nothing_rotates_the_tokens_of_an_account_are_asked_for_beside_each_other(lanes: Lanes) -> None:
+    lanes.issuer.settings(latency_ms=250)
+    assert set(lanes.run([lanes.token("a", number) for number in range(6)], workers=3).values()) == {"renewed"}
+    counts = lanes.issuer.counts()
+    assert (counts.token, counts.max_in_flight, counts.connections) == (6, 3, 3)
+
+
+def test_tokens_that_ask_for_the_same_are_served_by_one_request(lanes: Lanes) -> None:
+    specs = [lanes.token("a", number, audience=("x", "y")) for number in (1, 2)]
+    specs += [lanes.token("a", 3, audience=("y", "x")), lanes.token("a", 4, audience=("z",)), lanes.token("b", audience=("x", "y"))]
+    assert set(lanes.run(specs).values()) == {"renewed"}
+    assert lanes.issuer.counts().token == 3
+    one, two, three, four = ((lanes.tokens / f"a{number}").read_text() for number in (1, 2, 3, 4))
+    assert one == two == three != four
+
+
+def test_one_of_those_that_cannot_be_published_does_not_keep_the_others_from_it(lanes: Lanes) -> None:
+    (lanes.tokens / "a1").mkdir()
+    assert lanes.run([lanes.token("a", number, audience=("x",)) for number in (1, 2)]) == {"a1": "local", "a2": "renewed"}
+    assert lanes.issuer.counts().token == 1
 
 
 def test_outcomes_come_as_they_are_and_not_in_the_order_of_the_accounts(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], delay_ms=600)
     specs = [lanes.token("a"), lanes.token("b", 1), lanes.token("b", 2)]
-    assert list(lanes.run(specs)) == ["b1", "b2", "a1"]
+    assert list(lanes.run(specs, workers=2)) == ["b1", "b2", "a1"]
 
 
 def test_a_failed_account_does_not_stop_the_others(lanes: Lanes) -> None:
@@ -94,13 +117,14 @@ def test_a_failed_account_does_not_stop_the_others(lanes: Lanes) -> None:
 
 def test_a_failed_token_does_not_stop_the_next_one_of_its_account(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", times=1, status=500)
-    assert lanes.run([lanes.token("a", 1), lanes.token("a", 2)]) == {"a1": "unavailable", "a2": "renewed"}
+    assert lanes.run([lanes.token("a", 1), lanes.token("a", 2)], workers=1) == {"a1": "unavailable", "a2": "renewed"}
 
 
 def test_an_account_whose_issuer_does_not_answer_is_asked_once_and_no_more(lanes: Lanes) -> None:
     lanes.accounts["a"] = replace(lanes.accounts["a"], timeout=0.4)
     lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], hang=True)
-    outcomes = {one.spec.name: one for one in lanes.start([*(lanes.token("a", number) for number in (1, 2, 3)), lanes.token("b")])}
+    specs = [*(lanes.token("a", number) for number in (1, 2, 3)), lanes.token("b")]
+    outcomes = {one.spec.name: one for one in lanes.start(specs, workers=2)}
     assert outcomes.pop("b1").state is State.RENEWED
     assert list(outcomes) == ["a1", "a2", "a3"]
     assert {(one.reason, one.message) for one in outcomes.values()} == {
@@ -152,7 +176,7 @@ def test_a_bug_in_one_lane_is_its_tokens_outcome_and_tells_no_secret(lanes: Lane
 def test_what_is_under_way_when_the_run_is_stopped_is_published_and_the_rest_is_not_begun(lanes: Lanes) -> None:
     specs = [lanes.token(name, number) for number in (1, 2, 3) for name in ("a", "b")]
     lanes.issuer.fault(endpoint="token", delay_ms=300)
-    outcomes = lanes.start(specs)
+    outcomes = lanes.start(specs, workers=2)
     seen = [next(outcomes)]
     lanes.stop.signal = 15
     seen += outcomes
@@ -168,7 +192,11 @@ def test_what_is_under_way_when_the_run_is_stopped_is_published_and_the_rest_is_
 
 def test_an_opaque_token_is_said_to_be_one_where_there_was_something_to_check(lanes: Lanes) -> None:
     lanes.issuer.settings(opaque_audiences=["*"], access_token_ttl=3630)
-    outcomes = [*lanes.start([lanes.token("a", audience=("x",)), lanes.token("b", scope=("compute.read",)), lanes.token("c")])]
+    outcomes = [
+        *lanes.start(
+            [lanes.token("a", audience=("x",)), lanes.token("b", audience=(), scope=("compute.read",)), lanes.token("c", audience=())]
+        )
+    ]
     assert {one.spec.name: (one.message, one.notes) for one in outcomes} == {
         "a1": ("renewed, valid for 1 h, not checkable because it is opaque", ()),
         "b1": ("renewed, valid for 1 h, not checkable because it is opaque", ()),
@@ -183,7 +211,7 @@ def test_a_run_that_is_stopped_before_it_begins_asks_for_nothing(lanes: Lanes) -
 
 
 def test_a_run_that_nobody_follows_to_its_end_leaves_no_lane_behind(lanes: Lanes) -> None:
-    outcomes = lanes.start([lanes.token("a", number) for number in range(20)])
+    outcomes = lanes.start([lanes.token("a", number) for number in range(20)], workers=1)
     assert next(outcomes).state is State.RENEWED
     assert lane_threads() != []
     outcomes.close()  # type: ignore[attr-defined]
@@ -193,13 +221,21 @@ def test_a_run_that_nobody_follows_to_its_end_leaves_no_lane_behind(lanes: Lanes
     assert not any(name.endswith(".tmp") for name in published)
 
 
-@pytest.mark.parametrize(("lanes_due", "configured", "expected"), [(1, None, 1), (3, 8, 3), (3, 2, 2), (0, None, 1), (500, 100, 100)])
-def test_there_are_no_more_workers_than_lanes_nor_than_configured(lanes_due: int, configured: Optional[int], expected: int) -> None:
-    assert runner.workers(lanes_due, configured) == expected
+def names_in(due: Sequence[TokenSpec], accounts: dict[str, Account], at_once: int) -> list[list[list[str]]]:
+    return [[[spec.name for spec in batch] for batch in batches] for _account, batches in runner.lanes(due, accounts, at_once)]
 
 
-def test_by_itself_the_program_chooses_a_bounded_number_of_workers() -> None:
-    assert 1 < runner.workers(500, None) <= 16
+def test_an_account_whose_refresh_token_may_rotate_is_one_lane_in_file_order(lanes: Lanes) -> None:
+    robot = Account("robot", oidc_agent.NAME, oidc_agent.Settings(SecretFile("/nonexistent")))
+    due = [lanes.token("robot", number) for number in range(3)]
+    assert names_in(due, {"robot": robot}, 32) == [[["robot0"], ["robot1"], ["robot2"]]]
+
+
+def test_other_accounts_share_the_lanes_there_are_room_for(lanes: Lanes) -> None:
+    due = [lanes.token(name, number) for name in "ab" for number in range(3)]
+    assert names_in(due, lanes.accounts, 1) == [[["a0"], ["a1"], ["a2"]], [["b0"], ["b1"], ["b2"]]]
+    assert names_in(due, lanes.accounts, 4) == [[["a0"], ["a2"]], [["a1"]], [["b0"], ["b2"]], [["b1"]]]
+    assert len(names_in(due, lanes.accounts, 100)) == 6
 
 
 def test_what_became_of_a_token_is_told_with_its_lifetime_and_fingerprint(lanes: Lanes) -> None:

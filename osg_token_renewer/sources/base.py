@@ -42,6 +42,10 @@ class Source(Protocol):
     def OPTIONS(self) -> tuple[Option, ...]:  # noqa: N802
         """The options of an `[account]` section that only this source reads."""
 
+    @property
+    def OVERLAPS(self) -> bool:  # noqa: N802
+        """Whether several sessions of one account may be open at the same time: not where a refresh token may rotate."""
+
     def settings(self, values: Mapping[str, Any]) -> Any:
         """The account's settings from its parsed options; raises ValueError for combinations that make no sense."""
 

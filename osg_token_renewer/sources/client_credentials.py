@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "client-credentials"
 MARKER = "token_request_url"
+OVERLAPS = True
 OPTIONS = (
     Option("token_request_url", options.endpoint, required=True, summary="the issuer's token endpoint"),
     Option("client_id", options.text, required=True, summary="the client's id"),

@@ -45,7 +45,8 @@ def waiting(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_only_what_is_due_is_renewed_unless_forced_and_only_the_tokens_named(host: Host, issuer: Issuer, probe: str) -> None:
-    host.configure(probe + host.token("often", "probe") + "".join(host.token(name, "probe", min_lifetime=600) for name in ("a", "b")))
+    tokens = [host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")]
+    host.configure(probe + host.token("often", "probe") + "".join(tokens))
     assert host.run().status == 0
     issuer.reset_counts()
 
@@ -189,8 +190,9 @@ def test_an_opaque_token_is_published_marked_and_fresh_until_it_expires(host: Ho
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_finishes_the_requests_under_way_and_fails_the_rest(host: Host, issuer: Issuer, number: signal.Signals) -> None:
     accounts = {name: issuer.add_client() for name in ("a", "b")}
-    tokens = [host.token(f"{name}{turn}", name, min_lifetime=600) for name in accounts for turn in (1, 2)]
-    host.configure("".join([*(host.credentials_account(issuer, name, client) for name, client in accounts.items()), *tokens]))
+    tokens = [host.token(f"{name}{turn}", name, audience=turn, min_lifetime=600) for name in accounts for turn in (1, 2)]
+    sections = [host.credentials_account(issuer, name, client) for name, client in accounts.items()]
+    host.configure("".join(sections + tokens), workers=2)
     issuer.settings(latency_ms=800)
     run = host.start()
     until(lambda: issuer.counts().token == 2)
@@ -223,7 +225,7 @@ def test_a_stopped_run_finishes_the_requests_under_way_and_fails_the_rest(host: 
 
 
 def test_a_run_that_waited_for_another_finds_fresh_what_that_one_renewed(host: Host, issuer: Issuer, probe: str) -> None:
-    host.configure(probe + "".join(host.token(name, "probe", min_lifetime=600) for name in ("a", "b")))
+    host.configure(probe + "".join(host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")), workers=1)
     issuer.settings(latency_ms=700)
     first = host.start()
     until(lambda: issuer.counts().token == 1)
