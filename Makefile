@@ -8,11 +8,13 @@ OLDEST := 3.9
 OLDEST_DEPENDENCIES := requests==2.25.0 rich==12.0.0
 PIP := -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/ready
+# More than the cores: most tests wait for programs and for the issuer. (tools/test-pythons has the same.)
+PARALLEL := -n 3 --dist worksteal
 SYSTEM_CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
 TESTBED := testbed/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check issuer packages clean
+.PHONY: help demo test check bench bench-quick issuer packages clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +23,8 @@ demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer 
 	$(VENV)/bin/python -m testbed.demo
 
 test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python that is installed
-	$(VENV)/bin/python -m pytest -n auto $(PYTEST_ARGS)
+	@tools/install-packages systemd-analyze
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
 
 check: $(READY) ## style, types, shell scripts, README against --help
@@ -29,8 +32,16 @@ check: $(READY) ## style, types, shell scripts, README against --help
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	shellcheck .ci/run libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
+	shellcheck .ci/run benchmarks/reference.sh libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
 	$(VENV)/bin/python -m pytest -q tests/test_documents.py
+
+bench: packages $(READY) $(TESTBED) ## what a run costs, beside what it must cost
+	@tools/install-packages curl
+	$(VENV)/bin/python -m benchmarks
+
+bench-quick: packages $(READY) $(TESTBED) ## the same in small: that it works
+	@tools/install-packages curl
+	$(VENV)/bin/python -m benchmarks --quick
 
 issuer: packages $(READY) $(TESTBED) ## start the testbed's issuer, to try things on
 	$(VENV)/bin/python -m testbed --approve-all
