@@ -26,7 +26,7 @@ from osg_token_renewer.text import duration, plural
 log = logging.getLogger(__name__)
 
 # A lane waits for its issuer most of the time. What takes cores or memory its source limits by itself.
-AT_ONCE = 32
+AT_ONCE = 64
 
 # Tokens that ask for exactly the same: one request serves them all.
 Batch = list[TokenSpec]
