@@ -84,11 +84,12 @@ def _lane(
     stopped: Callable[[], bool],
 ) -> None:
     """One outcome for each token, whatever happens."""
-    left = {spec.name: spec for batch in batches for spec in batch}
+    # By identity: whatever the tokens are called, each has its outcome.
+    left = {id(spec): spec for batch in batches for spec in batch}
 
     def done(outcome: Outcome) -> None:
         put(outcome)
-        del left[outcome.spec.name]
+        del left[id(outcome.spec)]
 
     try:
         # The issuer is not asked for what could not be published.
@@ -126,11 +127,11 @@ def _no_place(spec: TokenSpec) -> Optional[Failure]:
 
 
 def _obtain(
-    batches: Sequence[Batch], left: Mapping[str, TokenSpec], fetch: Fetch, done: Callable[[Outcome], None], stopped: Callable[[], bool]
+    batches: Sequence[Batch], left: Mapping[int, TokenSpec], fetch: Fetch, done: Callable[[Outcome], None], stopped: Callable[[], bool]
 ) -> None:
     """What is left of each batch, until the run is stopped."""
     for batch in batches:
-        wanted = [spec for spec in batch if spec.name in left]
+        wanted = [spec for spec in batch if id(spec) in left]
         if wanted and not stopped():
             _renew(wanted, fetch, done)
 
