@@ -25,7 +25,7 @@ def states(run: renew.Run, planned: list[Planned]) -> dict[str, State]:
 @pytest.mark.parametrize("force", [False, True])
 def test_what_another_run_renewed_after_it_was_planned_is_fresh_unless_forced(host: Host, issuer: Issuer, force: bool) -> None:
     account = host.credentials_account(issuer, "probe", issuer.add_client())
-    host.configure(account + "".join(host.token(name, "probe", min_lifetime=600) for name in ("a", "b")))
+    host.configure(account + "".join(host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")))
     late, early = run_of(host, force), run_of(host)
     planned = late.plan()
     assert states(early, early.plan()[:1]) == {"a": State.RENEWED}
