@@ -224,8 +224,13 @@ def _translated(url: str, timeout: float) -> Iterator[None]:
 
 def _tls_reason(error: BaseException) -> str:
     """'certificate verify failed: self-signed certificate' rather than the wrappers around it."""
-    found = re.search(r"\] ([a-z][^()\[\]]*)", str(error), re.IGNORECASE)
-    return outside(found[1] if found else str(error))
+    text = str(error)
+    found = re.search(r"\] ([a-z][^()\[\]]*)", text, re.IGNORECASE)
+    # What urllib3 before 2.0 finds by itself when OpenSSL has accepted the certificate: another host's name.
+    other_name = re.search(r"CertificateError\(\"(.*?)\"\)", text)
+    if other_name:
+        return outside(f"certificate verify failed: {other_name[1]}")
+    return outside(found[1] if found else text)
 
 
 def _innermost(error: BaseException) -> str:
