@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from osg_token_renewer.errors import Unsuitable
 from osg_token_renewer.jwt import numeric_date
 from osg_token_renewer.model import AccessToken, TokenSpec
@@ -9,6 +11,10 @@ from osg_token_renewer.text import duration, outside
 
 # The clocks of two hosts differ; RFC 7519 section 4.1.5 allows for "no more than a few minutes".
 NOT_BEFORE_LEEWAY = 60
+# Less is not worth a word.
+_SOON = 5
+# A clock that is set by NTP differs by far less.
+SKEW = 30
 _LISTED = 5
 
 
@@ -24,10 +30,10 @@ def check(spec: TokenSpec, token: AccessToken, now: float) -> tuple[str, ...]:
         )
     if token.claims is None:
         return _lifetime(spec, token, now)
-    not_before = numeric_date(token.claims, "nbf")
-    if not_before is not None and not_before > now + NOT_BEFORE_LEEWAY:
+    valid_from = not_before(token)
+    if valid_from is not None and valid_from > now + NOT_BEFORE_LEEWAY:
         raise Unsuitable(
-            f"the token that came is not valid for {duration(not_before - now)} yet",
+            f"the token that came is not valid for {duration(valid_from - now)} yet",
             "compare this host's clock with the issuer's",
         )
     missing = _missing(spec, token)
@@ -36,7 +42,31 @@ def check(spec: TokenSpec, token: AccessToken, now: float) -> tuple[str, ...]:
             f"the token that came lacks {' and '.join(missing)}",
             "ask the issuer's operators to grant it, or set claims = warn to publish it all the same",
         )
-    return (*(f"lacks {what}" for what in missing), *_lifetime(spec, token, now), *_more(spec, token))
+    early = (f"is not valid for another {valid_from - now:.0f} s",) if valid_from is not None and valid_from > now + _SOON else ()
+    return (*(f"lacks {what}" for what in missing), *_lifetime(spec, token, now), *_more(spec, token), *early)
+
+
+def not_before(token: AccessToken) -> Optional[float]:
+    """When the token becomes valid (RFC 7519 section 4.1.5), in seconds since 1970; None when it does not say."""
+    return None if token.claims is None else numeric_date(token.claims, "nbf")
+
+
+def skew(token: AccessToken, clock_ahead: Optional[float], now: float) -> Optional[str]:
+    """How the issuer's clock differs from this host's, when it is by more than SKEW seconds and can be seen.
+
+    `clock_ahead` is by how many seconds it is ahead by the date of the issuer's answer, None if that is not known. A token that was
+    made in the future is as good a witness; one from the past is only where there is no other, for some issuers give out a token twice.
+    """
+    made = [when for name in ("iat", "nbf") if token.claims is not None and (when := numeric_date(token.claims, name)) is not None]
+    ahead = max([clock_ahead or 0.0, *(when - now for when in made)])
+    if ahead > SKEW:
+        return f"the issuer's clock is {ahead:.0f} s ahead of this host's"
+    if clock_ahead is not None and clock_ahead < -SKEW:
+        return f"the issuer's clock is {-clock_ahead:.0f} s behind this host's"
+    issued = None if token.claims is None else numeric_date(token.claims, "iat")
+    if clock_ahead is None and issued is not None and now - issued > SKEW:
+        return f"the issuer's clock is {now - issued:.0f} s behind this host's, or it gives out tokens that it has made before"
+    return None
 
 
 def _missing(spec: TokenSpec, token: AccessToken) -> list[str]:

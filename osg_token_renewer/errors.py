@@ -8,7 +8,11 @@ RenewerError
 └── Failure                one token could not be renewed: becomes a failed outcome
     ├── Refused            a person must act: dead refresh token, wrong password, unknown account
     ├── Unavailable        try again later: network, 5xx, no answer in time
-    │   └── TimedOut       a subprocess was still running at its deadline
+    │   ├── Unreachable    whoever asks the same issuer next will most likely fare no better: connection refused, 502, 503, 504
+    │   │   └── TimedOut   no answer in time
+    │   │       └── CutOff what waited for the answer was ended, and with it perhaps a rotated refresh token
+    │   └── NotAsked       the run's time is over, or the issuer was found not to answer
+    ├── Stopped            the run was asked to stop before this token's turn came
     ├── Local              this host is at fault: program missing, permission, no room
     │   └── ProgramMissing a program is not installed
     └── Unsuitable         the issuer answered, but not with the token that was asked for
@@ -21,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Optional
+
+from osg_token_renewer.model import STOPPED
 
 if TYPE_CHECKING:
     from osg_token_renewer.model import Problem
@@ -83,11 +89,33 @@ class Refused(Failure):
 
 
 class Unavailable(Failure):
+    """`retry_after`: seconds after which the same may be asked again within this run; None, where that would not help or might harm."""
+
     reason = "unavailable"
 
+    def __init__(self, message: str, hint: Optional[str] = None, *, retry_after: Optional[float] = None) -> None:
+        super().__init__(message, hint)
+        self.retry_after = retry_after
 
-class TimedOut(Unavailable):
+
+class Unreachable(Unavailable):
     pass
+
+
+class TimedOut(Unreachable):
+    pass
+
+
+class CutOff(TimedOut):
+    pass
+
+
+class NotAsked(Unavailable):
+    pass
+
+
+class Stopped(Failure):
+    reason = STOPPED
 
 
 class Local(Failure):

@@ -5,7 +5,10 @@ Only what must talk to an issuer imports this module: requests costs a tenth of 
 
 from __future__ import annotations
 
+import calendar
+import email.utils
 import functools
+import math
 import os
 import re
 import socket
@@ -24,8 +27,8 @@ import requests
 import urllib3.exceptions
 
 from osg_token_renewer import __version__
-from osg_token_renewer.errors import Local, TimedOut, Unavailable
-from osg_token_renewer.text import outside
+from osg_token_renewer.errors import Local, TimedOut, Unavailable, Unreachable
+from osg_token_renewer.text import outside, seconds
 
 # No token answer is larger; what is larger is not read.
 MAX_ANSWER = 1024 * 1024
@@ -42,6 +45,10 @@ class Answer:
     content_type: str
     body: bytes
     location: Optional[str] = None
+    # RFC 9110 section 10.2.3, in seconds from now.
+    retry_after: Optional[float] = None
+    # By how many seconds the issuer's clock (RFC 9110 section 6.6.1) is ahead of this host's, at the least; 0 where it may be the same.
+    clock_ahead: Optional[float] = None
 
 
 class Client:
@@ -65,30 +72,35 @@ class Client:
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self._session.close()
 
-    def post(self, url: str, form: Mapping[str, bytes], headers: Mapping[str, str]) -> Answer:
-        """Posts a form. Raises Unavailable, TimedOut or Local; an HTTP error status is an answer like any other."""
-        return self._request("POST", url, form, headers)
+    def post(self, url: str, form: Mapping[str, bytes], headers: Mapping[str, str], within: float = math.inf) -> Answer:
+        """Posts a form; `within` seconds, where that is less than the client's own limit.
+
+        Raises Unavailable, Unreachable, TimedOut or Local; an HTTP error status is an answer like any other.
+        """
+        return self._request("POST", url, form, headers, min(self._timeout, within))
 
     def get(self, url: str) -> Answer:
-        return self._request("GET", url, None, {})
+        return self._request("GET", url, None, {}, self._timeout)
 
-    def _request(self, method: str, url: str, form: Optional[Mapping[str, bytes]], headers: Mapping[str, str]) -> Answer:
-        deadline = time.monotonic() + self._timeout
+    def _request(self, method: str, url: str, form: Optional[Mapping[str, bytes]], headers: Mapping[str, str], timeout: float) -> Answer:
+        deadline = time.monotonic() + timeout
+        asked_at = time.time()
         with (
-            _translated(url, self._timeout),
+            _translated(url, timeout),
             self._connections.until(deadline),
             self._session.request(
                 method,
                 url,
                 data=form,
                 headers=dict(headers),
-                timeout=(min(CONNECT_TIMEOUT, self._timeout), self._timeout),
+                timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
                 verify=self._trust,
                 allow_redirects=False,
                 stream=True,
                 proxies=requests.utils.get_environ_proxies(url),
             ) as response,
         ):
+            answered_at = time.time()
             body = bytearray()
             for piece in response.iter_content(16 * 1024):
                 body += piece
@@ -102,6 +114,8 @@ class Client:
                 response.headers.get("Content-Type", ""),
                 bytes(body),
                 response.headers.get("Location"),
+                _retry_after(response.headers, answered_at),
+                _clock_ahead(response.headers, asked_at, answered_at),
             )
 
 
@@ -166,6 +180,32 @@ class _Connections(requests.adapters.HTTPAdapter):
         manager.pool_classes_by_scheme = {scheme: knowing(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
 
 
+def _retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:
+    """Seconds, or a date: that is on the issuer's clock, which its answer shows as well."""
+    given = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", given):
+        return float(given)
+    date = _date(given)
+    return None if date is None else max(0.0, date - (_date(headers.get("Date", "")) or now))
+
+
+def _clock_ahead(headers: Mapping[str, str], asked_at: float, answered_at: float) -> Optional[float]:
+    date = _date(headers.get("Date", ""))
+    if date is None:
+        return None
+    # It is cut to the second, and was written at some time between question and answer.
+    return max(0.0, date - answered_at) + min(0.0, date + 1 - asked_at)
+
+
+def _date(text: str) -> Optional[float]:
+    """An HTTP date (RFC 9110 section 5.6.7) in seconds since 1970; None if it is none."""
+    parsed = email.utils.parsedate_tz(text)
+    try:
+        return None if parsed is None else calendar.timegm(parsed[:6]) - float(parsed[9] or 0)
+    except (ValueError, OverflowError):
+        return None
+
+
 def trust(ca_file: Optional[str]) -> str:
     """The CA bundle (file or directory): `ca_file`, else the environment's, else the system's store, never a Python package's."""
     for candidate in (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("REQUESTS_CA_BUNDLE")):
@@ -207,16 +247,16 @@ def _translated(url: str, timeout: float) -> Iterator[None]:
             "if the issuer has a CA of its own, name its bundle: ca_file in the account's section, --ca-file for the setup program",
         ) from error
     except requests.exceptions.ProxyError as error:
-        raise Unavailable(f"the proxy for {where} failed: {outside(str(error))}") from error
+        raise Unreachable(f"the proxy for {where} failed: {outside(str(error))}", retry_after=0.0) from error
     except requests.exceptions.ConnectTimeout as error:
-        raise TimedOut(f"{where} did not accept a connection within {min(CONNECT_TIMEOUT, timeout):g} s") from error
+        raise TimedOut(f"{where} did not accept a connection within {seconds(min(CONNECT_TIMEOUT, timeout))}") from error
     except requests.exceptions.Timeout as error:
-        raise TimedOut(f"{where} had not answered after {timeout:g} s") from error
+        raise TimedOut(f"{where} had not answered after {seconds(timeout)}") from error
     except requests.exceptions.ConnectionError as error:
         # requests reports a read that times out within the body as a ConnectionError.
         if "timed out" in str(error).lower():
-            raise TimedOut(f"{where} had not answered after {timeout:g} s") from error
-        raise Unavailable(f"{where} cannot be reached: {_innermost(error)}") from error
+            raise TimedOut(f"{where} had not answered after {seconds(timeout)}") from error
+        raise Unreachable(f"{where} cannot be reached: {_innermost(error)}", retry_after=0.0) from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         # requests lets some exceptions of urllib3 through: LocationParseError, for a host name with an empty label.
         raise Unavailable(f"the request to {where} failed: {outside(str(error))}") from error

@@ -104,6 +104,8 @@ class Options:
     workers: Optional[int] = None
     state_dir: Optional[str] = None
     runtime_dir: Optional[str] = None
+    # Seconds that a run may take.
+    run_timeout: int = 600
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from osg_token_renewer import process
 from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.process import Completed, User
-from osg_token_renewer.sources import client_credentials, oidc_agent
+from osg_token_renewer.sources import client_credentials, oidc_agent, oidc_files
 from osg_token_renewer.text import outside
 
 # The authorization server of the device flow ends the wait (RFC 8628 section 3.2, expires_in); this only bounds an oidc-gen that hangs.
@@ -107,13 +107,8 @@ def reauthenticate(request: Request, directory: str, user: Optional[User], timeo
 
 
 def account_file(account: str, user: Optional[User]) -> str:
-    """Where oidc-agent keeps an account of this user: $OIDC_CONFIG_DIR, ~/.config/oidc-agent if it is there, else ~/.oidc-agent."""
-    given = os.environ.get("OIDC_CONFIG_DIR")
-    if given:
-        return os.path.join(given, account)
-    home = user.home if user else os.path.expanduser("~")
-    modern = os.path.join(home, ".config", "oidc-agent")
-    return os.path.join(modern if os.path.isdir(modern) else os.path.join(home, ".oidc-agent"), account)
+    """Where oidc-agent keeps an account of this user."""
+    return os.path.join(oidc_files.directory(user), account)
 
 
 def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Optional
 
 from osg_token_renewer import directories, lock, planner, publisher
 from osg_token_renewer.errors import HistoryError, UsageError
@@ -126,6 +127,8 @@ class Run:
             directory=directory,
             configured_workers=self._config.options.workers,
             stop=self._stop,
+            run_timeout=self._config.options.run_timeout,
+            known_issuers={each.spec.account: issuer for each in due if (issuer := _issuer(each))},
         )
         for outcome in outcomes:
             yield _with_consequence(outcome, before[outcome.spec.name], time.time())
@@ -151,6 +154,12 @@ def _most_urgent_first(due: Sequence[Planned]) -> list[Planned]:
     for each in due:
         nearest[each.spec.account] = min(nearest.get(each.spec.account, math.inf), each.expires_at or 0.0)
     return sorted(due, key=lambda each: nearest[each.spec.account])
+
+
+def _issuer(each: Planned) -> Optional[str]:
+    """Whose token was published last, as far as is known."""
+    token = each.published.token
+    return (token.issuer if token else None) or (each.record.issuer if each.record else None)
 
 
 def _fresh(each: Planned) -> Outcome:

@@ -12,13 +12,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Optional
+from contextlib import ExitStack
+from typing import NamedTuple, Optional
 
 from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.errors import REPORT, Failure, TimedOut, Unavailable, Unsuitable
-from osg_token_renewer.model import BUG, STOPPED, Account, Outcome, State, TokenSpec
+from osg_token_renewer.attempts import Asking, Issuer, Limits
+from osg_token_renewer.errors import REPORT, CutOff, Failure, NotAsked, Stopped, TimedOut, Unavailable, Unsuitable
+from osg_token_renewer.model import BUG, AccessToken, Account, Options, Outcome, State, TokenSpec
 from osg_token_renewer.sources.base import Fetch, Fetched
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration, plural
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # A lane waits for its issuer most of the time. What takes cores or memory its source limits by itself.
 AT_ONCE = 64
+# How long after the run's deadline a lane may still be busy with ending what it started.
+LINGER = 15.0
 
 # Tokens that ask for exactly the same: one request serves them all.
 Batch = list[TokenSpec]
@@ -53,69 +56,193 @@ def lanes(due: Sequence[TokenSpec], accounts: Mapping[str, Account], at_once: in
 
 
 def run(
-    due: Sequence[TokenSpec], accounts: Mapping[str, Account], *, directory: str, configured_workers: Optional[int], stop: Stop
+    due: Sequence[TokenSpec],
+    accounts: Mapping[str, Account],
+    *,
+    directory: str,
+    configured_workers: Optional[int],
+    stop: Stop,
+    run_timeout: float = Options.run_timeout,
+    known_issuers: Optional[Mapping[str, str]] = None,
 ) -> Iterator[Outcome]:
-    """Obtains and publishes each token; yields one outcome for each, as they come.
+    """Obtains and publishes each token; yields one outcome for each, as they come, within `run_timeout` seconds and LINGER.
 
-    `directory` is where sessions may keep sockets. Closing the iterator early asks the lanes to stop and waits for them.
+    `directory` is where sessions may keep sockets. `known_issuers` are those of accounts' last tokens. Closing the iterator early
+    asks the lanes to stop and waits for them.
     """
     at_once = configured_workers or AT_ONCE
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     abandoned = threading.Event()
-
-    def stopped() -> bool:
-        return stop.requested() or abandoned.is_set()
-
-    with ThreadPoolExecutor(at_once, thread_name_prefix="lane") as pool:
-        for account, batches in lanes(due, accounts, at_once):
-            pool.submit(_lane, account, batches, directory, outcomes.put, stopped)
-        try:
-            for _ in due:
-                yield outcomes.get()
-        finally:
-            abandoned.set()
-
-
-def _lane(
-    account: Account,
-    batches: Sequence[Batch],
-    directory: str,
-    put: Callable[[Outcome], None],
-    stopped: Callable[[], bool],
-) -> None:
-    """One outcome for each token, whatever happens."""
-    # By identity: whatever the tokens are called, each has its outcome.
-    left = {id(spec): spec for batch in batches for spec in batch}
-
-    def done(outcome: Outcome) -> None:
-        put(outcome)
-        del left[id(outcome.spec)]
-
+    limits = Limits(run_timeout, lambda: stop.requested() or abandoned.is_set(), known_issuers or {})
+    every = [_Lane(account, batches, directory, outcomes.put, limits) for account, batches in lanes(due, accounts, at_once)]
+    threads = _start(every, at_once)
+    end = time.monotonic() + run_timeout + min(LINGER, run_timeout)
+    left = {id(spec): spec for spec in due}
     try:
-        # The issuer is not asked for what could not be published.
-        for outcome in [_failed(spec, failure) for spec in left.values() if (failure := _no_place(spec))]:
-            done(outcome)
-        if left and not stopped():
-            log.debug("account %s: opening it as %s, for %s", account.name, account.source, plural(len(left), "token"))
-            with SOURCES[account.source].session(account, directory) as fetch:
-                _obtain(batches, left, fetch, done, stopped)
+        while left:
+            try:
+                outcome = outcomes.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                break
+            del left[id(outcome.spec)]
+            yield outcome
         for spec in left.values():
-            put(Outcome(spec, State.FAILED, STOPPED, "the run was stopped before its turn came"))
-    except Failure as error:
-        for spec in left.values():
-            put(_failed(spec, error))
-        if not left:
-            log.warning("account %s: %s", account.name, error.message)
-    except Exception as error:
-        # Where, but not the exception's text: it may hold a secret.
-        log.error(
-            "account %s: a bug in this program: %s\n%s",
-            account.name,
-            type(error).__name__,
-            "".join(traceback.format_tb(error.__traceback__)),
+            yield _failed(spec, Unavailable(f"its lane had not come back when the {duration(run_timeout)} of the run were over"))
+    finally:
+        abandoned.set()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        _tell_cut_off([lane.account.name for lane in every if lane.cut_off])
+
+
+def _start(every: Sequence[_Lane], at_once: int) -> list[threading.Thread]:
+    """Threads that nobody has to wait for: a lane may be stuck in what has no time limit, as a file system or the resolver."""
+    waiting: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+    for lane in every:
+        waiting.put(lane)
+
+    def work() -> None:
+        while True:
+            try:
+                lane = waiting.get_nowait()
+            except queue.Empty:
+                return
+            lane.run()
+
+    threads = [threading.Thread(target=work, name=f"lane_{number}", daemon=True) for number in range(min(at_once, len(every)))]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _tell_cut_off(accounts: Sequence[str]) -> None:
+    if accounts:
+        log.warning(
+            "%s cut off while waiting for the issuer: where it rotates refresh tokens, the account may be lost: %s",
+            "1 agent was" if len(accounts) == 1 else f"{len(accounts)} agents were",
+            ", ".join(accounts),
         )
-        for spec in left.values():
-            put(Outcome(spec, State.FAILED, BUG, f"a bug in this program ({type(error).__name__})", REPORT))
+
+
+class _Waiting(NamedTuple):
+    """A token that came and is not valid yet; `until` is when it, or nothing better, is to be published, in seconds since 1970."""
+
+    spec: TokenSpec
+    token: AccessToken
+    until: float
+
+
+class _Lane:
+    """One outcome for each token, whatever happens."""
+
+    def __init__(self, account: Account, batches: Sequence[Batch], directory: str, put: Callable[[Outcome], None], limits: Limits) -> None:
+        self.account = account
+        self.cut_off = False
+        self._batches = batches
+        self._directory = directory
+        self._put = put
+        self._limits = limits
+        # By identity: whatever the tokens are called, each has its outcome.
+        self._left = {id(spec): spec for batch in batches for spec in batch}
+        self._waiting: list[_Waiting] = []
+
+    def run(self) -> None:
+        try:
+            self._obtain()
+            self._publish_waiting()
+        except BaseException as error:
+            # Anything else would end this thread, and nothing but it.
+            bug = type(error).__name__
+            # Where, but not the exception's text: it may hold a secret.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("account %s: a bug in this program: %s\n%s", self.account.name, bug, where)
+            for spec in list(self._left.values()):
+                self._done(Outcome(spec, State.FAILED, BUG, f"a bug in this program ({bug})", REPORT))
+
+    def _done(self, outcome: Outcome) -> None:
+        del self._left[id(outcome.spec)]
+        self._put(outcome)
+
+    def _fail(self, specs: Sequence[TokenSpec], failure: Failure) -> None:
+        for spec in specs:
+            self._done(_failed(spec, failure))
+
+    def _obtain(self) -> None:
+        """Opens the account, and asks for what is left of each batch, until something ends the lane."""
+        try:
+            # The issuer is not asked for what could not be published.
+            for spec, failure in [(spec, failure) for spec in self._left.values() if (failure := _no_place(spec))]:
+                self._fail([spec], failure)
+            if not self._left:
+                return
+            self._limits.check()
+            name, source = self.account.name, SOURCES[self.account.source]
+            log.debug("account %s: opening it as %s, for %s", name, source.NAME, plural(len(self._left), "token"))
+            with ExitStack() as stack:
+                asking = Asking(self._limits, self.account)
+                fetch = asking.persistently(lambda: stack.enter_context(source.session(self.account, self._directory, asking.begin)))
+                for batch in self._batches:
+                    wanted = [spec for spec in batch if id(spec) in self._left]
+                    if wanted:
+                        self._renew(wanted, fetch, asking)
+        except Failure as failure:
+            self.cut_off = self.cut_off or isinstance(failure, CutOff)
+            later = {id(each.spec) for each in self._waiting}
+            unanswered = [spec for spec in self._left.values() if id(spec) not in later]
+            self._fail(unanswered, failure)
+            if not unanswered:
+                log.warning("account %s: %s", self.account.name, failure.message)
+
+    def _renew(self, batch: Batch, fetch: Fetch, asking: Asking) -> None:
+        """Obtains one token, and publishes it for each of the batch, or keeps it until it is valid. Raises a Failure that ends the lane."""
+        try:
+            fetched = asking.persistently(lambda: fetch(batch[0]))
+        except Failure as failure:
+            if _ends_lane(failure):
+                raise
+            self._fail(batch, failure)
+            return
+        asking.issuer.answered()
+        for spec in batch:
+            try:
+                self._take(spec, fetched, asking.issuer)
+            except Failure as failure:
+                self._fail([spec], failure)
+
+    def _take(self, spec: TokenSpec, fetched: Fetched, issuer: Issuer) -> None:
+        try:
+            token = jwt.parse(fetched.text.reveal(), fetched.expires_at, fetched.issuer)
+        except ValueError as error:
+            raise Unsuitable(f"what the issuer sent is not a token: {error}") from None
+        now = time.time()
+        difference = claims.skew(token, fetched.clock_ahead, now)
+        if difference:
+            issuer.tell_clock(difference)
+        claims.check(spec, token, now)
+        until = _valid_from(spec, token, now)
+        if until > now:
+            log.debug("token %s: it becomes valid in %.0f s, and is published then", spec.name, until - now)
+            self._waiting.append(_Waiting(spec, token, until))
+        else:
+            self._done(_published(spec, token))
+
+    def _publish_waiting(self) -> None:
+        """The account is closed by now, so that nothing waits but this lane."""
+        for spec, token, until in sorted(self._waiting, key=lambda each: each.until):
+            try:
+                if not self._limits.wait(until - time.time()):
+                    self._limits.check()
+                self._done(_published(spec, token))
+            except (Stopped, NotAsked):
+                what = "the run ended before the new token became valid (nbf); the next run obtains another"
+                self._fail([spec], Stopped(what) if self._limits.stopped() else NotAsked(what))
+            except Failure as failure:
+                self._fail([spec], failure)
+
+
+def _ends_lane(failure: Failure) -> bool:
+    """Who did not answer will not answer the next request either, and who wants to be left alone is."""
+    return isinstance(failure, (TimedOut, NotAsked, Stopped)) or bool(isinstance(failure, Unavailable) and failure.retry_after)
 
 
 def _no_place(spec: TokenSpec) -> Optional[Failure]:
@@ -126,41 +253,21 @@ def _no_place(spec: TokenSpec) -> Optional[Failure]:
     return None
 
 
-def _obtain(
-    batches: Sequence[Batch], left: Mapping[int, TokenSpec], fetch: Fetch, done: Callable[[Outcome], None], stopped: Callable[[], bool]
-) -> None:
-    """What is left of each batch, until the run is stopped."""
-    for batch in batches:
-        wanted = [spec for spec in batch if id(spec) in left]
-        if wanted and not stopped():
-            _renew(wanted, fetch, done)
+def _valid_from(spec: TokenSpec, token: AccessToken, now: float) -> float:
+    """When the token is to be published: not before it is valid, as long as the token that it replaces is.
 
-
-def _renew(batch: Batch, fetch: Fetch, done: Callable[[Outcome], None]) -> None:
-    """Obtains one token, and checks and publishes it for each of the batch.
-
-    Raises TimedOut, for the lane: who did not answer will not answer the next either.
+    Without a good one nothing is better than this: those whose clocks are right, or who allow for others, can use it at once.
     """
-    try:
-        fetched = fetch(batch[0])
-    except TimedOut:
-        raise
-    except Failure as failure:
-        for spec in batch:
-            done(_failed(spec, failure))
-        return
-    for spec in batch:
-        try:
-            done(_published(spec, fetched))
-        except Failure as failure:
-            done(_failed(spec, failure))
+    valid_from = claims.not_before(token)
+    if valid_from is None or valid_from <= now:
+        return now
+    old = publisher.read(spec).token
+    if old is None:
+        return now
+    return valid_from if old.expires_at is None else min(valid_from, old.expires_at)
 
 
-def _published(spec: TokenSpec, fetched: Fetched) -> Outcome:
-    try:
-        token = jwt.parse(fetched.text.reveal(), fetched.expires_at, fetched.issuer)
-    except ValueError as error:
-        raise Unsuitable(f"what the issuer sent is not a token: {error}") from None
+def _published(spec: TokenSpec, token: AccessToken) -> Outcome:
     now = time.time()
     notes = claims.check(spec, token, now)
     notes += publisher.publish(spec, token)

@@ -40,6 +40,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min"
 
 
+def seconds(limit: float) -> str:
+    """A time limit as it was set, or what was left of another: '60 s', '0.4 s'."""
+    return f"{round(limit, 1):g} s"
+
+
 def instant(when: float) -> str:
     """Seconds since 1970 as RFC 3339 in UTC, to the second."""
     return datetime.fromtimestamp(int(when), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

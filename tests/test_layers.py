@@ -13,7 +13,7 @@ PACKAGE = "osg_token_renewer"
 # The table of ARCHITECTURE.md. A package stands for the modules in it.
 LAYERS = (
     ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log"),
-    ("all_sources", "sources", "planner", "claims"),
+    ("all_sources", "sources", "planner", "claims", "attempts"),
     ("config", "runner", "publisher", "report", "history", "directories", "lock"),
     ("renew", "registration"),
     ("daemon",),

@@ -35,6 +35,7 @@ RENEWER = (
     Option("workers", options.count, summary="lanes at a time"),
     Option("state_dir", options.absolute_path, summary="history and copies of account files"),
     Option("runtime_dir", options.absolute_path, summary="lock and agent sockets"),
+    Option("run_timeout", options.time_limit, default=Options.run_timeout, summary="seconds that a run may take"),
 )
 _KINDS = ("account", "token", "renewer")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,15 +17,26 @@ class Fetched:
     """What an issuer answered: the token's text as it came, unchecked.
 
     `expires_at` (seconds since 1970) and `issuer` are what the answer said beside the token, None when it said nothing.
+    `clock_ahead`: by how many seconds the issuer's clock is ahead of this host's; None where that cannot be seen.
     """
 
     text: Secret
     expires_at: Optional[float] = None
     issuer: Optional[str] = None
+    clock_ahead: Optional[float] = None
 
 
 # Obtains one token; raises a Failure. Calls are made one after the other.
 Fetch = Callable[[TokenSpec], Fetched]
+
+# To be called when a request is about to be made: gives the seconds that it may take at most, besides the account's own timeout.
+# The argument is how many it should have, where a request that is cut off does harm. Raises NotAsked or Stopped when none may be made.
+Begin = Callable[[float], float]
+
+
+def at_any_time(_wanted: float) -> float:
+    """A Begin outside of runs."""
+    return math.inf
 
 
 class Source(Protocol):
@@ -49,9 +61,16 @@ class Source(Protocol):
     def settings(self, values: Mapping[str, Any]) -> Any:
         """The account's settings from its parsed options; raises ValueError for combinations that make no sense."""
 
-    def session(self, account: Account, directory: str) -> AbstractContextManager[Fetch]:
+    def issuer(self, account: Account, known: Optional[str]) -> Optional[str]:
+        """Whom the account's requests go to, as a URL, without asking; None when that is not known.
+
+        `known` is the issuer of the account's last token, if there was one.
+        """
+
+    def session(self, account: Account, directory: str, begin: Begin = at_any_time) -> AbstractContextManager[Fetch]:
         """Opens the account, for tokens one after the other.
 
         `directory` is private to this user and short enough for sockets; what the session makes in it, it removes. Entering
-        raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it.
+        raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it. It repeats
+        no request by itself: an Unavailable says with `retry_after` that this may be done.
         """

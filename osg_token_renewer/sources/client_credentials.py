@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from osg_token_renewer import options
-from osg_token_renewer.errors import Refused, Unavailable, Unsuitable
+from osg_token_renewer.errors import Refused, Unavailable, Unreachable, Unsuitable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
-from osg_token_renewer.sources.base import Fetch, Fetched
-from osg_token_renewer.text import outside
+from osg_token_renewer.sources.base import Begin, Fetch, Fetched, at_any_time
+from osg_token_renewer.text import duration, outside
 
 if TYPE_CHECKING:
     from osg_token_renewer.http import Answer, Client
@@ -41,6 +41,9 @@ OPTIONS = (
 # changes something.
 _PASSING = (408, 425, 429)
 _PASSING_ERRORS = ("temporarily_unavailable", "server_error", "slow_down")
+# What passes soon, it is hoped: nothing is lost when the same is asked again. 429 is for this client, the others for everybody.
+_TOO_MANY = 429
+_GATEWAY = (502, 503, 504)
 
 # A strict issuer calls an id or secret that it cannot decode invalid_request.
 _WRONG_CREDENTIALS = ("invalid_client", "invalid_request")
@@ -62,19 +65,25 @@ def settings(values: Mapping[str, Any]) -> Settings:
     return Settings(values["token_request_url"], values["client_id"], inline or file, values["client_auth"], values["ca_file"])
 
 
+def issuer(account: Account, known: Optional[str]) -> str:  # noqa: ARG001  (a token's issuer may have another host)
+    url: str = account.settings.token_request_url
+    return url
+
+
 @contextmanager
-def session(account: Account, directory: str) -> Iterator[Fetch]:  # noqa: ARG001  (no files, no sockets)
+def session(account: Account, directory: str, begin: Begin = at_any_time) -> Iterator[Fetch]:  # noqa: ARG001  (no files, no sockets)
     from osg_token_renewer.http import Client
 
     with Client(account.settings.ca_file, account.timeout) as client:
-        yield _Session(account, client).fetch
+        yield _Session(account, client, begin).fetch
 
 
 class _Session:
-    def __init__(self, account: Account, client: Client) -> None:
+    def __init__(self, account: Account, client: Client, begin: Begin) -> None:
         wanted: Settings = account.settings
         self._account = account
         self._client = client
+        self._begin = begin
         self._url = wanted.token_request_url
         self._id = wanted.client_id
         given = wanted.client_secret
@@ -99,14 +108,14 @@ class _Session:
             answer = self._post(form)
         token = self._token(answer)
         self._ways = self._ways[:1]
-        return Fetched(Secret(token["access_token"]), _expiry(token.get("expires_in"), asked_at))
+        return Fetched(Secret(token["access_token"]), _expiry(token.get("expires_in"), asked_at), clock_ahead=answer.clock_ahead)
 
     def _post(self, form: Mapping[str, bytes]) -> Answer:
         """RFC 6749 section 2.3.1, and as most programs send it: Basic without the form encoding of id and secret."""
-        way = self._ways[0]
+        way, within = self._ways[0], self._begin(0.0)
         if way == "post":
-            return self._client.post(self._url, {**form, "client_id": _bytes(self._id), "client_secret": _bytes(self._secret)}, {})
-        return self._client.post(self._url, form, {"Authorization": f"Basic {self._basic(way)}"})
+            return self._client.post(self._url, {**form, "client_id": _bytes(self._id), "client_secret": _bytes(self._secret)}, {}, within)
+        return self._client.post(self._url, form, {"Authorization": f"Basic {self._basic(way)}"}, within)
 
     def _basic(self, way: str) -> str:
         parts = [self._id, self._secret]
@@ -137,7 +146,12 @@ class _Session:
         if 400 <= answer.status < 500 and answer.status not in _PASSING and code not in _PASSING_ERRORS:
             what = f"the issuer refused the request: {said or f'HTTP status {answer.status}'}"
             raise Refused(what, f"check [account {self._account.name}] against the client's registration at the issuer")
-        raise Unavailable(f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else ""))
+        what = f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else "")
+        if answer.status != _TOO_MANY and answer.status not in _GATEWAY:
+            raise Unavailable(what)
+        kind = Unreachable if answer.status in _GATEWAY else Unavailable
+        wait = answer.retry_after or 0.0
+        raise kind(what + (f", and wants to be left alone for {duration(wait)}" if wait else ""), retry_after=wait)
 
 
 def _bytes(text: str) -> bytes:

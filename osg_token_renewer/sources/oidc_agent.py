@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
 from osg_token_renewer import options, process
-from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable
+from osg_token_renewer.errors import CutOff, Failure, Local, Refused, TimedOut, Unavailable, Unreachable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
-from osg_token_renewer.sources.base import Fetch, Fetched
-from osg_token_renewer.text import outside
+from osg_token_renewer.sources import oidc_files
+from osg_token_renewer.sources.base import Begin, Fetch, Fetched, at_any_time
+from osg_token_renewer.text import outside, seconds
 
 if TYPE_CHECKING:
     import subprocess
@@ -40,6 +41,8 @@ _READY_WITHIN = 10.0
 _DEFAULT_SCOPES = " "
 # Opening an account takes a core for 0.3 s and 67 MB; on 4.2.6 it also waits for the issuer, twice.
 _OPENINGS_PER_CORE = 3
+# A request that is cut off may cost a rotating account: it is begun only while it has its timeout left, or so many seconds.
+_UNCUT = 30.0
 _opening = threading.BoundedSemaphore(_OPENINGS_PER_CORE * len(os.sched_getaffinity(0)))
 
 
@@ -60,14 +63,22 @@ def settings(values: Mapping[str, Any]) -> Settings:
     return Settings(values["password_file"])
 
 
+def issuer(account: Account, known: Optional[str]) -> Optional[str]:
+    """As oidc-agent remembers it: 5.x all accounts of an issuer, 4.2.6 only its first one."""
+    issuers = oidc_files.issuers()
+    listed = next((url for url, accounts in issuers.items() if account.name in accounts), None)
+    # Each account that oidc-gen makes has its issuer in there: where it is only one, it is that of all.
+    return listed or known or (next(iter(issuers)) if len(issuers) == 1 else None)
+
+
 @contextmanager
-def session(account: Account, directory: str) -> Iterator[Fetch]:
+def session(account: Account, directory: str, begin: Begin = at_any_time) -> Iterator[Fetch]:
     password_file: SecretFile = account.settings.password_file
     # Proves that it can be read, before an agent is started: oidc-add would ask for the password instead.
     password_file.first_line("password")
     with agent(directory) as running:
-        _add(account, os.path.abspath(password_file.path), running)
-        yield _Session(account, running).fetch
+        _add(account, os.path.abspath(password_file.path), running, begin)
+        yield _Session(account, running, begin).fetch
 
 
 @contextmanager
@@ -138,28 +149,34 @@ def offers(program: str, option: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown.stdout + shown.stderr) is not None
 
 
-def _add(account: Account, password_file: str, running: Agent) -> None:
+def _add(account: Account, password_file: str, running: Agent, begin: Begin) -> None:
     argv = [process.find("oidc-add", PACKAGE), "--pw-store", f"--pw-file={password_file}"]
     # Without it, oidc-add asks the issuer for a token that nobody wants.
     if offers("oidc-add", "--skip-check"):
         argv.append("--skip-check")
     with _opening:
-        done = _run([*argv, account.name], running, account)
+        done = _run([*argv, account.name], running, account, begin)
     if done.status != 0:
         raise failure(done, account.name)
 
 
-def _run(argv: Sequence[str], running: Agent, account: Account) -> Completed:
+def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) -> Completed:
+    timeout = min(account.timeout, begin(min(account.timeout, _UNCUT)))
     try:
-        return process.run(argv, running.env, account.timeout, user=running.user)
+        return process.run(argv, running.env, timeout, user=running.user)
     except TimedOut as error:
-        raise TimedOut(f"the issuer of account {account.name} had not answered after {account.timeout:g} s") from error
+        raise CutOff(
+            f"the issuer of account {account.name} had not answered after {seconds(timeout)}",
+            "its agent had to be ended: if the issuer rotates refresh tokens, the account may be lost; "
+            f"should the next run be refused, run: {_REAUTHENTICATE.format(account=account.name)}",
+        ) from error
 
 
 class _Session:
-    def __init__(self, account: Account, running: Agent) -> None:
+    def __init__(self, account: Account, running: Agent, begin: Begin) -> None:
         self._account = account
         self._agent = running
+        self._begin = begin
         self._program = process.find("oidc-token", PACKAGE)
         self._blank_scope = True
 
@@ -184,7 +201,7 @@ class _Session:
             argv.append(f"--scope={scope}")
         if spec.min_lifetime:
             argv.append(f"--time={spec.min_lifetime}")
-        return _run([*argv, self._account.name], self._agent, self._account)
+        return _run([*argv, self._account.name], self._agent, self._account, self._begin)
 
 
 # What the programs print when they fail (4.2.6 and 5.3.3, several issuers), the first that fits; their exit status is always 1.
@@ -228,9 +245,14 @@ _PATTERNS: tuple[tuple[str, type[Failure], str, Optional[str]], ...] = (
     ),
     (r"permission denied|no space|read-only", Local, "oidc-agent could not use its files ({said})", "look at the home of its user"),
     # Its own guesses at what may be the matter are of no help here.
-    (r"configuration endpoint|disconnected", Unavailable, "the issuer of account {account} cannot be reached", None),
+    (r"configuration endpoint|connect to url|disconnected", Unreachable, "the issuer of account {account} cannot be reached", None),
+    (r"received http status code 50[234]", Unreachable, "the issuer of account {account} is out of order ({said})", None),
     (r"json", Unavailable, "the answer of the issuer of account {account} makes no sense ({said})", None),
 )
+
+# What proves that the refresh token was not used: no endpoint was known yet, its host has no address, or the request was one too many.
+# "Disconnected" does not: it is said of a connection that was refused, and of an answer that was lost.
+_NOT_PROCESSED = re.compile(r"configuration endpoint|connect to url|received http status code 429", re.IGNORECASE)
 
 
 def failure(done: Completed, account: str, what_failed: Optional[str] = None) -> Failure:
@@ -240,6 +262,12 @@ def failure(done: Completed, account: str, what_failed: Optional[str] = None) ->
     said = outside(re.sub(r"^Error:\s*", "", first))
     for pattern, kind, what, hint in _PATTERNS:
         if re.search(pattern, said, re.IGNORECASE):
-            return kind(what.format(account=account, said=said), hint and hint.format(account=account))
+            return _repeatable(kind(what.format(account=account, said=said), hint and hint.format(account=account)), said)
     what_failed = what_failed or f"the issuer of account {account} could not be asked"
-    return Unavailable(f"{what_failed} ({said or f'exit status {done.status}'})")
+    return _repeatable(Unavailable(f"{what_failed} ({said or f'exit status {done.status}'})"), said)
+
+
+def _repeatable(failure: Failure, said: str) -> Failure:
+    if isinstance(failure, Unavailable) and _NOT_PROCESSED.search(said):
+        failure.retry_after = 0.0
+    return failure

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from osg_token_renewer import runner
-from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable, Unsuitable
+from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable, Unreachable, Unsuitable
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials
@@ -198,7 +198,7 @@ ANSWERS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ({"status": 500, "body": "<h1>oops</h1>"}, Unavailable, "HTTP status 500$"),
     (
         {"status": 503, "body": '{"error": "temporarily_unavailable", "error_description": "back at noon"}'},
-        Unavailable,
+        Unreachable,
         "503: .*back at noon",
     ),
     # Whatever it is that a broken server says, it is not the person who must act.
@@ -210,7 +210,7 @@ ANSWERS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ({"status": 403, "body": '{"error": "insufficient_trust"}'}, Refused, "insufficient_trust"),
     ({"status": 429, "body": ""}, Unavailable, "HTTP status 429"),
     ({"status": 400, "body": '{"error": "temporarily_unavailable"}'}, Unavailable, "HTTP status 400: temporarily_unavailable"),
-    ({"drop": True}, Unavailable, "cannot be reached"),
+    ({"drop": True}, Unreachable, "cannot be reached"),
 ]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Optional
 import pytest
 
 from osg_token_renewer import runner
-from osg_token_renewer.errors import Failure, Local, ProgramMissing, Refused, Unavailable
+from osg_token_renewer.errors import Failure, Local, ProgramMissing, Refused, Unavailable, Unreachable
 from osg_token_renewer.model import Account, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.process import Completed
@@ -143,7 +143,7 @@ FAULTS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ({"status": 200, "body": "garbage"}, Unavailable, "the answer of the issuer of account robot makes no sense"),
     ({"status": 200, "body": "<html></html>"}, Unavailable, "the answer of the issuer of account robot makes no sense"),
     ({"status": 302, "body": "", "headers": {"Location": "/"}}, Unavailable, ""),
-    ({"drop": True}, Unavailable, ""),
+    ({"drop": True}, Unreachable, ""),
     ({"status": 400, "body": '{"error": "invalid_grant"}'}, Refused, "the issuer refused the refresh token"),
     ({"status": 400, "body": '{"error": "invalid_target"}'}, Refused, "the issuer refused the scope or the audience"),
     ({"status": 401, "body": '{"error": "invalid_client"}'}, Refused, "the issuer refused the client"),
@@ -402,7 +402,7 @@ def test_the_agents_socket_is_where_only_this_user_can_go(robot: Host) -> None:
         ("Error: invalid_scope", Refused, "check audience and scope of this token, or run: osg-token-renewer-setup --reauthenticate robot"),
         ("Error: Error while reading account config: oidc-dir does not exist", Refused, "run: osg-token-renewer-setup robot"),
         ("Error: could not parse json", Unavailable, None),
-        ("Error: the other party disconnected", Unavailable, None),
+        ("Error: the other party disconnected", Unreachable, None),
         ("Error: Could not connect to oidc-agent", Local, None),
         ("Error: something new", Unavailable, None),
         ("", Unavailable, None),

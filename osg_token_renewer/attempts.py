@@ -1,0 +1,149 @@
+"""How long, and how often, issuers are asked within one run.
+
+A run has a deadline. What failed in passing is asked for again a few times, after growing waits. An issuer that does not answer or cannot
+be reached is not asked for what is left: each request would only wait for its own timeout.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Optional, TypeVar
+from urllib.parse import urlsplit
+
+from osg_token_renewer.all_sources import SOURCES
+from osg_token_renewer.errors import NotAsked, Stopped, Unavailable, Unreachable
+from osg_token_renewer.model import Account
+from osg_token_renewer.text import duration
+
+log = logging.getLogger(__name__)
+
+# A blip is over by then; what lasts longer is for the next run.
+TRIES = 3
+FIRST_WAIT = 1.0
+GROWTH = 3.0
+# An issuer that wants to be left alone for longer is, until the next run.
+LONGEST_WAIT = 30.0
+# So that a dead issuer takes no more than two timeouts, however few lanes there are.
+DEAD_AFTER = 2
+# How soon a wait notices that the run is to stop.
+_GLANCE = 0.1
+
+_RAISE = "look at what takes so long, or raise run_timeout in [renewer]"
+
+T = TypeVar("T")
+
+
+class Limits:
+    """What bounds one run: its deadline, the request to stop, and what its issuers can bear. Lanes share it.
+
+    `known_issuers`: what the last token of an account said, by the account's name.
+    """
+
+    def __init__(self, seconds: float, stopped: Callable[[], bool], known_issuers: Mapping[str, str]) -> None:
+        self.seconds = seconds
+        self.stopped = stopped
+        self._known_issuers = known_issuers
+        self._end = time.monotonic() + seconds
+        self._issuers: dict[str, Issuer] = {}
+
+    def left(self) -> float:
+        return max(0.0, self._end - time.monotonic())
+
+    def check(self) -> None:
+        """Raises Stopped or NotAsked when nothing new may be begun."""
+        if self.stopped():
+            raise Stopped("the run was stopped before its turn came")
+        if not self.left():
+            raise NotAsked(f"the {duration(self.seconds)} of the run were over before its turn came", _RAISE)
+
+    def wait(self, seconds: float) -> bool:
+        """Waits; False if the run is stopped or its time over before."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self.stopped() or not self.left():
+                return False
+            time.sleep(min(left, _GLANCE))
+        return True
+
+    def issuer(self, account: Account) -> Issuer:
+        """The one that the account belongs to, as far as can be told; else one of its own."""
+        url = SOURCES[account.source].issuer(account, self._known_issuers.get(account.name))
+        name = (url and urlsplit(url).netloc.rpartition("@")[2].lower()) or f"the issuer of account {account.name}"
+        return self._issuers.setdefault(name, Issuer(name))
+
+
+class Issuer:
+    """What a run has seen of an issuer."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._failures: list[str] = []
+        self._clock_told = False
+
+    def check(self) -> None:
+        """Raises NotAsked when it is useless to ask."""
+        with self._lock:
+            count, last = len(self._failures), self._failures[-1:]
+        if count >= DEAD_AFTER:
+            raise NotAsked(f"{self.name} was not asked any more, after {count} failures in a row ({last[0]})")
+
+    def failed(self, failure: Unreachable) -> None:
+        with self._lock:
+            self._failures.append(failure.message)
+
+    def answered(self) -> None:
+        with self._lock:
+            self._failures.clear()
+
+    def tell_clock(self, difference: str) -> None:
+        """Warns of its clock, once in a run."""
+        with self._lock:
+            told, self._clock_told = self._clock_told, True
+        if not told:
+            log.warning("%s: %s: see that both are set by NTP; on this host: timedatectl", self.name, difference)
+
+
+class Asking:
+    """What one lane goes by when it asks its issuer."""
+
+    def __init__(self, limits: Limits, account: Account) -> None:
+        self.issuer = limits.issuer(account)
+        self._limits = limits
+
+    def begin(self, wanted: float) -> float:
+        """sources.base.Begin."""
+        self._limits.check()
+        self.issuer.check()
+        left = self._limits.left()
+        # A run that is short as a whole would otherwise never ask for what must not be cut off.
+        if left < min(wanted, self._limits.seconds / 2):
+            raise NotAsked(f"only {duration(left)} of the run were left, too little for a request that must not be cut off", _RAISE)
+        return left
+
+    def persistently(self, ask: Callable[[], T]) -> T:
+        """Asks again, where the failure permits it, after waits that grow and differ between lanes; then raises it."""
+        tries = 1
+        while True:
+            try:
+                return ask()
+            except Unavailable as failure:
+                wait = wait_after(tries, failure.retry_after, random.uniform(0.5, 1))  # noqa: S311  (no secret)
+                if wait is None or wait >= self._limits.left() or not self._limits.wait(wait):
+                    failure.message += f" ({tries} times)" if tries > 1 else ""
+                    if isinstance(failure, Unreachable):
+                        self.issuer.failed(failure)
+                    raise
+                log.debug("%s: %s: asked again after %.1f s", self.issuer.name, failure.message, wait)
+                tries += 1
+
+
+def wait_after(tries: int, retry_after: Optional[float], jitter: float) -> Optional[float]:
+    """Seconds until the next try, after so many; None when there is to be none. `jitter` is between 0.5 and 1."""
+    if retry_after is None or tries >= TRIES or retry_after > LONGEST_WAIT:
+        return None
+    return retry_after + FIRST_WAIT * GROWTH ** (tries - 1) * jitter
