@@ -5,7 +5,6 @@ Only what must talk to an issuer imports this module: requests costs a tenth of 
 
 from __future__ import annotations
 
-import calendar
 import email.utils
 import functools
 import math
@@ -19,6 +18,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Optional
 from urllib.parse import urlsplit
@@ -201,7 +201,7 @@ def _date(text: str) -> Optional[float]:
     """An HTTP date (RFC 9110 section 5.6.7) in seconds since 1970; None if it is none."""
     parsed = email.utils.parsedate_tz(text)
     try:
-        return None if parsed is None else calendar.timegm(parsed[:6]) - float(parsed[9] or 0)
+        return None if parsed is None else datetime(*parsed[:6], tzinfo=timezone.utc).timestamp() - (parsed[9] or 0)
     except (ValueError, OverflowError):
         return None
 

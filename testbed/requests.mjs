@@ -152,6 +152,8 @@ export function requestPipeline(state) {
       const fault = state.takeFault(request);
       const proceed = () => adapt(ctx, next, request, state);
       await (fault ? fail(ctx, fault, proceed) : proceed());
+      const { date_offset: offset } = state.settings;
+      if (offset) ctx.set('Date', new Date(Date.now() + offset * 1000).toUTCString());
     } finally {
       state.inFlight -= 1;
     }

@@ -27,6 +27,7 @@ const DEFAULT_SETTINGS = {
   nbf_offset: 0,              // seconds added to the claims of the same name
   exp_offset: 0,
   iat_offset: 0,
+  date_offset: 0,             // seconds added to the Date of each answer
 };
 
 const DEFAULT_CLIENT = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import email.utils
 import json
 import re
 import socket
@@ -467,3 +468,50 @@ def test_a_connection_that_the_issuer_closed_meanwhile_is_replaced(server: Serve
             assert client.post(server.url, {}, {}).status == 200
             time.sleep(0.1)
     assert server.connections == 2
+
+
+# What an answer says of time
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("Retry-After: 7", 7),
+        ("Retry-After: 0", 0),
+        # A date is on the clock of the issuer, which may be wrong, as is this one here.
+        ("Retry-After: Sun, 06 Nov 1994 08:50:07 GMT\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT", 30),
+        ("Retry-After: Sun, 06 Nov 1994 08:49:37 GMT", 0),
+        ("Retry-After: soon", None),
+        ("Retry-After: -1", None),
+        ("Retry-After: 99999999999999999999", None),
+        ("X-Nothing: 1", None),
+    ],
+)
+def test_when_an_issuer_wants_to_be_asked_again_is_read_in_both_forms(
+    server: Server, ca_file: str, said: str, seconds: Optional[float]
+) -> None:
+    server.behaviour = server.answer(b"", "503 Service Unavailable", *said.split("\r\n"))
+    assert post(server, ca_file).retry_after == seconds
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600, 0])
+def test_the_issuers_clock_is_compared_with_this_one(server: Server, ca_file: str, ahead: int) -> None:
+    date = email.utils.formatdate(time.time() + ahead, usegmt=True)
+    server.behaviour = server.answer(b"", "200 OK", f"Date: {date}")
+    found = post(server, ca_file).clock_ahead
+    assert found is not None
+    # As far as the time that the answer took leaves no doubt.
+    assert abs(found) <= abs(ahead)
+    assert abs(found - ahead) < BOUND
+
+
+@pytest.mark.parametrize("said", ["X-Nothing: 1", "Date: yesterday", "Date: Sun, 99 Nov 1994 08:49:37 GMT", "Date: "])
+def test_an_answer_without_a_date_says_nothing_of_the_clock(server: Server, ca_file: str, said: str) -> None:
+    server.behaviour = server.answer(b"", "200 OK", said)
+    assert post(server, ca_file).clock_ahead is None
+
+
+def test_a_request_may_have_less_time_than_its_client(server: Server, ca_file: str) -> None:
+    server.behaviour = stalled(server)
+    with http.Client(ca_file, BOUND) as client, pytest.raises(TimedOut, match=r"had not answered after 0\.4 s"):
+        client.post(server.url, {}, {}, LIMIT)

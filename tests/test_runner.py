@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -17,6 +22,7 @@ from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials, oidc_agent
 from osg_token_renewer.stop import Stop
 from testbed import Issuer
+from tests.host import until
 
 
 class Lanes:
@@ -43,8 +49,10 @@ class Lanes:
         settings.setdefault("audience", (name,))
         return TokenSpec(name, account, settings.pop("path", str(self.tokens / name)), **settings)
 
-    def start(self, specs: Sequence[TokenSpec], workers: Optional[int] = None) -> Iterator[Outcome]:
-        return runner.run(specs, self.accounts, directory=str(self.tokens), configured_workers=workers, stop=self.stop)
+    def start(self, specs: Sequence[TokenSpec], workers: Optional[int] = None, run_timeout: float = 600) -> Iterator[Outcome]:
+        return runner.run(
+            specs, self.accounts, directory=str(self.tokens), configured_workers=workers, stop=self.stop, run_timeout=run_timeout
+        )
 
     def run(self, specs: Sequence[TokenSpec], workers: Optional[int] = None) -> dict[str, str]:
         """What became of each token: its reason, by its name, in the order in which they came."""
@@ -59,6 +67,15 @@ def lanes(issuer: Issuer, tmp_path: Path) -> Lanes:
     for name in "abc":
         made.account(name)
     return made
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What is logged, as warnings or worse, from here on."""
+    logger = logging.getLogger("osg_token_renewer")
+    before, logger.propagate = logger.propagate, True
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    logger.propagate = before
 
 
 def lane_threads() -> list[str]:
@@ -158,19 +175,28 @@ def test_the_issuer_is_not_asked_for_a_token_that_could_not_be_published(lanes: 
     assert lanes.issuer.counts().total == 0
 
 
-def test_a_bug_in_one_lane_is_its_tokens_outcome_and_tells_no_secret(lanes: Lanes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_in_one_lane_is_its_tokens_outcome_and_tells_no_secret(lanes: Lanes, warnings: Callable[[], list[str]]) -> None:
     # Settings of another kind than the source's own, as no loader would make them.
     lanes.accounts["odd"] = Account("odd", client_credentials.NAME, {"client_secret": "s3cret"})
-    logger = logging.getLogger("osg_token_renewer")
-    before, logger.propagate = logger.propagate, True
-    try:
-        reasons = lanes.run([lanes.token("odd", 1), lanes.token("odd", 2), lanes.token("a")])
-    finally:
-        logger.propagate = before
+    reasons = lanes.run([lanes.token("odd", 1), lanes.token("odd", 2), lanes.token("a")])
     assert reasons == {"odd1": "bug", "odd2": "bug", "a1": "renewed"}
-    assert "account odd: a bug in this program: AttributeError" in caplog.text
-    assert "client_credentials.py" in caplog.text
-    assert "s3cret" not in caplog.text
+    for said in warnings():
+        assert said.startswith("account odd: a bug in this program: AttributeError")
+        assert "client_credentials.py" in said
+        assert "s3cret" not in said
+    assert len(warnings()) == 2
+
+
+class Leaving:
+    """Settings that end the thread that looks at them."""
+
+    def __getattr__(self, name: str) -> object:
+        raise SystemExit
+
+
+def test_a_lane_that_dies_hangs_neither_the_run_nor_the_lanes_behind_it(lanes: Lanes) -> None:
+    lanes.accounts["odd"] = Account("odd", client_credentials.NAME, Leaving())
+    assert lanes.run([lanes.token("odd"), lanes.token("a")], workers=1) == {"odd1": "bug", "a1": "renewed"}
 
 
 def test_what_is_under_way_when_the_run_is_stopped_is_published_and_the_rest_is_not_begun(lanes: Lanes) -> None:
@@ -247,3 +273,235 @@ def test_what_became_of_a_token_is_told_with_its_lifetime_and_fingerprint(lanes:
     assert outcome.expires_at == lanes.issuer.verify((lanes.tokens / "a1").read_text().strip())["exp"]
     assert outcome.fingerprint == jwt.fingerprint((lanes.tokens / "a1").read_text())
     assert outcome.token.text.reveal() not in repr(outcome)
+
+
+# limits
+
+
+# What must end does so long before this, on any machine; without its limit it would not.
+BOUND = 60.0
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """The host of an issuer that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
+        yield f"localhost:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def stopping_after(lanes: Lanes, requests: int) -> Iterator[None]:
+    """The run is told to stop once the issuer was asked so often."""
+
+    def stop() -> None:
+        until(lambda: lanes.issuer.counts().token == requests)
+        lanes.stop.signal = 15
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    yield
+    thread.join()
+
+
+def bounded(began: float) -> bool:
+    return time.monotonic() - began < BOUND
+
+
+def test_what_failed_in_passing_is_asked_for_again(lanes: Lanes) -> None:
+    lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], times=1, status=502)
+    lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], times=1, status=504)
+    assert lanes.run([lanes.token("a")]) == {"a1": "renewed"}
+    assert lanes.issuer.counts().token == 3
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_what_goes_on_failing_is_asked_for_three_times(lanes: Lanes, status: int) -> None:
+    lanes.issuer.fault(endpoint="token", status=status)
+    (outcome,) = lanes.start([lanes.token("a")])
+    assert (outcome.reason, outcome.message) == ("unavailable", f"the issuer answered with HTTP status {status} (3 times)")
+    assert lanes.issuer.counts().token == 3
+
+
+@pytest.mark.parametrize("status", [500, 501, 302, 400, 401])
+def test_what_another_try_would_not_mend_is_asked_for_once(lanes: Lanes, status: int) -> None:
+    lanes.issuer.fault(endpoint="token", status=status, body="")
+    (outcome,) = lanes.start([lanes.token("a")])
+    assert (outcome.state, lanes.issuer.counts().token) == (State.FAILED, 1)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"), [("https://localhost:1/token", "Connection refused"), ("https://nowhere.invalid/token", "Name or service not known")]
+)
+def test_an_issuer_that_cannot_be_reached_is_tried_three_times(lanes: Lanes, url: str, why: str) -> None:
+    lanes.accounts["a"] = replace(lanes.accounts["a"], settings=replace(lanes.accounts["a"].settings, token_request_url=url))
+    (outcome,) = lanes.start([lanes.token("a")])
+    assert outcome.message.startswith(f"{url[8:-6]} cannot be reached: ")
+    assert outcome.message.endswith(" (3 times)")
+    assert why in outcome.message or "resolution" in outcome.message
+
+
+def test_an_issuer_that_wants_a_pause_has_it(lanes: Lanes) -> None:
+    lanes.issuer.fault(endpoint="token", times=1, status=503, headers={"Retry-After": "3"})
+    began = time.monotonic()
+    assert lanes.run([lanes.token("a")]) == {"a1": "renewed"}
+    assert time.monotonic() - began > 3
+
+
+def test_an_issuer_that_wants_to_be_left_alone_for_an_hour_is(lanes: Lanes) -> None:
+    lanes.issuer.fault(endpoint="token", status=429, headers={"Retry-After": "3600"})
+    outcomes = list(lanes.start([lanes.token("a", number) for number in range(3)], workers=1))
+    assert {one.message for one in outcomes} == {"the issuer answered with HTTP status 429, and wants to be left alone for 1 h"}
+    assert lanes.issuer.counts().token == 1
+
+
+def test_the_request_to_stop_ends_the_waiting_for_another_try(lanes: Lanes) -> None:
+    lanes.issuer.fault(endpoint="token", status=503, headers={"Retry-After": "25"})
+    began = time.monotonic()
+    with stopping_after(lanes, requests=1):
+        assert lanes.run([lanes.token("a")]) == {"a1": "unavailable"}
+    assert time.monotonic() - began < 25
+    assert lanes.issuer.counts().token == 1
+
+
+def test_200_accounts_of_a_dead_issuer_take_no_longer_than_two_timeouts(lanes: Lanes) -> None:
+    names = [f"dead{number}" for number in range(200)]
+    with silent() as host:
+        for name in names:
+            settings = replace(lanes.accounts["a"].settings, token_request_url=f"https://{host}/token")
+            lanes.accounts[name] = Account(name, client_credentials.NAME, settings, 2.0)
+        began = time.monotonic()
+        outcomes = {one.spec.name: one.message for one in lanes.start([*map(lanes.token, names), lanes.token("a")], workers=1)}
+        took = time.monotonic() - began
+    assert outcomes.pop("a1").startswith("renewed")
+    silence = f"{host} had not answered after 2 s"
+    assert list(outcomes.values()).count(silence) == 2
+    assert list(outcomes.values()).count(f"{host} was not asked any more, after 2 failures in a row ({silence})") == 198
+    assert 4 <= took < BOUND
+
+
+def test_an_issuer_that_fails_now_and_then_is_asked_for_all(lanes: Lanes) -> None:
+    for name in "ac":
+        lanes.accounts[name] = replace(lanes.accounts[name], timeout=1.0)
+        lanes.issuer.fault(endpoint="token", client_id=lanes.clients[name], hang=True)
+    lanes.account("d")
+    reasons = lanes.run([lanes.token(name) for name in "abcd"], workers=1)
+    assert reasons == {"a1": "unavailable", "b1": "renewed", "c1": "unavailable", "d1": "renewed"}
+
+
+def test_a_run_ends_at_its_deadline_with_an_outcome_for_what_it_did_not_begin(lanes: Lanes) -> None:
+    with silent() as one, silent() as other:
+        for name, host in (("a", one), ("b", other)):
+            settings = replace(lanes.accounts[name].settings, token_request_url=f"https://{host}/token")
+            lanes.accounts[name] = replace(lanes.accounts[name], settings=settings, timeout=600.0)
+        began = time.monotonic()
+        outcomes = [*lanes.start([lanes.token("a", 1), lanes.token("a", 2), lanes.token("b")], workers=1, run_timeout=2)]
+    assert bounded(began)
+    assert {(outcome.state, outcome.reason) for outcome in outcomes} == {(State.FAILED, "unavailable")}
+    assert outcomes[0].message.startswith(f"{one} had not answered after ")
+    assert (outcomes[2].message, outcomes[2].hint) == (
+        "the 2 s of the run were over before its turn came",
+        "look at what takes so long, or raise run_timeout in [renewer]",
+    )
+
+
+def test_a_lane_that_is_stuck_where_no_limit_holds_keeps_nobody_waiting(lanes: Lanes) -> None:
+    """Whoever opens a pipe waits for its other end, as on a file system whose server is gone."""
+    pipe = lanes.tokens / "ca.pem"
+    os.mkfifo(pipe)
+    lanes.accounts["a"] = replace(lanes.accounts["a"], settings=replace(lanes.accounts["a"].settings, ca_file=str(pipe)))
+    began = time.monotonic()
+    outcomes = {one.spec.name: one for one in lanes.start([lanes.token("a"), lanes.token("b")], run_timeout=5)}
+    assert bounded(began)
+    assert outcomes["b1"].state is State.RENEWED
+    assert (outcomes["a1"].reason, outcomes["a1"].message) == (
+        "unavailable",
+        "its lane had not come back when the 5 s of the run were over",
+    )
+    os.close(os.open(pipe, os.O_WRONLY))
+    until(lambda: lane_threads() == [])
+
+
+# clocks
+
+
+def old_token(lanes: Lanes, spec: TokenSpec, lifetime: int) -> str:
+    """Has a token published that is good for so many seconds."""
+    lanes.issuer.settings(access_token_ttl=lifetime)
+    assert lanes.run([spec]) == {spec.name: "renewed"}
+    lanes.issuer.settings(access_token_ttl=3600)
+    return Path(spec.path).read_text()
+
+
+def test_a_token_that_is_not_valid_yet_is_published_when_it_is_and_other_lanes_go_on(lanes: Lanes) -> None:
+    patient, other = lanes.token("a"), lanes.token("b")
+    old = old_token(lanes, patient, 3600)
+    lanes.issuer.settings(nbf_offset=4)
+    outcomes = lanes.start([patient, other])
+    # Where no token is, none is better than this.
+    assert next(outcomes).spec is other
+    assert Path(patient.path).read_text() == old
+    assert [outcome.reason for outcome in outcomes] == ["renewed"]
+    claims = lanes.issuer.verify(Path(patient.path).read_text().strip())
+    assert Path(patient.path).stat().st_mtime >= claims["nbf"] > claims["iat"]
+
+
+def test_a_token_that_is_not_valid_yet_waits_no_longer_than_the_old_one_is_good(lanes: Lanes) -> None:
+    expired, expiring = lanes.token("a"), lanes.token("b")
+    for spec, lifetime in ((expired, 1), (expiring, 6)):
+        old_token(lanes, spec, lifetime)
+    ends = jwt.parse(Path(expiring.path).read_text()).expires_at
+    assert ends is not None
+    until(lambda: time.time() > ends - 4)
+    lanes.issuer.settings(nbf_offset=55)
+    outcomes = {one.spec.name: one for one in lanes.start([expired, expiring])}
+    for outcome in outcomes.values():
+        assert outcome.state is State.RENEWED
+        assert re.fullmatch(r"is not valid for another \d\d s", outcome.notes[0])
+    assert Path(expiring.path).stat().st_mtime >= ends
+
+
+def test_the_request_to_stop_ends_the_waiting_and_the_old_token_stays(lanes: Lanes) -> None:
+    spec = lanes.token("a")
+    old = old_token(lanes, spec, 3600)
+    lanes.issuer.settings(nbf_offset=55)
+    began = time.monotonic()
+    with stopping_after(lanes, requests=2):
+        assert lanes.run([spec]) == {"a1": STOPPED}
+    assert time.monotonic() - began < 50
+    assert Path(spec.path).read_text() == old
+
+
+def test_the_end_of_the_run_ends_the_waiting_and_the_old_token_stays(lanes: Lanes) -> None:
+    spec = lanes.token("a")
+    old = old_token(lanes, spec, 3600)
+    lanes.issuer.settings(nbf_offset=58)
+    (outcome,) = lanes.start([spec], run_timeout=10)
+    assert (outcome.reason, outcome.message) == (
+        "unavailable",
+        "the run ended before the new token became valid (nbf); the next run obtains another",
+    )
+    assert Path(spec.path).read_text() == old
+
+
+@pytest.mark.parametrize(("offset", "where"), [(300, "ahead of"), (-300, "behind")])
+def test_an_issuers_clock_that_differs_is_named_in_seconds_once_in_a_run(
+    lanes: Lanes, warnings: Callable[[], list[str]], offset: int, where: str
+) -> None:
+    lanes.issuer.settings(date_offset=offset)
+    assert set(lanes.run([lanes.token(name, number) for name in "abc" for number in (1, 2)]).values()) == {"renewed"}
+    (said,) = warnings()
+    assert re.match(rf"{lanes.issuer.url[8:]}: the issuer's clock is (300|2[5-9]\d) s {where} this host's: ", said)
+
+
+def test_a_token_from_the_future_tells_of_the_issuers_clock(lanes: Lanes, warnings: Callable[[], list[str]]) -> None:
+    lanes.issuer.settings(iat_offset=3000)
+    assert lanes.run([lanes.token("a"), lanes.token("b")]) == {"a1": "renewed", "b1": "renewed"}
+    (said,) = warnings()
+    assert re.search(r"the issuer's clock is (3000|29\d\d) s ahead of this host's", said)
+
+
+def test_clocks_that_agree_are_not_worth_a_word(lanes: Lanes, warnings: Callable[[], list[str]]) -> None:
+    # What an issuer backdates, or gives out twice, says nothing where its answer has a date.
+    lanes.issuer.settings(iat_offset=-300)
+    assert lanes.run([lanes.token("a")]) == {"a1": "renewed"}
+    assert warnings() == []

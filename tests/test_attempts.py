@@ -1,0 +1,201 @@
+"""How long and how often issuers are asked: the rules, by themselves. What lanes make of them is in test_runner.py."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from osg_token_renewer.attempts import LONGEST_WAIT, TRIES, Asking, Limits, wait_after
+from osg_token_renewer.errors import NotAsked, Refused, Stopped, TimedOut, Unavailable, Unreachable
+from osg_token_renewer.model import Account, Secret
+from osg_token_renewer.options import SecretFile
+from osg_token_renewer.sources import client_credentials, oidc_agent
+
+# Far more than what is bounded takes, on any machine.
+BOUND = 30.0
+
+
+def limits(seconds: float = 600.0, stopped: Optional[threading.Event] = None, **known: str) -> Limits:
+    return Limits(seconds, (stopped or threading.Event()).is_set, known)
+
+
+def client(name: str, url: str = "https://issuer.example.org/token") -> Account:
+    return Account(name, client_credentials.NAME, client_credentials.Settings(url, "x", Secret("y")))
+
+
+def agent(name: str) -> Account:
+    return Account(name, oidc_agent.NAME, oidc_agent.Settings(SecretFile("/nonexistent")))
+
+
+# the next try
+
+
+@pytest.mark.parametrize("retry_after", [0.0, 7.0, LONGEST_WAIT])
+def test_waits_grow_and_are_never_shorter_than_the_issuer_wants(retry_after: float) -> None:
+    for jitter in (0.5, 0.75, 1.0):
+        waits = [wait_after(tries, retry_after, jitter) for tries in range(1, TRIES)]
+        assert [wait is not None and wait > retry_after for wait in waits] == [True] * len(waits)
+        assert waits == sorted(waits, key=lambda wait: wait or 0)
+    assert wait_after(1, retry_after, 0.5) != wait_after(1, retry_after, 1.0)
+
+
+def test_there_is_no_try_after_the_last_nor_where_it_may_harm_nor_when_the_issuer_wants_to_be_left_alone_for_long() -> None:
+    assert wait_after(TRIES - 1, 0.0, 1.0) is not None
+    assert wait_after(TRIES, 0.0, 1.0) is None
+    assert wait_after(1, None, 1.0) is None
+    assert wait_after(1, LONGEST_WAIT + 1, 1.0) is None
+
+
+def failing(asking: Asking, failure: Unavailable) -> int:
+    """How often it is asked for what always fails so."""
+    asked = []
+
+    def ask() -> None:
+        asked.append(time.monotonic())
+        raise failure
+
+    with pytest.raises(type(failure)) as raised:
+        asking.persistently(ask)
+    assert raised.value is failure
+    return len(asked)
+
+
+def test_what_must_not_be_repeated_is_asked_once() -> None:
+    asking = Asking(limits(), client("a"))
+    assert failing(asking, Unavailable("no")) == failing(asking, TimedOut("no")) == 1
+
+
+def test_what_may_be_repeated_is_asked_a_few_times_and_says_how_often() -> None:
+    failure = Unreachable("out of reach", retry_after=0.0)
+    assert failing(Asking(limits(), client("a")), failure) == TRIES
+    assert failure.message == f"out of reach ({TRIES} times)"
+
+
+def test_no_try_is_begun_that_could_not_begin_within_the_run() -> None:
+    assert failing(Asking(limits(5.0), client("a")), Unavailable("no", retry_after=20.0)) == 1
+
+
+def test_the_request_to_stop_ends_a_wait() -> None:
+    stopped = threading.Event()
+    failure = Unavailable("no", retry_after=LONGEST_WAIT)
+    asked = threading.Event()
+
+    def ask() -> None:
+        asked.set()
+        raise failure
+
+    def run() -> None:
+        with pytest.raises(Unavailable):
+            Asking(limits(stopped=stopped), client("a")).persistently(ask)
+
+    began = time.monotonic()
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert asked.wait(BOUND)
+    stopped.set()
+    thread.join()
+    assert time.monotonic() - began < LONGEST_WAIT
+
+
+# the run's time
+
+
+def test_a_request_has_what_is_left_of_the_run() -> None:
+    assert 500 < Asking(limits(600.0), client("a")).begin(0.0) <= 600
+
+
+def test_nothing_is_begun_when_the_time_is_over_or_the_run_is_stopped() -> None:
+    over, stopped = limits(0.01), threading.Event()
+    assert over.wait(BOUND) is False
+    with pytest.raises(NotAsked, match="the 0 s of the run were over before its turn came"):
+        Asking(over, client("a")).begin(0.0)
+    stopped.set()
+    with pytest.raises(Stopped) as raised:
+        Asking(limits(stopped=stopped), client("a")).begin(0.0)
+    assert raised.value.reason == "stopped"
+
+
+def test_what_must_not_be_cut_off_is_not_begun_near_the_end() -> None:
+    run = limits(10.0)
+    assert Asking(run, agent("a")).begin(30.0) > 5, "a short run would otherwise ask for nothing"
+    assert run.wait(5.5)
+    with pytest.raises(NotAsked, match=r"only \d s of the run were left"):
+        Asking(run, agent("a")).begin(30.0)
+    assert Asking(run, client("b")).begin(0.0) > 0
+
+
+# issuers
+
+
+def test_after_two_failures_in_a_row_an_issuer_is_not_asked_any_more_and_others_are() -> None:
+    run = limits()
+    first, second = Asking(run, client("a")), Asking(run, client("b", "https://ISSUER.example.org/other"))
+    other = Asking(run, client("c", "https://issuer.example.org:8443/token"))
+    failing(first, TimedOut("no answer"))
+    second.begin(0.0)
+    failing(second, TimedOut("no answer"))
+    for asking in (first, second):
+        with pytest.raises(NotAsked, match=r"issuer.example.org was not asked any more, after 2 failures in a row \(no answer\)"):
+            asking.begin(0.0)
+    other.begin(0.0)
+
+
+def test_a_failure_with_a_success_behind_it_does_not_count() -> None:
+    asking = Asking(limits(), client("a"))
+    for _ in range(4):
+        failing(asking, TimedOut("no answer"))
+        asking.issuer.answered()
+    asking.begin(0.0)
+
+
+def test_what_is_not_the_issuers_absence_does_not_count() -> None:
+    asking = Asking(limits(), client("a"))
+    for _ in range(4):
+        failing(asking, Unavailable("too many requests"))
+        with pytest.raises(Refused):
+            asking.persistently(refuse)
+    asking.begin(0.0)
+
+
+def refuse() -> None:
+    raise Refused("no")
+
+
+FIVE = b'[{"issuer":"https://one.example.org/","accounts":["a","b"]},{"issuer":"https://two.example.org/","accounts":["c"]},{"issuer":"x"}]'
+FOUR = b"https://one.example.org/ a\nhttps://two.example.org/ c\nhttps://three.example.org/\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "issuers"),
+    [
+        (FIVE, ["one.example.org", "one.example.org", "two.example.org", None]),
+        # Only the first account of each.
+        (FOUR, ["one.example.org", None, "two.example.org", None]),
+        (b"https://one.example.org/ a\n", ["one.example.org"] * 4),
+        (b"", [None] * 4),
+        (b"[1, {}, {", [None] * 4),
+        (b"https://one.example.org \xff\n", [None] * 4),
+        (None, [None] * 4),
+    ],
+)
+def test_the_issuer_of_an_oidc_agent_account_is_what_oidc_agent_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Optional[bytes], issuers: list[Optional[str]]
+) -> None:
+    monkeypatch.setenv("OIDC_CONFIG_DIR", str(tmp_path))
+    if config is not None:
+        (tmp_path / "issuer.config").write_bytes(config)
+    run = limits()
+    expected = [issuer or f"the issuer of account {name}" for name, issuer in zip("abcd", issuers)]
+    assert [run.issuer(agent(name)).name for name in "abcd"] == expected
+
+
+def test_else_it_is_the_one_of_its_last_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OIDC_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "issuer.config").write_bytes(FOUR)
+    run = limits(a="https://other.example.org", b="https://two.example.org")
+    assert [run.issuer(agent(name)).name for name in "ab"] == ["one.example.org", "two.example.org"]
+    assert run.issuer(agent("b")) is run.issuer(agent("c"))
