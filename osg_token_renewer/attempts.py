@@ -10,12 +10,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Optional, TypeVar
 from urllib.parse import urlsplit
 
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.errors import NotAsked, Stopped, Unavailable, Unreachable
+from osg_token_renewer.errors import NotAsked, Stopped, TimedOut, Unavailable, Unreachable
 from osg_token_renewer.model import Account
 from osg_token_renewer.text import duration
 
@@ -82,7 +83,7 @@ class Issuer:
     def __init__(self, name: str) -> None:
         self.name = name
         self._lock = threading.Lock()
-        self._failures: list[str] = []
+        self._failures: list[Unreachable] = []
         self._clock_told = False
 
     def check(self) -> None:
@@ -90,11 +91,12 @@ class Issuer:
         with self._lock:
             count, last = len(self._failures), self._failures[-1:]
         if count >= DEAD_AFTER:
-            raise NotAsked(f"{self.name} was not asked any more, after {count} failures in a row ({last[0]})")
+            raise NotAsked(f"{self.name} was not asked any more, after {count} failures in a row ({last[0].message})")
 
     def failed(self, failure: Unreachable) -> None:
         with self._lock:
-            self._failures.append(failure.message)
+            if failure not in self._failures:
+                self._failures.append(failure)
 
     def answered(self) -> None:
         with self._lock:
@@ -115,7 +117,8 @@ class Asking:
         self.issuer = limits.issuer(account)
         self._limits = limits
 
-    def begin(self, wanted: float) -> float:
+    @contextmanager
+    def begin(self, wanted: float) -> Iterator[float]:
         """sources.base.Begin."""
         self._limits.check()
         self.issuer.check()
@@ -123,7 +126,12 @@ class Asking:
         # A run that is short as a whole would otherwise never ask for what must not be cut off.
         if left < min(wanted, self._limits.seconds / 2):
             raise NotAsked(f"only {duration(left)} of the run were left, too little for a request that must not be cut off", _RAISE)
-        return left
+        try:
+            yield left
+        except TimedOut as failure:
+            # At once: the next request may wait for nothing but the end of this one.
+            self.issuer.failed(failure)
+            raise
 
     def persistently(self, ask: Callable[[], T]) -> T:
         """Asks again, where the failure permits it, after waits that grow and differ between lanes; then raises it."""

@@ -21,7 +21,7 @@ from osg_token_renewer.process import Completed, User
 from osg_token_renewer.sources import client_credentials, oidc_agent, oidc_files
 from osg_token_renewer.text import outside
 
-# The authorization server of the device flow ends the wait (RFC 8628 section 3.2, expires_in); this only bounds an oidc-gen that hangs.
+# The authorization server of the device flow ends the wait (RFC 8628 section 3.2, expires_in); this bounds an oidc-gen that hangs then.
 LONGEST_WAIT = 3600.0
 # Before there is a code to show: discovery, registration and device authorization.
 _REQUESTS_BEFORE_CODE = 3
@@ -58,6 +58,8 @@ class Request:
     client: Optional[Client] = None
     # What encrypts the account file.
     password: Secret = field(default=Secret(""))
+    # Seconds that the person has, once the code is shown.
+    longest_wait: float = LONGEST_WAIT
 
 
 # Shows the person where to go and which code to enter there.
@@ -155,7 +157,7 @@ def _generate(
             return None
         shown.append(found[1])
         show(outside(found[1]), outside(found[2] or ""))
-        return LONGEST_WAIT
+        return request.longest_wait
 
     with oidc_agent.agent(directory, user) as agent, _in_memory(request.password.reveal() + "\n") as password:
         argv = [program, "--flow=device", "--no-url-call", "--prompt=none", f"--pw-file=/dev/fd/{password}", *options, request.account]

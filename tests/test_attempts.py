@@ -31,6 +31,11 @@ def agent(name: str) -> Account:
     return Account(name, oidc_agent.NAME, oidc_agent.Settings(SecretFile("/nonexistent")))
 
 
+def begun(asking: Asking, wanted: float = 0.0) -> float:
+    with asking.begin(wanted) as seconds:
+        return seconds
+
+
 # the next try
 
 
@@ -105,27 +110,27 @@ def test_the_request_to_stop_ends_a_wait() -> None:
 
 
 def test_a_request_has_what_is_left_of_the_run() -> None:
-    assert 500 < Asking(limits(600.0), client("a")).begin(0.0) <= 600
+    assert 500 < begun(Asking(limits(600.0), client("a"))) <= 600
 
 
 def test_nothing_is_begun_when_the_time_is_over_or_the_run_is_stopped() -> None:
     over, stopped = limits(0.01), threading.Event()
     assert over.wait(BOUND) is False
     with pytest.raises(NotAsked, match="the 0 s of the run were over before its turn came"):
-        Asking(over, client("a")).begin(0.0)
+        begun(Asking(over, client("a")))
     stopped.set()
     with pytest.raises(Stopped) as raised:
-        Asking(limits(stopped=stopped), client("a")).begin(0.0)
+        begun(Asking(limits(stopped=stopped), client("a")))
     assert raised.value.reason == "stopped"
 
 
 def test_what_must_not_be_cut_off_is_not_begun_near_the_end() -> None:
     run = limits(10.0)
-    assert Asking(run, agent("a")).begin(30.0) > 5, "a short run would otherwise ask for nothing"
+    assert begun(Asking(run, agent("a")), 30.0) > 5, "a short run would otherwise ask for nothing"
     assert run.wait(5.5)
     with pytest.raises(NotAsked, match=r"only \d s of the run were left"):
-        Asking(run, agent("a")).begin(30.0)
-    assert Asking(run, client("b")).begin(0.0) > 0
+        begun(Asking(run, agent("a")), 30.0)
+    assert begun(Asking(run, client("b"))) > 0
 
 
 # issuers
@@ -136,12 +141,28 @@ def test_after_two_failures_in_a_row_an_issuer_is_not_asked_any_more_and_others_
     first, second = Asking(run, client("a")), Asking(run, client("b", "https://ISSUER.example.org/other"))
     other = Asking(run, client("c", "https://issuer.example.org:8443/token"))
     failing(first, TimedOut("no answer"))
-    second.begin(0.0)
+    begun(second)
     failing(second, TimedOut("no answer"))
     for asking in (first, second):
         with pytest.raises(NotAsked, match=r"issuer.example.org was not asked any more, after 2 failures in a row \(no answer\)"):
-            asking.begin(0.0)
-    other.begin(0.0)
+            begun(asking)
+    begun(other)
+
+
+def test_a_timeout_counts_at_once_and_once() -> None:
+    asking = Asking(limits(), client("a"))
+
+    def ask() -> None:
+        with asking.begin(0.0):
+            raise TimedOut("no answer")
+
+    with pytest.raises(TimedOut):
+        asking.persistently(ask)
+    begun(asking)
+    with pytest.raises(TimedOut):
+        ask()
+    with pytest.raises(NotAsked):
+        begun(asking)
 
 
 def test_a_failure_with_a_success_behind_it_does_not_count() -> None:
@@ -149,7 +170,7 @@ def test_a_failure_with_a_success_behind_it_does_not_count() -> None:
     for _ in range(4):
         failing(asking, TimedOut("no answer"))
         asking.issuer.answered()
-    asking.begin(0.0)
+    begun(asking)
 
 
 def test_what_is_not_the_issuers_absence_does_not_count() -> None:
@@ -158,7 +179,7 @@ def test_what_is_not_the_issuers_absence_does_not_count() -> None:
         failing(asking, Unavailable("too many requests"))
         with pytest.raises(Refused):
             asking.persistently(refuse)
-    asking.begin(0.0)
+    begun(asking)
 
 
 def refuse() -> None:

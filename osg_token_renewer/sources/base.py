@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Optional, Protocol
 
@@ -29,14 +29,14 @@ class Fetched:
 # Obtains one token; raises a Failure. Calls are made one after the other.
 Fetch = Callable[[TokenSpec], Fetched]
 
-# To be called when a request is about to be made: gives the seconds that it may take at most, besides the account's own timeout.
+# What each request is made within: gives the seconds that it may take at most, besides the account's own timeout, and sees a TimedOut.
 # The argument is how many it should have, where a request that is cut off does harm. Raises NotAsked or Stopped when none may be made.
-Begin = Callable[[float], float]
+Begin = Callable[[float], AbstractContextManager[float]]
 
 
-def at_any_time(_wanted: float) -> float:
+def at_any_time(_wanted: float) -> AbstractContextManager[float]:
     """A Begin outside of runs."""
-    return math.inf
+    return nullcontext(math.inf)
 
 
 class Source(Protocol):

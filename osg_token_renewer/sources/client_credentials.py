@@ -112,10 +112,13 @@ class _Session:
 
     def _post(self, form: Mapping[str, bytes]) -> Answer:
         """RFC 6749 section 2.3.1, and as most programs send it: Basic without the form encoding of id and secret."""
-        way, within = self._ways[0], self._begin(0.0)
+        way, headers = self._ways[0], {}
         if way == "post":
-            return self._client.post(self._url, {**form, "client_id": _bytes(self._id), "client_secret": _bytes(self._secret)}, {}, within)
-        return self._client.post(self._url, form, {"Authorization": f"Basic {self._basic(way)}"}, within)
+            form = {**form, "client_id": _bytes(self._id), "client_secret": _bytes(self._secret)}
+        else:
+            headers = {"Authorization": f"Basic {self._basic(way)}"}
+        with self._begin(0.0) as within:
+            return self._client.post(self._url, form, headers, within)
 
     def _basic(self, way: str) -> str:
         parts = [self._id, self._secret]

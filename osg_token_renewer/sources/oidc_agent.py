@@ -161,15 +161,16 @@ def _add(account: Account, password_file: str, running: Agent, begin: Begin) -> 
 
 
 def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) -> Completed:
-    timeout = min(account.timeout, begin(min(account.timeout, _UNCUT)))
-    try:
-        return process.run(argv, running.env, timeout, user=running.user)
-    except TimedOut as error:
-        raise CutOff(
-            f"the issuer of account {account.name} had not answered after {seconds(timeout)}",
-            "its agent had to be ended: if the issuer rotates refresh tokens, the account may be lost; "
-            f"should the next run be refused, run: {_REAUTHENTICATE.format(account=account.name)}",
-        ) from error
+    with begin(min(account.timeout, _UNCUT)) as within:
+        timeout = min(account.timeout, within)
+        try:
+            return process.run(argv, running.env, timeout, user=running.user)
+        except TimedOut as error:
+            raise CutOff(
+                f"the issuer of account {account.name} had not answered after {seconds(timeout)}",
+                "its agent had to be ended: if the issuer rotates refresh tokens, the account may be lost; "
+                f"should the next run be refused, run: {_REAUTHENTICATE.format(account=account.name)}",
+            ) from error
 
 
 class _Session:

@@ -19,9 +19,11 @@ from typing import Optional
 
 import pytest
 
-from osg_token_renewer import cli
+from osg_token_renewer import cli, registration
+from osg_token_renewer.errors import TimedOut
+from osg_token_renewer.model import Secret
 from testbed import Issuer
-from tests.host import SCOPE, Host, Result, pids_of, processes_with, until
+from tests.host import LONGEST, SCOPE, Host, Result, pids_of, processes_with, until
 from tests.terminal import Terminal
 
 SETUP = "osg-token-renewer-setup"
@@ -342,17 +344,41 @@ def test_a_url_that_is_no_issuers_is_said_to_be_none(host: Host, issuer: Issuer,
 
 
 def test_an_issuer_that_never_answers_is_left_at_the_deadline(host: Host, issuer: Issuer) -> None:
-    """Asked by this program itself, and by oidc-gen."""
-    command = host.registrar(*given(host, issuer), "--timeout", "1", "robot")
+    """On each endpoint, asked by this program itself and by oidc-gen."""
+    client = issuer.add_client()
+    secret = host.secret("client.secret", f"{client.client_secret}\n")
+    known = ["--client-id", client.client_id, "--client-secret-file", str(secret)]
+    registering = host.registrar(*given(host, issuer), "--timeout", "1", "robot")
+    logging_in = host.registrar(*given(host, issuer, "--manual", *known), "--timeout", "1", "robot")
+    options = ["--client-credentials", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), *known, "--timeout", "1", "probe"]
     issuer.fault(endpoint="discovery", times=1, hang=True)
-    issuer.fault(endpoint="registration", hang=True)
-    silent = host.popen(command, {})
+    for endpoint in ("registration", "device_authorization", "token"):
+        issuer.fault(endpoint=endpoint, hang=True)
+
+    silent = host.popen(registering, {})
     until(lambda: issuer.counts().discovery == 1)
-    stuck = host.popen(command, {})
+    others = [host.popen(command, {}) for command in (registering, logging_in, host.registrar(*options))]
+    ends = [(one.communicate(timeout=LONGEST)[1], one.returncode) for one in (silent, *others)]
 
-    ends = [(one.communicate(timeout=60)[1], one.returncode) for one in (silent, stuck)]
+    by_itself, by_oidc_gen = f"{issuer.url[8:]} had not answered after 1 s\n", "the issuer did not answer in time\n"
+    assert ends == [(by_itself, 1), (by_oidc_gen, 1), (by_oidc_gen, 1), (by_itself, 1)]
+    assert nothing_is_left(host, "client.secret")
 
-    assert ends == [(f"{issuer.url[8:]} had not answered after 1 s\n", 1), ("the issuer did not answer in time\n", 1)]
+
+def test_an_issuer_that_falls_silent_once_the_code_is_shown_is_left_when_the_person_has_had_their_time(
+    host: Host, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in host.environment({}).items():
+        monkeypatch.setenv(name, value)
+    issuer.fault(endpoint="token", hang=True)
+    shown: list[str] = []
+    request = registration.Request("robot", issuer.url, SCOPE, "", str(issuer.ca_file), password=Secret("x"), longest_wait=2.0)
+    with pytest.raises(TimedOut, match="the authorization did not end"):
+        registration.register(request, str(host.runtime), None, 20.0, lambda _url, code: shown.append(code))
+    assert len(shown) == 1
+    issuer.clear_faults()
+    # A code that nobody waits for any more must not be the next one that is approved.
+    issuer.revoke(issuer.client_id("robot"))
     assert nothing_is_left(host)
 
 

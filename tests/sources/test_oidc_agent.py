@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -16,7 +18,7 @@ import pytest
 
 from osg_token_renewer import runner
 from osg_token_renewer.errors import Failure, Local, ProgramMissing, Refused, Unavailable, Unreachable
-from osg_token_renewer.model import Account, State, TokenSpec
+from osg_token_renewer.model import Account, Outcome, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.process import Completed
 from osg_token_renewer.sources import oidc_agent
@@ -25,7 +27,7 @@ from osg_token_renewer.sources.oidc_agent import Settings
 from osg_token_renewer.stop import Stop
 from testbed import Issuer
 from tests.faults import apart
-from tests.host import Host, pids_of
+from tests.host import Host, pids_of, section
 
 PROGRAMS = ("oidc-agent", "oidc-add", "oidc-token")
 REAL = {name: shutil.which(name) for name in PROGRAMS}
@@ -200,6 +202,11 @@ def test_an_issuer_that_refuses_a_blank_scope_is_asked_without_one(issuer: Issue
         assert issuer.counts().token == 3
 
 
+def run(host: Host, specs: Sequence[TokenSpec], account: Optional[Account] = None, run_timeout: float = 600) -> list[Outcome]:
+    accounts, directory = {"robot": account or account_of(host)}, str(host.runtime)
+    return [*runner.run(specs, accounts, directory=directory, configured_workers=None, stop=Stop(), run_timeout=run_timeout)]
+
+
 def test_a_hanging_issuer_is_left_at_the_deadline_and_not_asked_for_the_other_tokens(issuer: Issuer, robot: Host) -> None:
     if not oidc_agent.offers("oidc-add", "--skip-check"):
         # What oidc-add asks for is answered, and a fault of its own.
@@ -207,12 +214,102 @@ def test_a_hanging_issuer_is_left_at_the_deadline_and_not_asked_for_the_other_to
     issuer.fault(endpoint="token", hang=True)
     record = recording(robot, "oidc-token")
     specs = [spec_of(str(robot.tokens / name)) for name in ("one", "two", "three")]
-    accounts = {"robot": account_of(robot, timeout=3.0)}
-    outcomes = [*runner.run(specs, accounts, directory=str(robot.runtime), configured_workers=None, stop=Stop())]
+    outcomes = run(robot, specs, account_of(robot, timeout=3.0))
     failure = ("unavailable", "the issuer of account robot had not answered after 3 s")
     assert [(outcome.reason, outcome.message) for outcome in outcomes] == [failure] * 3
+    assert outcomes[0].hint == (
+        "its agent had to be ended: if the issuer rotates refresh tokens, the account may be lost; "
+        "should the next run be refused, run: osg-token-renewer-setup --reauthenticate robot"
+    )
     assert record.read_text().count("START\n") == 1
     assert robot.leftovers() == []
+
+
+@pytest.mark.parametrize("endpoint", ["discovery", "token"])
+def test_an_issuer_that_hangs_when_the_account_is_opened_is_left_at_the_runs_deadline(issuer: Issuer, robot: Host, endpoint: str) -> None:
+    issuer.fault(endpoint=endpoint, hang=True)
+    record = recording(robot, "oidc-token")
+    began = time.monotonic()
+    (outcome,) = run(robot, [spec_of(str(robot.tokens / "one"))], account_of(robot, timeout=600.0), run_timeout=4)
+    assert time.monotonic() - began < 60
+    assert outcome.message.startswith("the issuer of account robot had not answered after ")
+    assert outcome.hint is not None
+    assert "the account may be lost" in outcome.hint
+    assert not record.exists() or oidc_agent.offers("oidc-add", "--skip-check")
+    assert robot.leftovers() == []
+
+
+def test_what_would_probably_be_cut_off_by_the_end_of_the_run_is_not_begun(issuer: Issuer, robot: Host) -> None:
+    robot.program("oidc-add", f'{REAL["oidc-add"]} "$@" && case "$*" in *--help*) ;; *) sleep 3;; esac\n')
+    record = recording(robot, "oidc-token")
+    (outcome,) = run(robot, [spec_of(str(robot.tokens / "one"))], run_timeout=6)
+    assert re.fullmatch(r"only \d s of the run were left, too little for a request that must not be cut off", outcome.message)
+    assert not record.exists()
+
+
+def test_an_issuer_that_was_away_when_the_account_was_to_be_opened_is_asked_again(issuer: Issuer, robot: Host) -> None:
+    record = recording(robot, "oidc-add")
+    issuer.fault(endpoint="discovery", times=2, status=503)
+    (outcome,) = run(robot, [spec_of(str(robot.tokens / "one"))])
+    assert outcome.state is State.RENEWED, outcome.message
+    assert record.read_text().count("robot\n") == 3
+    assert robot.leftovers() == []
+
+
+@pytest.mark.parametrize("fault", [{"drop": True}, {"drop": True, "after": True}, {"status": 503, "body": ""}, {"status": 502, "body": ""}])
+def test_a_refresh_that_the_issuer_may_have_acted_on_is_not_repeated(
+    issuer: Issuer, opened: tuple[Fetch, Path], fault: dict[str, Any]
+) -> None:
+    fetch, _ = opened
+    issuer.fault(endpoint="token", **fault)
+    with pytest.raises(Unreachable) as raised:
+        fetch(spec_of())
+    assert raised.value.retry_after is None
+    assert issuer.counts().token == 1
+
+
+def test_a_refresh_that_was_one_too_many_may_be_repeated(issuer: Issuer, opened: tuple[Fetch, Path]) -> None:
+    fetch, _ = opened
+    issuer.fault(endpoint="token", status=429, body="")
+    with pytest.raises(Unavailable) as raised:
+        fetch(spec_of())
+    assert raised.value.retry_after == 0
+
+
+def test_the_accounts_of_a_dead_issuer_do_not_each_wait_for_their_timeout(host: Host) -> None:
+    """Accounts are opened three at a time on one core. Each would wait for its own timeout, if it were asked for."""
+    names = [f"robot{number}" for number in range(12)]
+    for name in names:
+        host.secret(f"{name}.pw", "x\n")
+    sections = "".join(section(f"account {name}", {"password_file": host.root / f"{name}.pw", "timeout": 5}) for name in names)
+    host.configure(sections + "".join(host.token(name, name) for name in names))
+    config = host.account_file("issuer.config")
+    config.parent.mkdir()
+    config.write_text(json.dumps([{"issuer": "https://issuer.example.org", "accounts": names}]))
+    record = host.root / "oidc-add.record"
+    host.program("oidc-add", f'case "$*" in *--help*) exit;; esac\necho START >>{record}\nexec sleep 300\n')
+    host.prefix = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+
+    done = host.run()
+
+    assert done.status == 1
+    cut_off = [name for name in names if f"the issuer of account {name} had not answered after 5 s" in done.line(f"token {name}: ")]
+    assert record.read_text().count("START\n") == len(cut_off)
+    # Two failures, and what had begun by then.
+    assert 2 <= len(cut_off) <= 4
+    for name in set(names) - set(cut_off):
+        assert "issuer.example.org was not asked any more, after " in done.line(f"token {name}: ")
+    said = done.line(f"warning: {len(cut_off)} agents were cut off while waiting for the issuer: where it rotates refresh tokens, ")
+    assert set(said.rpartition(": ")[2].split(", ")) == set(cut_off)
+
+
+def test_a_token_from_the_past_tells_of_the_issuers_clock_and_the_next_run_knows_whose_it_is(issuer: Issuer, robot: Host) -> None:
+    issuer.settings(iat_offset=-300)
+    robot.configure(section("account robot", {"password_file": robot.root / "robot.pw"}) + robot.token("t", "robot"))
+    for name in ("the issuer of account robot", re.escape(issuer.url[8:])):
+        done = robot.run()
+        assert done.status == 0
+        assert re.match(rf"warning: {name}: the issuer's clock is 3\d\d s behind this host's, or it gives out ", done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""A host whose clock is wrong (faketime), and an issuer whose clock is right."""
+
+from __future__ import annotations
+
+import re
+
+from testbed import Issuer
+from tests.host import Host
+
+
+def run_at(host: Host, offset: int) -> tuple[int, str]:
+    """Exit status and messages of a run on a host whose clock is so many seconds ahead. Its agents and the issuer have the right time."""
+    host.prefix = ["faketime", "--exclude-monotonic", "-f", f"{offset:+d}s"]
+    done = host.run()
+    assert done.stdout == ""
+    return done.status, done.stderr
+
+
+def test_a_clock_that_is_wrong_is_named_in_seconds_with_what_comes_of_it(host: Host, issuer: Issuer) -> None:
+    host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("t", "probe"))
+    name = re.escape(issuer.url[8:])
+
+    status, said = run_at(host, 300)
+    assert status == 0, said
+    assert re.search(rf"^warning: {name}: the issuer's clock is (300|2\d\d) s behind this host's: ", said, re.MULTILINE)
+    published = host.read("t")
+
+    status, said = run_at(host, -300)
+    assert status == 1, said
+    assert re.search(rf"^warning: {name}: the issuer's clock is (300|2\d\d) s ahead of this host's: ", said, re.MULTILINE)
+    assert re.search(r"^token t: failed \(unsuitable\): the token that came is not valid for [45] min yet: ", said, re.MULTILINE)
+    assert host.read("t") == published
+
+    status, said = run_at(host, 7200)
+    assert status == 1, said
+    assert "the token that came expired " in said
+    assert host.read("t") == published
+
+    status, said = run_at(host, 0)
+    assert (status, "clock" in said) == (0, False)
