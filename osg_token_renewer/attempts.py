@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.errors import NotAsked, Stopped, TimedOut, Unavailable, Unreachable
 from osg_token_renewer.model import Account
-from osg_token_renewer.text import duration
+from osg_token_renewer.text import duration, outside
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Limits:
     def issuer(self, account: Account) -> Issuer:
         """The one that the account belongs to, as far as can be told; else one of its own."""
         url = SOURCES[account.source].issuer(account, self._known_issuers.get(account.name))
-        name = (url and urlsplit(url).netloc.rpartition("@")[2].lower()) or f"the issuer of account {account.name}"
+        name = _host(url or "") or f"the issuer of account {account.name}"
         return self._issuers.setdefault(name, Issuer(name))
 
 
@@ -95,8 +95,7 @@ class Issuer:
 
     def failed(self, failure: Unreachable) -> None:
         with self._lock:
-            if failure not in self._failures:
-                self._failures.append(failure)
+            self._failures.append(failure)
 
     def answered(self) -> None:
         with self._lock:
@@ -143,11 +142,19 @@ class Asking:
                 wait = wait_after(tries, failure.retry_after, random.uniform(0.5, 1))  # noqa: S311  (no secret)
                 if wait is None or wait >= self._limits.left() or not self._limits.wait(wait):
                     failure.message += f" ({tries} times)" if tries > 1 else ""
-                    if isinstance(failure, Unreachable):
+                    if isinstance(failure, Unreachable) and not isinstance(failure, TimedOut):
                         self.issuer.failed(failure)
                     raise
                 log.debug("%s: %s: asked again after %.1f s", self.issuer.name, failure.message, wait)
                 tries += 1
+
+
+def _host(url: str) -> str:
+    """Host and port of what a token or a file calls its issuer, in lower case; empty if there is none."""
+    try:
+        return outside(urlsplit(url).netloc.rpartition("@")[2].lower(), limit=100)
+    except ValueError:
+        return ""
 
 
 def wait_after(tries: int, retry_after: Optional[float], jitter: float) -> Optional[float]:

@@ -199,10 +199,11 @@ def _clock_ahead(headers: Mapping[str, str], asked_at: float, answered_at: float
 
 def _date(text: str) -> Optional[float]:
     """An HTTP date (RFC 9110 section 5.6.7) in seconds since 1970; None if it is none."""
-    parsed = email.utils.parsedate_tz(text)
     try:
+        parsed = email.utils.parsedate_tz(text)
         return None if parsed is None else datetime(*parsed[:6], tzinfo=timezone.utc).timestamp() - (parsed[9] or 0)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, IndexError, TypeError):
+        # The last two come from Python's parser, before 3.10.
         return None
 
 

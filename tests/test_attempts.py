@@ -60,8 +60,9 @@ def failing(asking: Asking, failure: Unavailable) -> int:
     asked = []
 
     def ask() -> None:
-        asked.append(time.monotonic())
-        raise failure
+        with asking.begin(0.0):
+            asked.append(time.monotonic())
+            raise failure
 
     with pytest.raises(type(failure)) as raised:
         asking.persistently(ask)
@@ -149,20 +150,25 @@ def test_after_two_failures_in_a_row_an_issuer_is_not_asked_any_more_and_others_
     begun(other)
 
 
-def test_a_timeout_counts_at_once_and_once() -> None:
+def test_a_timeout_counts_before_anybody_else_can_begin() -> None:
     asking = Asking(limits(), client("a"))
-
-    def ask() -> None:
-        with asking.begin(0.0):
+    for _ in range(2):
+        with pytest.raises(TimedOut), asking.begin(0.0):
             raise TimedOut("no answer")
-
-    with pytest.raises(TimedOut):
-        asking.persistently(ask)
-    begun(asking)
-    with pytest.raises(TimedOut):
-        ask()
     with pytest.raises(NotAsked):
         begun(asking)
+
+
+def test_a_program_of_this_host_that_hangs_is_not_the_issuers_fault() -> None:
+    asking = Asking(limits(), client("a"))
+
+    def hang() -> None:
+        raise TimedOut("oidc-add had not answered")
+
+    for _ in range(3):
+        with pytest.raises(TimedOut):
+            asking.persistently(hang)
+    begun(asking)
 
 
 def test_a_failure_with_a_success_behind_it_does_not_count() -> None:
@@ -212,6 +218,12 @@ def test_the_issuer_of_an_oidc_agent_account_is_what_oidc_agent_remembers(
     run = limits()
     expected = [issuer or f"the issuer of account {name}" for name, issuer in zip("abcd", issuers)]
     assert [run.issuer(agent(name)).name for name in "abcd"] == expected
+
+
+@pytest.mark.parametrize("odd", ["https://[", "no url", "", "https://user@/x"])
+def test_a_token_whose_issuer_is_no_url_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str) -> None:
+    monkeypatch.setenv("OIDC_CONFIG_DIR", str(tmp_path))
+    assert limits(a=odd).issuer(agent("a")).name == "the issuer of account a"
 
 
 def test_else_it_is_the_one_of_its_last_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

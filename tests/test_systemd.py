@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from osg_token_renewer import directories, lock
+from osg_token_renewer import directories, lock, options, renew, runner
 from osg_token_renewer.config import VARIABLE
 from tests.host import ROOT, Host, has_open
 
@@ -63,6 +63,11 @@ def test_the_service_starts_the_shim_as_the_service_user() -> None:
 def test_a_stop_of_the_service_does_not_reach_the_agents() -> None:
     """An agent that is ended between the issuer's answer and its own writing of it loses the account."""
     assert unit("osg-token-renewer.service")["Service"]["KillMode"] == "mixed"
+
+
+def test_the_service_has_more_time_to_start_than_the_longest_run() -> None:
+    minutes = unit("osg-token-renewer.service")["Service"]["TimeoutStartSec"].removesuffix("min")
+    assert int(minutes) * 60 > options.time_limit("3600") + runner.LINGER + renew.LOCK_WAIT
 
 
 def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soon_after_boot() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from osg_token_renewer.config import ini, schema
 from osg_token_renewer.errors import ConfigError
-from osg_token_renewer.model import Account, Config, Secret, TokenSpec
+from osg_token_renewer.model import Account, Config, Options, Secret, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials, oidc_agent
 
@@ -64,7 +64,7 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
         "client_secret_file = {path}/secret\nclient_auth = post\nca_file = /ca.pem\ntimeout = 5\n"
         "[token x]\naccount = probe\ntoken_path = /x\naudience = one  two\n three\nscope = a b\nmin_lifetime = 1800\nmode = 0640\n"
         "group = condor\nowner = 99\nclaims = enforce\n"
-        "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\n",
+        "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\nrun_timeout = 90\n",
     )
     assert problems == []
     settings = client_credentials.Settings("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem")
@@ -72,7 +72,7 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
     assert found.tokens == (
         TokenSpec("x", "probe", "/x", ("one", "two", "three"), ("a", "b"), 1800, 0o640, "condor", "99", enforce_claims=True),
     )
-    assert (found.options.workers, found.options.state_dir, found.options.runtime_dir) == (3, "/s", "/r")
+    assert found.options == Options(workers=3, state_dir="/s", runtime_dir="/r", run_timeout=90)
 
 
 def test_an_empty_value_is_an_absent_one(tmp_path: Path) -> None:
@@ -276,6 +276,7 @@ def test_a_wrong_option_of_an_account_is_refused(tmp_path: Path, option: str, pr
         ("workers = many", "workers: must be a number"),
         ("state_dir = state", "state_dir: must be an absolute path"),
         ("runtime_dir = ./run", "runtime_dir: must be an absolute path"),
+        ("run_timeout = 0", "run_timeout: must be a number of seconds from 1 to 3600"),
     ],
 )
 def test_a_wrong_option_of_the_program_is_refused(tmp_path: Path, option: str, problem: str) -> None:

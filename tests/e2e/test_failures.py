@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -13,6 +14,27 @@ from tests.host import Host, without_roots_privileges
 
 # Nothing of this is a token that this program would publish: whatever replaced it would be seen.
 OLD = b"an old token, with no line break at its end"
+
+
+def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(host: Host, issuer: Issuer, registry: Host) -> None:
+    host.configure(
+        host.adopt(registry, "robot")
+        + host.credentials_account(issuer, "probe", issuer.add_client())
+        + host.token("ce", "robot")
+        + host.token("monitoring", "probe")
+        + f"[renewer]\nstate_dir = {host.state}\nruntime_dir = {host.runtime}\nrun_timeout = 4\n"
+    )
+    issuer.fault(endpoint="*", hang=True)
+    done = host.run()
+    assert done.status == 1
+    for name, who in (("ce", "the issuer of account robot"), ("monitoring", issuer.url[8:])):
+        line = done.line(f"token {name}: ")
+        assert re.match(rf"token {name}: failed \(unavailable\): {who} had not answered after [1-4](\.\d)? s: ", line)
+    assert {name: token["last_failure"]["reason"] for name, token in host.status().items()} == {
+        "ce": "unavailable",
+        "monitoring": "unavailable",
+    }
+    assert host.leftovers() == []
 
 
 def closed_port() -> int:
@@ -143,11 +165,11 @@ def test_a_failure_says_how_long_the_published_token_is_still_good(host: Host, i
     (host.tokens / "expired").write_text(f"e30.{claims}.e30\n")
     (host.tokens / "closed").touch(mode=0)
     host.prefix = without_roots_privileges()
-    issuer.fault(endpoint="token", status=503)
+    issuer.fault(endpoint="token", status=500)
 
     done = host.run()
 
-    assert "HTTP status 503: the published token cannot be read; " in done.line("token closed: ")
+    assert "HTTP status 500: the published token cannot be read; " in done.line("token closed: ")
     assert "HTTP status 503: the published token is valid for 1 h more; " in done.line("token valid: ")
     assert "HTTP status 503: the published token is valid for 1 h more; " in done.line("token opaque: ")
     assert "HTTP status 503: the published token expired 10 min ago; " in done.line("token expired: ")
