@@ -50,6 +50,7 @@ class Limits:
         self._known_issuers = known_issuers
         self._end = time.monotonic() + seconds
         self._issuers: dict[str, Issuer] = {}
+        self._clocks_told: dict[str, object] = {}
 
     def left(self) -> float:
         return max(0.0, self._end - time.monotonic())
@@ -72,40 +73,58 @@ class Limits:
 
     def issuer(self, account: Account) -> Issuer:
         """The one that the account belongs to, as far as can be told; else one of its own."""
-        url = SOURCES[account.source].issuer(account, self._known_issuers.get(account.name))
-        name = _host(url or "") or f"the issuer of account {account.name}"
-        return self._issuers.setdefault(name, Issuer(name))
+        url = (SOURCES[account.source].issuer(account, self._known_issuers.get(account.name)) or "").rstrip("/")
+        name = _host(url)
+        if not name:
+            return Issuer(f"the issuer of account {account.name}", self._clocks_told)
+        # By the whole URL: a host may have several, and one that is dead must not keep the others' tokens from being renewed.
+        return self._issuers.setdefault(url, Issuer(name, self._clocks_told))
 
 
 class Issuer:
     """What a run has seen of an issuer."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clocks_told: dict[str, object]) -> None:
         self.name = name
+        self.answers = 0
         self._lock = threading.Lock()
-        self._failures: list[Unreachable] = []
-        self._clock_told = False
+        self._failures = 0
+        self._last = ""
+        self._prober: Optional[Asking] = None
+        self._clocks_told = clocks_told
 
     def check(self) -> None:
         """Raises NotAsked when it is useless to ask."""
-        with self._lock:
-            count, last = len(self._failures), self._failures[-1:]
-        if count >= DEAD_AFTER:
-            raise NotAsked(f"{self.name} was not asked any more, after {count} failures in a row ({last[0].message})")
+        if self._failures >= DEAD_AFTER:
+            raise NotAsked(f"{self.name} was not asked any more, after {self._failures} failures in a row ({self._last})")
 
-    def failed(self, failure: Unreachable) -> None:
+    def failed(self, failure: Unreachable, times: int = 1) -> None:
         with self._lock:
-            self._failures.append(failure)
+            self._failures += times
+            self._last = failure.message
 
     def answered(self) -> None:
         with self._lock:
-            self._failures.clear()
+            self._failures = 0
+            self.answers += 1
+
+    def prober(self, asking: Asking) -> Asking:
+        """Who asks again, while the others wait for what becomes of it: the first that wants to."""
+        with self._lock:
+            self._prober = self._prober or asking
+            return self._prober
+
+    def is_probed_by(self, asking: Asking) -> bool:
+        return self._prober is asking
+
+    def probe_ended(self, asking: Asking) -> None:
+        with self._lock:
+            self._prober = None if self._prober is asking else self._prober
 
     def tell_clock(self, difference: str) -> None:
-        """Warns of its clock, once in a run."""
-        with self._lock:
-            told, self._clock_told = self._clock_told, True
-        if not told:
+        """Warns of its clock, once in a run for each host."""
+        first = object()
+        if self._clocks_told.setdefault(self.name, first) is first:
             log.warning("%s: %s: see that both are set by NTP; on this host: timedatectl", self.name, difference)
 
 
@@ -134,19 +153,36 @@ class Asking:
 
     def persistently(self, ask: Callable[[], T]) -> T:
         """Asks again, where the failure permits it, after waits that grow and differ between lanes; then raises it."""
-        tries = 1
-        while True:
-            try:
-                return ask()
-            except Unavailable as failure:
-                wait = wait_after(tries, failure.retry_after, random.uniform(0.5, 1))  # noqa: S311  (no secret)
-                if wait is None or wait >= self._limits.left() or not self._limits.wait(wait):
-                    failure.message += f" ({tries} times)" if tries > 1 else ""
-                    if isinstance(failure, Unreachable) and not isinstance(failure, TimedOut):
-                        self.issuer.failed(failure)
-                    raise
-                log.debug("%s: %s: asked again after %.1f s", self.issuer.name, failure.message, wait)
-                tries += 1
+        tries, answers = 1, self.issuer.answers
+        try:
+            while True:
+                try:
+                    return ask()
+                except Unavailable as failure:
+                    if not self._waited(tries, failure):
+                        # A timeout was counted when it happened.
+                        if isinstance(failure, Unreachable) and not isinstance(failure, TimedOut):
+                            self.issuer.failed(failure, tries if self.issuer.answers == answers else 1)
+                        failure.message += f" ({tries} times)" if tries > 1 else ""
+                        raise
+                    log.debug("%s: %s: asking again", self.issuer.name, failure.message)
+                    tries += 1
+        finally:
+            self.issuer.probe_ended(self)
+
+    def _waited(self, tries: int, failure: Unavailable) -> bool:
+        """Waits for the next try; False when there is to be none."""
+        wait = wait_after(tries, failure.retry_after, random.uniform(0.5, 1))  # noqa: S311  (no secret)
+        if wait is None or wait >= self._limits.left():
+            return False
+        prober = self.issuer.prober(self) if isinstance(failure, Unreachable) else self
+        if prober is not self:
+            while self.issuer.is_probed_by(prober):
+                if not self._limits.wait(_GLANCE):
+                    return False
+            # Not all at once.
+            wait = random.uniform(0, FIRST_WAIT)  # noqa: S311  (no secret)
+        return self._limits.wait(wait)
 
 
 def _host(url: str) -> str:

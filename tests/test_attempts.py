@@ -139,8 +139,8 @@ def test_what_must_not_be_cut_off_is_not_begun_near_the_end() -> None:
 
 def test_after_two_failures_in_a_row_an_issuer_is_not_asked_any_more_and_others_are() -> None:
     run = limits()
-    first, second = Asking(run, client("a")), Asking(run, client("b", "https://ISSUER.example.org/other"))
-    other = Asking(run, client("c", "https://issuer.example.org:8443/token"))
+    first, second = Asking(run, client("a")), Asking(run, client("b"))
+    other = Asking(run, client("c", "https://issuer.example.org/another/token"))
     failing(first, TimedOut("no answer"))
     begun(second)
     failing(second, TimedOut("no answer"))
@@ -169,6 +169,51 @@ def test_a_program_of_this_host_that_hangs_is_not_the_issuers_fault() -> None:
         with pytest.raises(TimedOut):
             asking.persistently(hang)
     begun(asking)
+
+
+def test_an_issuer_that_did_not_recover_within_all_tries_is_not_asked_any_more() -> None:
+    run = limits()
+    failing(Asking(run, client("a")), Unreachable("out of reach", retry_after=0.0))
+    with pytest.raises(NotAsked, match=rf"after {TRIES} failures in a row \(out of reach\)"):
+        begun(Asking(run, client("b")))
+
+
+def test_tries_of_one_lane_between_which_others_are_answered_are_one_failure() -> None:
+    run = limits()
+    asking = Asking(run, client("a"))
+
+    def ask() -> None:
+        asking.issuer.answered()
+        raise Unreachable("out of reach", retry_after=0.0)
+
+    with pytest.raises(Unreachable):
+        asking.persistently(ask)
+    begun(Asking(run, client("b")))
+
+
+def test_one_lane_asks_again_while_the_others_wait_for_what_becomes_of_it() -> None:
+    run, lock, asked = limits(), threading.Lock(), dict.fromkeys("abcdefgh", 0)
+    all_failed = threading.Barrier(len(asked))
+
+    def lane(name: str) -> None:
+        asking = Asking(run, client(name))
+
+        def ask() -> None:
+            with asking.begin(0.0), lock:
+                asked[name] += 1
+            if asked[name] == 1:
+                all_failed.wait(BOUND)
+            raise Unreachable("out of reach", retry_after=0.0)
+
+        with pytest.raises(Unavailable):
+            asking.persistently(ask)
+
+    threads = [threading.Thread(target=lane, args=(name,)) for name in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(asked.values()) == [1] * (len(asked) - 1) + [TRIES]
 
 
 def test_a_failure_with_a_success_behind_it_does_not_count() -> None:

@@ -170,9 +170,9 @@ def test_a_failure_says_how_long_the_published_token_is_still_good(host: Host, i
     done = host.run()
 
     assert "HTTP status 500: the published token cannot be read; " in done.line("token closed: ")
-    assert "HTTP status 503: the published token is valid for 1 h more; " in done.line("token valid: ")
-    assert "HTTP status 503: the published token is valid for 1 h more; " in done.line("token opaque: ")
-    assert "HTTP status 503: the published token expired 10 min ago; " in done.line("token expired: ")
+    assert "HTTP status 500: the published token is valid for 1 h more; " in done.line("token valid: ")
+    assert "HTTP status 500: the published token is valid for 1 h more; " in done.line("token opaque: ")
+    assert "HTTP status 500: the published token expired 10 min ago; " in done.line("token expired: ")
     states = {name: (one["state"], one["failures_in_row"]) for name, one in host.status().items()}
     assert states == {"valid": ("failed", 1), "opaque": ("failed", 1), "expired": ("expired", 1), "closed": ("failed", 1)}
     assert host.run().status == 1
