@@ -163,7 +163,8 @@ class Asking:
                         # A timeout was counted when it happened.
                         if isinstance(failure, Unreachable) and not isinstance(failure, TimedOut):
                             self.issuer.failed(failure, tries if self.issuer.answers == answers else 1)
-                        failure.message += f" ({tries} times)" if tries > 1 else ""
+                        if tries > 1 and not isinstance(failure, NotAsked):
+                            failure.message += f" ({tries} times)"
                         raise
                     log.debug("%s: %s: asking again", self.issuer.name, failure.message)
                     tries += 1
