@@ -14,7 +14,7 @@ SYSTEM_CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt
 TESTBED := testbed/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick issuer packages clean
+.PHONY: help demo test check chaos bench bench-quick issuer packages clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ check: $(READY) ## style, types, shell scripts, README against --help
 	$(VENV)/bin/mypy
 	shellcheck .ci/run benchmarks/reference.sh libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
 	$(VENV)/bin/python -m pytest -q tests/test_documents.py
+
+chaos: packages $(READY) $(TESTBED) ## faults at random moments, for long: what is lost, leaked or torn
+	$(VENV)/bin/python -m tests.chaos
 
 bench: packages $(READY) $(TESTBED) ## what a run costs, beside what it must cost
 	@tools/install-packages curl

@@ -179,6 +179,16 @@ class TokenRecord:
     failures_in_row: int = 0
 
 
+@dataclass(frozen=True)
+class Rest:
+    """An account whose grant the issuer refused for good: asking again is of no use. `since` is in seconds since 1970."""
+
+    account: str
+    grant: str
+    since: float
+    message: str
+
+
 # Decisions and outcomes
 
 
@@ -227,7 +237,8 @@ class Outcome:
 
     `reason` is one word: the planner's for a fresh token, `Failure.reason` for a failed one. `expires_at` is that of the
     token that is now published, None when unknown or when there is none. `notes` are warnings about a token that was published;
-    `consequence` is what a failure means for the token's readers at that moment.
+    `consequence` is what a failure means for the token's readers at that moment. `dead_grant` is the account's grant
+    (`Source.grant`) that the issuer has refused for good.
     """
 
     spec: TokenSpec
@@ -240,3 +251,4 @@ class Outcome:
     notes: tuple[str, ...] = ()
     token: Optional[AccessToken] = None
     fingerprint: Optional[str] = None
+    dead_grant: Optional[str] = None

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Optional
 
 from osg_token_renewer.jwt import numeric_date
-from osg_token_renewer.model import AccessToken, Decision, Found, Published, TokenRecord, TokenSpec, Why
+from osg_token_renewer.model import AccessToken, Decision, Found, Published, Rest, TokenRecord, TokenSpec, Why
 from osg_token_renewer.text import duration
+
+# How long an account with a dead grant is not tried, in seconds.
+REST = 86400.0
 
 _UNUSABLE = {
     Found.NOTHING: Why.MISSING,
@@ -22,7 +25,8 @@ _UNUSABLE = {
 class Planned:
     """One token, what stands at its path, what the history knows of it, and whether it is due.
 
-    `expires_at` is when the published token expires, in seconds since 1970; None when nobody knows, or there is none.
+    `expires_at` is when the published token expires, in seconds since 1970; None when nobody knows, or there is none. `rest` says why its
+    account is not asked although the token is due.
     """
 
     spec: TokenSpec
@@ -30,6 +34,7 @@ class Planned:
     record: Optional[TokenRecord]
     decision: Decision
     expires_at: Optional[float]
+    rest: Optional[Rest] = None
 
 
 def plan(spec: TokenSpec, published: Published, record: Optional[TokenRecord], now: float, force: bool = False) -> Planned:
@@ -58,6 +63,11 @@ def decide(spec: TokenSpec, published: Published, record: Optional[TokenRecord],
     if left < spec.min_lifetime:
         return Decision(Why.EXPIRING, f"{duration(left)} left, less than the {duration(spec.min_lifetime)} of min_lifetime")
     return Decision(Why.FRESH, f"{duration(left)} left")
+
+
+def rests(rest: Optional[Rest], grant: Optional[str], now: float) -> bool:
+    """Whether an account still rests: until somebody has given it another grant, or a day has passed."""
+    return rest is not None and rest.grant == grant and 0 <= now - rest.since < REST
 
 
 def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[float]:

@@ -9,17 +9,19 @@ import errno
 import grp
 import os
 import pwd
+import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Optional
 
-from osg_token_renewer import jwt
+from osg_token_renewer import directories, jwt
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import AccessToken, Found, Published, TokenSpec
 
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a directory"),
@@ -196,19 +198,49 @@ def _place(spec: TokenSpec, directory: int) -> Optional[os.stat_result]:
 @contextmanager
 def _temporary(directory: int, path: str, name: str) -> Iterator[tuple[str, int]]:
     """A new file beside the one to be replaced, and its descriptor; gone afterwards unless it was given that one's name."""
-    # Hidden, and cut so that it is a legal name where `name` is: the limit of 255 is in bytes.
-    temporary = f".{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(8)}.tmp"
+    temporary = f".{_cut(name)}.{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         file = os.open(temporary, flags, 0o600, dir_fd=directory)
     except OSError as error:
         raise _not_writable(path, error.errno) from error
     try:
+        # Another run can tell it from one that was left behind.
+        directories.taken(file)
         yield temporary, file
     finally:
         os.close(file)
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
+
+
+def sweep(paths: Iterable[str]) -> None:
+    """Removes the temporary files that a program left which was killed while it published at these paths."""
+    names: dict[str, set[str]] = {}
+    for path in paths:
+        directory, name = os.path.split(path)
+        names.setdefault(directory, set()).add(_cut(name))
+    for directory, cut in names.items():
+        with suppress(OSError), os.scandir(directory) as entries:
+            left = [entry for entry in entries if (found := _TEMPORARY.fullmatch(entry.name)) and found[1] in cut]
+            for entry in left:
+                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                    _remove_abandoned(entry.path)
+
+
+def _remove_abandoned(path: str) -> None:
+    """Removes a file unless a process has taken it."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if directories.taken(file):
+            os.unlink(path)
+    finally:
+        os.close(file)
+
+
+def _cut(name: str) -> str:
+    """So that with more around it, it is a legal name where `name` is: the limit of 255 is in bytes."""
+    return os.fsdecode(os.fsencode(name)[:200])
 
 
 def _write(file: int, content: bytes) -> None:

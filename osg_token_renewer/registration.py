@@ -18,13 +18,16 @@ from osg_token_renewer import process
 from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.process import Completed, User
-from osg_token_renewer.sources import client_credentials, oidc_agent
+from osg_token_renewer.sources import account_file, client_credentials, oidc_agent
+from osg_token_renewer.sources.base import Directories
 from osg_token_renewer.text import outside
 
 # The authorization server of the device flow ends the wait (RFC 8628 section 3.2, expires_in); this only bounds an oidc-gen that hangs.
 LONGEST_WAIT = 3600.0
 # Before there is a code to show: discovery, registration and device authorization.
 _REQUESTS_BEFORE_CODE = 3
+# How many requests a run may have to finish before it lets go of an account.
+_IN_USE = 3
 # One of those that oidc-agent registers by itself; a given client must have it.
 REDIRECT_URI = "http://localhost:4242"
 
@@ -70,7 +73,7 @@ def register(request: Request, directory: str, user: Optional[User], timeout: fl
     `timeout` bounds each request, the person has as long as the issuer's code lives. `user`, if given, is whom oidc-agent runs as.
     """
     refuse_existing(request.account, user)
-    where = account_file(request.account, user)
+    where = account_file.path(request.account, user)
     argv = [f"--iss={request.issuer}", f"--scope={request.scope}"]
     if request.audience:
         argv.append(f"--aud={request.audience}")
@@ -93,7 +96,7 @@ def register(request: Request, directory: str, user: Optional[User], timeout: fl
 
 def refuse_existing(account: str, user: Optional[User]) -> None:
     """Raises Local when there is such an account: its refresh token must not be lost by accident."""
-    where = account_file(account, user)
+    where = account_file.path(account, user)
     if os.path.exists(where):
         again = f"osg-token-renewer-setup --reauthenticate {account}"
         raise Local(f"there is an account {account} already ({where})", f"for a new login: {again}; to start over: remove that file")
@@ -101,19 +104,10 @@ def refuse_existing(account: str, user: Optional[User]) -> None:
 
 def reauthenticate(request: Request, directory: str, user: Optional[User], timeout: float, show: Show) -> None:
     """Gives an existing account a new refresh token; raises a Failure, and then leaves the account as it was."""
-    if not os.path.exists(account_file(request.account, user)):
-        raise Refused(f"there is no account {request.account} to log in again", f"run: osg-token-renewer-setup {request.account}")
-    _generate(request, ["--reauthenticate"], [], directory, user, timeout, show)
-
-
-def account_file(account: str, user: Optional[User]) -> str:
-    """Where oidc-agent keeps an account of this user: $OIDC_CONFIG_DIR, ~/.config/oidc-agent if it is there, else ~/.oidc-agent."""
-    given = os.environ.get("OIDC_CONFIG_DIR")
-    if given:
-        return os.path.join(given, account)
-    home = user.home if user else os.path.expanduser("~")
-    modern = os.path.join(home, ".config", "oidc-agent")
-    return os.path.join(modern if os.path.isdir(modern) else os.path.join(home, ".oidc-agent"), account)
+    with account_file.held(account_file.path(request.account, user), request.account, _IN_USE * timeout) as held:
+        if held is None:
+            raise Refused(f"there is no account {request.account} to log in again", f"run: osg-token-renewer-setup {request.account}")
+        _generate(request, ["--reauthenticate"], [], directory, user, timeout, show)
 
 
 def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, Any]:
@@ -138,7 +132,7 @@ def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, A
 
 def prove(account: Account, spec: TokenSpec) -> None:
     """Asks for one token by client credentials, and drops it; raises a Failure."""
-    with client_credentials.session(account, "") as fetch:
+    with client_credentials.session(account, Directories("", "")) as fetch:
         fetch(spec)
 
 

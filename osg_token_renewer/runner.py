@@ -17,9 +17,9 @@ from typing import Optional
 
 from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.errors import REPORT, Failure, TimedOut, Unavailable, Unsuitable
+from osg_token_renewer.errors import REPORT, DeadGrant, Failure, TimedOut, Unavailable, Unsuitable
 from osg_token_renewer.model import BUG, STOPPED, Account, Outcome, State, TokenSpec
-from osg_token_renewer.sources.base import Fetch, Fetched
+from osg_token_renewer.sources.base import Directories, Fetch, Fetched
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration, plural
 
@@ -53,11 +53,11 @@ def lanes(due: Sequence[TokenSpec], accounts: Mapping[str, Account], at_once: in
 
 
 def run(
-    due: Sequence[TokenSpec], accounts: Mapping[str, Account], *, directory: str, configured_workers: Optional[int], stop: Stop
+    due: Sequence[TokenSpec], accounts: Mapping[str, Account], *, where: Directories, configured_workers: Optional[int], stop: Stop
 ) -> Iterator[Outcome]:
     """Obtains and publishes each token; yields one outcome for each, as they come.
 
-    `directory` is where sessions may keep sockets. Closing the iterator early asks the lanes to stop and waits for them.
+    Closing the iterator early asks the lanes to stop and waits for them.
     """
     at_once = configured_workers or AT_ONCE
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
@@ -68,7 +68,7 @@ def run(
 
     with ThreadPoolExecutor(at_once, thread_name_prefix="lane") as pool:
         for account, batches in lanes(due, accounts, at_once):
-            pool.submit(_lane, account, batches, directory, outcomes.put, stopped)
+            pool.submit(_lane, account, batches, where, outcomes.put, stopped)
         try:
             for _ in due:
                 yield outcomes.get()
@@ -79,13 +79,16 @@ def run(
 def _lane(
     account: Account,
     batches: Sequence[Batch],
-    directory: str,
+    where: Directories,
     put: Callable[[Outcome], None],
     stopped: Callable[[], bool],
 ) -> None:
     """One outcome for each token, whatever happens."""
     # By identity: whatever the tokens are called, each has its outcome.
     left = {id(spec): spec for batch in batches for spec in batch}
+    source = SOURCES[account.source]
+    # Before it is used: what somebody may have given the account meanwhile is another one.
+    grant = source.grant(account)
 
     def done(outcome: Outcome) -> None:
         put(outcome)
@@ -97,13 +100,13 @@ def _lane(
             done(outcome)
         if left and not stopped():
             log.debug("account %s: opening it as %s, for %s", account.name, account.source, plural(len(left), "token"))
-            with SOURCES[account.source].session(account, directory) as fetch:
+            with source.session(account, where) as fetch:
                 _obtain(batches, left, fetch, done, stopped)
         for spec in left.values():
             put(Outcome(spec, State.FAILED, STOPPED, "the run was stopped before its turn came"))
     except Failure as error:
         for spec in left.values():
-            put(_failed(spec, error))
+            put(_failed(spec, error, grant))
         if not left:
             log.warning("account %s: %s", account.name, error.message)
     except Exception as error:
@@ -139,11 +142,11 @@ def _obtain(
 def _renew(batch: Batch, fetch: Fetch, done: Callable[[Outcome], None]) -> None:
     """Obtains one token, and checks and publishes it for each of the batch.
 
-    Raises TimedOut, for the lane: who did not answer will not answer the next either.
+    Raises TimedOut and DeadGrant, for the lane: the next would fare no better.
     """
     try:
         fetched = fetch(batch[0])
-    except TimedOut:
+    except (TimedOut, DeadGrant):
         raise
     except Failure as failure:
         for spec in batch:
@@ -179,6 +182,7 @@ def _published(spec: TokenSpec, fetched: Fetched) -> Outcome:
     )
 
 
-def _failed(spec: TokenSpec, failure: Failure) -> Outcome:
+def _failed(spec: TokenSpec, failure: Failure, grant: Optional[str] = None) -> Outcome:
     hint = failure.hint or (_LATER if isinstance(failure, Unavailable) else None)
-    return Outcome(spec, State.FAILED, failure.reason, failure.message, hint)
+    dead = grant if isinstance(failure, DeadGrant) else None
+    return Outcome(spec, State.FAILED, failure.reason, failure.message, hint, dead_grant=dead)

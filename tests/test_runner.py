@@ -15,6 +15,7 @@ from osg_token_renewer import jwt, runner
 from osg_token_renewer.model import STOPPED, Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials, oidc_agent
+from osg_token_renewer.sources.base import Directories
 from osg_token_renewer.stop import Stop
 from testbed import Issuer
 
@@ -44,7 +45,9 @@ class Lanes:
         return TokenSpec(name, account, settings.pop("path", str(self.tokens / name)), **settings)
 
     def start(self, specs: Sequence[TokenSpec], workers: Optional[int] = None) -> Iterator[Outcome]:
-        return runner.run(specs, self.accounts, directory=str(self.tokens), configured_workers=workers, stop=self.stop)
+        return runner.run(
+            specs, self.accounts, where=Directories(str(self.tokens), str(self.tokens)), configured_workers=workers, stop=self.stop
+        )
 
     def run(self, specs: Sequence[TokenSpec], workers: Optional[int] = None) -> dict[str, str]:
         """What became of each token: its reason, by its name, in the order in which they came."""

@@ -13,7 +13,6 @@ import logging
 import os
 import pwd
 import secrets
-import shutil
 import signal
 import stat
 import sys
@@ -135,8 +134,10 @@ class _Setup:
             _require_file(pw_file)
         request = registration.Request(args.account) if args.reauthenticate else self._wanted()
         register = registration.reauthenticate if args.reauthenticate else registration.register
-        with self._password(pw_file) as password, _private_directory(self.user) as directory:
-            register(replace(request, password=password), directory, self.user, args.timeout, _show)
+        # A $TMPDIR of root's own would be out of another user's reach.
+        sockets = "/tmp" if self.user else tempfile.gettempdir()  # noqa: S108
+        with self._password(pw_file) as password:
+            register(replace(request, password=password), sockets, self.user, args.timeout, _show)
         self._warn_unless_readable(pw_file)
         return {"password_file": pw_file}
 
@@ -289,19 +290,6 @@ def _service_user(name: str) -> Optional[User]:
     if os.geteuid() != 0:
         raise RenewerError(f"run this as root: accounts belong to the service user {name}", f"or as {name} itself, or see --service-user")
     return User(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)), entry.pw_dir)
-
-
-@contextmanager
-def _private_directory(user: Optional[User]) -> Iterator[str]:
-    """For the agent's socket: a directory that only the user can enter whom oidc-agent runs as."""
-    # A $TMPDIR of root's own would be out of another user's reach.
-    directory = tempfile.mkdtemp(prefix="osg-token-renewer-", dir="/tmp" if user else None)  # noqa: S108
-    try:
-        if user is not None:
-            os.chown(directory, user.uid, user.gid)
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -23,6 +23,18 @@ class Fetched:
     issuer: Optional[str] = None
 
 
+@dataclass(frozen=True)
+class Directories:
+    """Where a session may make files.
+
+    `sockets` is private to this user and short enough for sockets; what a session makes in it, it removes. `state` is for what must
+    outlive the run; it need not exist.
+    """
+
+    sockets: str
+    state: str
+
+
 # Obtains one token; raises a Failure. Calls are made one after the other.
 Fetch = Callable[[TokenSpec], Fetched]
 
@@ -49,9 +61,11 @@ class Source(Protocol):
     def settings(self, values: Mapping[str, Any]) -> Any:
         """The account's settings from its parsed options; raises ValueError for combinations that make no sense."""
 
-    def session(self, account: Account, directory: str) -> AbstractContextManager[Fetch]:
+    def grant(self, account: Account) -> Optional[str]:
+        """A text that changes when the account is given another grant; None where the account has none that could die."""
+
+    def session(self, account: Account, directories: Directories) -> AbstractContextManager[Fetch]:
         """Opens the account, for tokens one after the other.
 
-        `directory` is private to this user and short enough for sockets; what the session makes in it, it removes. Entering
-        raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it.
+        Entering raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it.
         """

@@ -14,7 +14,7 @@ from osg_token_renewer import options
 from osg_token_renewer.errors import Refused, Unavailable, Unsuitable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
-from osg_token_renewer.sources.base import Fetch, Fetched
+from osg_token_renewer.sources.base import Directories, Fetch, Fetched
 from osg_token_renewer.text import outside
 
 if TYPE_CHECKING:
@@ -62,8 +62,12 @@ def settings(values: Mapping[str, Any]) -> Settings:
     return Settings(values["token_request_url"], values["client_id"], inline or file, values["client_auth"], values["ca_file"])
 
 
+def grant(account: Account) -> None:
+    """There is no grant that could die: the client's credentials are all that it takes."""
+
+
 @contextmanager
-def session(account: Account, directory: str) -> Iterator[Fetch]:  # noqa: ARG001  (no files, no sockets)
+def session(account: Account, directories: Directories) -> Iterator[Fetch]:  # noqa: ARG001  (no files, no sockets)
     from osg_token_renewer.http import Client
 
     with Client(account.settings.ca_file, account.timeout) as client:

@@ -20,13 +20,17 @@ from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavaila
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials
-from osg_token_renewer.sources.base import Fetched
+from osg_token_renewer.sources.base import Directories, Fetched
 from osg_token_renewer.sources.client_credentials import Settings
 from osg_token_renewer.stop import Stop
 from testbed import Client, Issuer
 
 # Each of these characters is another one, or none, once it is form-encoded or decoded.
 ODD = "p%40+s s:w&r=d/;"
+
+
+# This source makes no files.
+NOWHERE = Directories("", "")
 
 
 def account_of(issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 10.0) -> Account:
@@ -41,13 +45,13 @@ def spec_of(path: str = "/nowhere/token", **asked: Any) -> TokenSpec:
 
 
 def fetch(account: Account, spec: Optional[TokenSpec] = None) -> Fetched:
-    with client_credentials.session(account, "") as fetch_one:
+    with client_credentials.session(account, NOWHERE) as fetch_one:
         return fetch_one(spec or spec_of())
 
 
 def renew(account: Account, spec: TokenSpec) -> Outcome:
     """What a run makes of this one token: fetched, checked and published."""
-    (outcome,) = runner.run([spec], {"probe": account}, directory="", configured_workers=None, stop=Stop())
+    (outcome,) = runner.run([spec], {"probe": account}, where=NOWHERE, configured_workers=None, stop=Stop())
     return outcome
 
 
@@ -76,7 +80,7 @@ def test_without_audience_and_scope_the_issuer_chooses(issuer: Issuer) -> None:
 
 
 def test_many_tokens_take_one_connection(issuer: Issuer, client: Client) -> None:
-    with client_credentials.session(account_of(issuer, client), "") as fetch_one:
+    with client_credentials.session(account_of(issuer, client), NOWHERE) as fetch_one:
         tokens = {fetch_one(spec_of(audience=(str(number),))).text.reveal() for number in range(6)}
     counts = issuer.counts()
     assert (len(tokens), counts.token, counts.connections) == (6, 6, 1)
@@ -143,7 +147,7 @@ def test_another_error_is_no_reason_to_encode(issuer: Issuer) -> None:
 
 def test_the_way_that_worked_is_kept_for_the_next_tokens(issuer: Issuer) -> None:
     client = issuer.add_client(client_secret=ODD)
-    with client_credentials.session(account_of(issuer, client), "") as fetch_one:
+    with client_credentials.session(account_of(issuer, client), NOWHERE) as fetch_one:
         for _ in range(3):
             fetch_one(spec_of())
     assert issuer.counts().token == 4
