@@ -54,7 +54,8 @@ class Server:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for thread in self._threads:
-            thread.join(BOUND)
+            # A connection has a limit, too.
+            thread.join(2 * BOUND)
             assert not thread.is_alive()
 
     def _accept(self) -> None:
@@ -88,7 +89,10 @@ class Server:
         head, _, body = text.partition(b"\r\n\r\n")
         wanted = next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
         while len(body) < wanted:
-            body += connection.recv(4096)
+            piece = connection.recv(4096)
+            if not piece:
+                return ""
+            body += piece
         self.requests.append((head + b"\r\n\r\n" + body).decode())
         return self.requests[-1]
 

@@ -57,6 +57,19 @@ def nothing_is_left(host: Host, *kept: str) -> bool:
     return (there, accounts, host.leftovers(), list(Path("/tmp").glob("oidc-gen:*"))) == (set(kept), False, [], [])
 
 
+@pytest.fixture
+def said(host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The program within this process, for what it says before it does anything: exit status, stdout and stderr."""
+    for name, value in host.environment({}).items():
+        monkeypatch.setenv(name, value)
+
+    def say(*arguments: str) -> tuple[int, str, str]:
+        status = cli.setup_main(host.registrar(*arguments)[2:])
+        return (status, *capsys.readouterr())
+
+    return say
+
+
 # it works
 
 
@@ -226,13 +239,15 @@ def wait_for_code(issuer: Issuer, running: subprocess.Popen[str]) -> None:
     assert issuer.pending_user_codes()[0] in shown.replace("-", "")
 
 
-def test_an_account_that_is_there_is_not_overwritten(host: Host, issuer: Issuer, registry: Host) -> None:
+def test_an_account_that_is_there_is_not_overwritten(
+    host: Host, issuer: Issuer, registry: Host, said: Callable[..., tuple[int, str, str]]
+) -> None:
     host.adopt(registry, "robot")
     before = host.account_file("robot").read_bytes()
-    done = host.setup(*given(host, issuer), "robot")
-    assert done.status == 1
-    assert f"there is an account robot already ({host.account_file('robot')}); " in done.stderr
-    assert f"{SETUP} --reauthenticate robot" in done.stderr
+    status, _, stderr = said(*given(host, issuer), "robot")
+    assert status == 1
+    assert f"there is an account robot already ({host.account_file('robot')}); " in stderr
+    assert f"{SETUP} --reauthenticate robot" in stderr
     assert host.account_file("robot").read_bytes() == before
     assert issuer.counts().registration == 0
 
@@ -249,23 +264,10 @@ def test_what_will_be_refused_is_said_before_anything_is_asked(host: Host, regis
             assert terminal.shown.startswith(message)
 
 
-def test_reauthenticating_what_is_not_there_says_how_to_register_it(host: Host, issuer: Issuer) -> None:
+def test_reauthenticating_what_is_not_there_says_how_to_register_it(host: Host, said: Callable[..., tuple[int, str, str]]) -> None:
     host.secret("robot.pw", "x\n")
-    done = host.setup("--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot")
-    assert (done.status, done.stderr) == (1, f"there is no account robot to log in again; run: {SETUP} robot\n")
-
-
-@pytest.fixture
-def said(host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """The program within this process, for what it says before it does anything: exit status, stdout and stderr."""
-    for name, value in host.environment({}).items():
-        monkeypatch.setenv(name, value)
-
-    def say(*arguments: str) -> tuple[int, str, str]:
-        status = cli.setup_main(host.registrar(*arguments)[2:])
-        return (status, *capsys.readouterr())
-
-    return say
+    status, _, stderr = said("--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot")
+    assert (status, stderr) == (1, f"there is no account robot to log in again; run: {SETUP} robot\n")
 
 
 @pytest.mark.parametrize(
@@ -384,14 +386,16 @@ def test_a_given_client_that_the_issuer_refuses_is_what_must_be_checked(host: Ho
     assert nothing_is_left(host, "client.secret")
 
 
-def test_without_a_password_file_the_option_that_makes_one_is_named(host: Host, issuer: Issuer) -> None:
+def test_without_a_password_file_the_option_that_makes_one_is_named(
+    host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]
+) -> None:
     options = [option for option in given(host, issuer) if option != "--create-pw-file"]
-    done = host.setup(*options, "robot")
-    assert done.status == 1
-    assert f"there is no password file {host.root}/robot.pw; " in done.stderr
-    assert "--create-pw-file" in done.stderr
+    status, _, stderr = said(*options, "robot")
+    assert status == 1
+    assert f"there is no password file {host.root}/robot.pw; " in stderr
+    assert "--create-pw-file" in stderr
     (host.root / "robot.pw").touch()
-    assert f"the password file {host.root}/robot.pw is empty" in host.setup(*options, "robot").stderr
+    assert f"the password file {host.root}/robot.pw is empty" in said(*options, "robot")[2]
 
 
 def test_without_oidc_agent_its_package_is_named(host: Host, issuer: Issuer) -> None:
@@ -549,7 +553,14 @@ def test_root_works_as_the_service_user_who_need_not_be_able_to_read_the_passwor
     # A directory for temporary files that is closed to the service user.
     env = {"OIDC_CONFIG_DIR": str(accounts), "TMPDIR": str(host.home)}
 
-    with person(issuer.approve_next):
+    sockets: list[str] = []
+
+    def look_and_approve() -> None:
+        until(lambda: bool(sockets_of_agents(accounts)))
+        sockets.extend(sockets_of_agents(accounts))
+        issuer.approve_next()
+
+    with person(look_and_approve):
         done = host.setup(*options, "--pw-file", str(pw_file), "robot", env=env)
 
     assert done.status == 0, done.stderr
@@ -559,9 +570,15 @@ def test_root_works_as_the_service_user_who_need_not_be_able_to_read_the_passwor
     assert (warning in done.stderr) is (os.geteuid() == 0)
     assert pw_file.stat().st_uid == os.geteuid()
     assert processes_with(f"OIDC_CONFIG_DIR={accounts}") == []
-    assert [path for path in Path("/tmp").glob("osg-token-renewer-*") if path.stat().st_uid == user.pw_uid] == []
+    # The directory of the agent's socket, and the one around it.
+    assert not any(directory.exists() for socket in sockets for directory in list(Path(socket).parents)[:2])
     shutil.rmtree(accounts)
     ca_file.unlink()
+
+
+def sockets_of_agents(accounts: Path) -> list[str]:
+    """Those that agents with this directory of accounts were told to use."""
+    return re.findall(r"--socket-path=(\S+)", "\n".join(processes_with(f"OIDC_CONFIG_DIR={accounts}")))
 
 
 def test_what_is_made_belongs_to_the_service_user(host: Host, issuer: Issuer) -> None:

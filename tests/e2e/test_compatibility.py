@@ -149,10 +149,10 @@ def granted(issuer: Issuer, directory: Path) -> dict[str, tuple[set[str], set[st
     return found
 
 
-def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(host: Host, issuer: Issuer, registry: Host) -> None:
+def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(host: Host, issuer: Issuer, registry_of_two: Host) -> None:
     issuer.settings(raw_basic=True)
     for account in ("robot", "drone"):
-        host.adopt(registry, account)
+        host.adopt(registry_of_two, account)
     client = issuer.add_client(client_secret=SECRET)
     host.configure(CONFIG, issuer=issuer, client=client, secret=SECRET.replace("%", "%%"))
     with pytest.MonkeyPatch.context() as environment:

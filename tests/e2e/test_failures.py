@@ -37,7 +37,7 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: Issuer, registry: Host, port: int) -> None:
+def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: Issuer, registry_of_two: Host, port: int) -> None:
     shut = host.root / "shut"
     shut.mkdir()
     (shut / "unwritable").write_bytes(OLD)
@@ -45,8 +45,8 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: I
     good = [host.token(f"robot{number}", "robot", audience=f"ce{number}.example.org") for number in range(4)]
     good += [host.token(f"{name}{number}", name, scope="compute.read") for name in ("probe", "pilot") for number in range(3)]
     host.configure(
-        host.adopt(registry, "robot")
-        + host.adopt(registry, "drone")
+        host.adopt(registry_of_two, "robot")
+        + host.adopt(registry_of_two, "drone")
         + host.register(issuer, "mortal")
         + host.credentials_account(issuer, "probe", issuer.add_client())
         + host.credentials_account(issuer, "pilot", issuer.add_client())
