@@ -24,7 +24,7 @@ export function administration(provider, state, publicJwks) {
     'DELETE counts': () => { state.resetCounts(); return state.counts; },
     'GET faults': () => state.faults,
     'POST faults': (body) => { state.addFault(body); return state.faults; },
-    'DELETE faults': () => { state.faults = []; return state.faults; },
+    'DELETE faults': () => { state.clearFaults(); return state.faults; },
     'GET clients': () => Store.all('Client').map(({ client_id, client_name, scope }) => ({ client_id, client_name, scope })),
     'POST clients': (body) => addClient(provider, body),
     'POST revoke': ({ client_id: id }) => ({ revoked: Store.forget(TOKENS, (one) => one.clientId === id) }),

@@ -125,7 +125,8 @@ async function adapt(ctx, next, request, state) {
 }
 
 /** Answers as the fault says. `after` faults come when oidc-provider has done its work: only the answer is lost. */
-async function fail(ctx, fault, proceed) {
+async function fail(ctx, fault, state, proceed) {
+  if (fault.hold || fault.gather) await state.hold(fault);
   if (fault.delay_ms) await sleep(fault.delay_ms);
   if (fault.after) await proceed();
   if (fault.drop || fault.hang) {
@@ -137,7 +138,7 @@ async function fail(ctx, fault, proceed) {
     ctx.body = fault.body ?? '';
     ctx.set(fault.headers ?? {});
   } else if (!fault.after) {
-    await proceed(); // only a delay
+    await proceed(); // it only came late
   }
 }
 
@@ -151,7 +152,7 @@ export function requestPipeline(state) {
       if (state.settings.latency_ms) await sleep(state.settings.latency_ms);
       const fault = state.takeFault(request);
       const proceed = () => adapt(ctx, next, request, state);
-      await (fault ? fail(ctx, fault, proceed) : proceed());
+      await (fault ? fail(ctx, fault, state, proceed) : proceed());
     } finally {
       state.inFlight -= 1;
     }

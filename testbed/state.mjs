@@ -50,6 +50,9 @@ export class State {
 
   faults = [];
 
+  // What lets go of the requests that a fault holds, for each fault.
+  held = new Map();
+
   constructor(scopes) {
     this.scopes = scopes ?? DEFAULT_SCOPES;
     this.inFlight = 0;
@@ -80,6 +83,25 @@ export class State {
     const fault = this.faults.find(applies);
     if (fault?.times) fault.times -= 1;
     return fault;
+  }
+
+  /** Resolves when the faults are cleared or, if the fault has a number to `gather`, when it holds so many requests. */
+  hold(fault) {
+    return new Promise((resolve) => {
+      const waiting = [...(this.held.get(fault) ?? []), resolve];
+      this.held.set(fault, waiting);
+      if (waiting.length === fault.gather) this.release(fault);
+    });
+  }
+
+  release(fault) {
+    for (const resolve of this.held.get(fault)) resolve();
+    this.held.delete(fault);
+  }
+
+  clearFaults() {
+    this.faults = [];
+    for (const fault of this.held.keys()) this.release(fault);
   }
 
   resetCounts() {

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Optional
 
+from tests.host import LONGEST
+
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 NOBODY = 65534
-LONGEST = 60.0
 
 
 def apart(

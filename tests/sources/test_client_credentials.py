@@ -33,7 +33,7 @@ ODD = "p%40+s s:w&r=d/;"
 NOWHERE = Directories("", "")
 
 
-def account_of(issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 10.0) -> Account:
+def account_of(issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 60.0) -> Account:
     assert client.client_secret is not None
     given = Secret(client.client_secret if secret is None else secret)
     settings = Settings(f"{issuer.url}/token", client.client_id, given, auth, str(issuer.ca_file))
@@ -355,7 +355,7 @@ class _Server(ThreadingHTTPServer):
         self.drips = False
         self.over = threading.Event()
 
-    def account(self, auth: str, timeout: float = 5.0, secret: Union[Secret, SecretFile, None] = None) -> Account:
+    def account(self, auth: str, timeout: float = 60.0, secret: Union[Secret, SecretFile, None] = None) -> Account:
         settings = Settings(f"http://127.0.0.1:{self.server_address[1]}/token", "i d", secret or Secret("s+t"), auth)
         return Account("probe", client_credentials.NAME, settings, timeout)
 
