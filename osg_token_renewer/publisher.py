@@ -9,6 +9,7 @@ import errno
 import grp
 import os
 import pwd
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -16,10 +17,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Optional
 
-from osg_token_renewer import jwt
+from osg_token_renewer import jwt, trust
+from osg_token_renewer.directories import pwd_name
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import AccessToken, Found, Published, TokenSpec
 
+_ELSEWHERE = "remove it, or choose another token_path"
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a directory"),
@@ -32,17 +35,20 @@ _KINDS = (
 
 def read(spec: TokenSpec) -> Published:
     """What stands at the token's path; never raises."""
-    path = spec.path
+    return _read(spec, spec.path, None)
+
+
+def _read(spec: TokenSpec, path: str, directory: Optional[int]) -> Published:
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return Published(Found.NOTHING, "no file")
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             # A circle of symbolic links on the way to the file is ELOOP too.
             with suppress(OSError):
-                return _not_a_file(os.lstat(path))
+                return _not_a_file(os.stat(path, dir_fd=directory, follow_symlinks=False))
         return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
     try:
         status = os.fstat(descriptor)
@@ -62,10 +68,14 @@ def read(spec: TokenSpec) -> Published:
 
 
 def preflight(spec: TokenSpec) -> None:
-    """Raises Local when publishing cannot succeed: no issuer need be asked for a token that would have no place."""
-    directory = os.path.dirname(spec.path)
+    """Raises Local when publishing cannot succeed: no issuer need be asked for a token that would have no place.
+
+    Clears what a run left there that was killed while it published this token.
+    """
+    directory, name = os.path.split(spec.path)
     with _opened(directory) as descriptor:
         _place(spec, descriptor)
+        _clear(descriptor, name)
         if not os.access(directory, os.W_OK | os.X_OK):
             # Asked of the system, so that a read-only file system says so.
             raise _not_writable(directory, errno.EROFS if _read_only(directory) else errno.EACCES)
@@ -94,6 +104,26 @@ def publish(spec: TokenSpec, token: AccessToken) -> tuple[str, ...]:
     if spec.mode is None and old is not None and wanted.mode & 0o077:
         return (f"others can read {spec.path} (mode {wanted.mode:04o}): chmod 0600, or set mode",)
     return ()
+
+
+def remove(spec: TokenSpec, published: Published) -> None:
+    """Takes the token away that was read as `published`.
+
+    Raises Local when it stays: it is another by now, it belongs to somebody else, or the file system does not let it.
+    """
+    directory, name = os.path.split(spec.path)
+    with _opened(directory) as descriptor:
+        if _read(spec, name, descriptor).fingerprint != published.fingerprint:
+            raise Local(f"{spec.path} is another by now")
+        try:
+            owner = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_uid
+            if owner not in (os.geteuid(), _ids(spec)[0]):
+                raise Local(f"{spec.path} belongs to {pwd_name(owner)}")
+            os.unlink(name, dir_fd=descriptor)
+        except OSError as error:
+            raise Local(f"{spec.path} cannot be removed: {error.strerror}") from error
+        with suppress(OSError):
+            os.fsync(descriptor)
 
 
 @dataclass(frozen=True)
@@ -126,7 +156,8 @@ def _attributes(spec: TokenSpec, old: Optional[os.stat_result]) -> _Attributes:
     if old is not None:
         uid = old.st_uid if uid is None else uid
         gid = old.st_gid if gid is None else gid
-    mode = spec.mode if spec.mode is not None else 0o600 if old is None else stat.S_IMODE(old.st_mode)
+    # What everyone could write to would not stay a token for long.
+    mode = spec.mode if spec.mode is not None else 0o600 if old is None else stat.S_IMODE(old.st_mode) & ~stat.S_IWOTH
     return _Attributes(mode, uid, gid)
 
 
@@ -181,7 +212,11 @@ def _opened(directory: str) -> Iterator[int]:
 
 
 def _place(spec: TokenSpec, directory: int) -> Optional[os.stat_result]:
-    """What stands at the path now, None if nothing; raises Local if it is not a regular file."""
+    """What stands at the path now, None if nothing; raises Local if it is not a regular file, or others may put there what they like."""
+    shared = os.fstat(directory)
+    if trust.open_to_all(shared):
+        where = os.path.dirname(spec.path)
+        raise Local(f"others can write to the directory {where}", f"chmod o-w {where}, or chmod +t {where}")
     try:
         status = os.stat(os.path.basename(spec.path), dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -189,15 +224,16 @@ def _place(spec: TokenSpec, directory: int) -> Optional[os.stat_result]:
     except OSError as error:
         raise Local(f"{spec.path} cannot be looked at: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise Local(f"{spec.path} is {_kind(status)}, not a file", "remove it, or choose another token_path")
+        raise Local(f"{spec.path} is {_kind(status)}, not a file", _ELSEWHERE)
+    if shared.st_mode & stat.S_IWOTH and not trust.user(status.st_uid) and status.st_uid != _ids(spec)[0]:
+        raise Local(f"{spec.path} belongs to {pwd_name(status.st_uid)}, in a directory that everyone can write to", _ELSEWHERE)
     return status
 
 
 @contextmanager
 def _temporary(directory: int, path: str, name: str) -> Iterator[tuple[str, int]]:
     """A new file beside the one to be replaced, and its descriptor; gone afterwards unless it was given that one's name."""
-    # Hidden, and cut so that it is a legal name where `name` is: the limit of 255 is in bytes.
-    temporary = f".{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(8)}.tmp"
+    temporary = f"{_beginning(name)}{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         file = os.open(temporary, flags, 0o600, dir_fd=directory)
@@ -205,10 +241,28 @@ def _temporary(directory: int, path: str, name: str) -> Iterator[tuple[str, int]
         raise _not_writable(path, error.errno) from error
     try:
         yield temporary, file
+    except BaseException:
+        # Whoever lost the permission to remove the file can still take its content away.
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+        raise
     finally:
         os.close(file)
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
+
+
+def _clear(directory: int, name: str) -> None:
+    """Removes temporary files of this name, which must be no other run's of this moment: there is one at a time."""
+    pattern = re.compile(re.escape(_beginning(name)) + r"[0-9a-f]{16}\.tmp")
+    with suppress(OSError):
+        for left in filter(pattern.fullmatch, os.listdir(directory)):
+            os.unlink(left, dir_fd=directory)
+
+
+def _beginning(name: str) -> str:
+    """Of the names of temporary files: hidden, and cut so that they are legal where `name` is: the limit of 255 is in bytes."""
+    return f".{os.fsdecode(os.fsencode(name)[:200])}."
 
 
 def _write(file: int, content: bytes) -> None:
