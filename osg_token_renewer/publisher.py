@@ -253,7 +253,10 @@ def _temporary(directory: int, path: str, name: str) -> Iterator[tuple[str, int]
 
 
 def _clear(directory: int, name: str) -> None:
-    """Removes temporary files of this name, which must be no other run's of this moment: there is one at a time."""
+    """Removes temporary files of this name, which is nobody's at this moment: one run at a time, one lane for each token."""
+    if _beginning(name) != f".{name}.":
+        # It may also be the beginning of another token's.
+        return
     pattern = re.compile(re.escape(_beginning(name)) + r"[0-9a-f]{16}\.tmp")
     with suppress(OSError):
         for left in filter(pattern.fullmatch, os.listdir(directory)):

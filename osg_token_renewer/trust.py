@@ -16,6 +16,7 @@ from osg_token_renewer.directories import SERVICE_USER, pwd_name
 
 
 def user(uid: int) -> bool:
+    """Whether what this user owns is believed."""
     return uid in (0, os.geteuid()) or pwd_name(uid) == SERVICE_USER
 
 

@@ -180,6 +180,15 @@ def test_a_temporary_file_that_a_killed_run_left_is_cleared_and_no_other_file_is
     assert old.read_text() == f"{OLD}\n"
 
 
+def test_a_temporary_file_that_may_be_that_of_another_token_is_not_cleared(path: Path) -> None:
+    left = path.parent / f".{'x' * 200}.0123456789abcdef.tmp"
+    left.touch()
+    publisher.preflight(spec(path.parent / ("x" * 201)))
+    assert left.exists()
+    publisher.preflight(spec(path.parent / ("x" * 200)))
+    assert not left.exists()
+
+
 # When it is written: watched from outside
 
 
