@@ -11,6 +11,7 @@ import grp
 import os
 import stat
 from collections.abc import Iterator
+from typing import Optional
 
 from osg_token_renewer.directories import SERVICE_USER, pwd_name
 
@@ -20,13 +21,16 @@ def user(uid: int) -> bool:
     return uid in (0, os.geteuid()) or pwd_name(uid) == SERVICE_USER
 
 
-def flaws(path: str) -> Iterator[str]:
-    """Why the file at `path` cannot be believed, each with the command that mends it. Raises OSError when it cannot be looked at."""
+def flaws(path: str, also: Optional[int] = None) -> Iterator[str]:
+    """Why the file at `path` cannot be believed, each with the command that mends it; `also` is one more user to believe.
+
+    Raises OSError when it cannot be looked at.
+    """
     status = os.stat(path)
     if stat.S_ISCHR(status.st_mode):
         # /dev/null holds what it holds, whoever may write to it.
         return
-    if not user(status.st_uid):
+    if not user(status.st_uid) and status.st_uid != also:
         yield f"it belongs to {pwd_name(status.st_uid)}, neither to root nor to the service user: chown {SERVICE_USER} {path}"
     if status.st_mode & stat.S_IWOTH:
         yield f"others can write it: chmod o-w {path}"
