@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import traceback
@@ -32,9 +33,14 @@ def at_moment(number: int, body: Callable[[], None], fault: Callable[[int], None
         if not os.WIFSTOPPED(status):
             assert status == 0
             return False
-    fault(pid)
-    _ptrace(CONT, pid)
-    _, status = os.waitpid(pid, 0)
+    try:
+        fault(pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _ptrace(CONT, pid)
+        _, status = os.waitpid(pid, 0)
     assert status in (0, signal.SIGKILL)
     return True
 
@@ -54,5 +60,5 @@ def _child(body: Callable[[], None]) -> None:
 
 def _ptrace(request: int, pid: int, data: int = 0) -> None:
     # Who has been killed cannot be let go on.
-    if _libc.ptrace(request, pid, None, data) == -1 and ctypes.get_errno() != 3:
+    if _libc.ptrace(request, pid, None, data) == -1 and ctypes.get_errno() != errno.ESRCH:
         raise OSError(ctypes.get_errno(), "ptrace")
