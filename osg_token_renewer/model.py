@@ -90,6 +90,7 @@ class TokenSpec:
     group: Optional[str] = None
     owner: Optional[str] = None
     enforce_claims: bool = False
+    remove_expired: bool = False
 
     @property
     def asked(self) -> str:

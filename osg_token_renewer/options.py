@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -34,9 +35,13 @@ class SecretFile:
     text: str
 
     @property
+    def is_credential(self) -> bool:
+        return self.text.startswith(CREDENTIAL)
+
+    @property
     def path(self) -> str:
         """Raises Local when the service manager handed over no credentials."""
-        if not self.text.startswith(CREDENTIAL):
+        if not self.is_credential:
             return self.text
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         name = self.text[len(CREDENTIAL) :]
@@ -126,7 +131,10 @@ def count(value: str) -> int:
 def mode(value: str) -> int:
     if not re.fullmatch(r"[0-7]{3,4}", value):
         raise ValueError("must be an octal mode of three or four digits, as 0600")
-    return int(value, 8)
+    number = int(value, 8)
+    if number & stat.S_IWOTH:
+        raise ValueError("must not let others write")
+    return number
 
 
 def path(value: str) -> str:

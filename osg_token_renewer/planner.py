@@ -46,10 +46,11 @@ def decide(spec: TokenSpec, published: Published, record: Optional[TokenRecord],
     token = published.token
     if token is None:
         why = _UNUSABLE[published.found]
-        return Decision(why, published.problem or why.value)
+        return Decision(why, (published.problem or why.value) + _removed(spec, why, record, now))
     expires_at = expiry(published, record)
     if expires_at is not None and expires_at <= now:
-        return Decision(Why.EXPIRED, f"expired {duration(now - expires_at)} ago")
+        fate = ", to be removed if it cannot be renewed" if spec.remove_expired else ""
+        return Decision(Why.EXPIRED, f"expired {duration(now - expires_at)} ago{fate}")
     if force:
         return Decision(Why.FORCED, "forced")
     difference = _difference(spec, published, token, record)
@@ -78,6 +79,17 @@ def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[floa
     if token.claims is not None and numeric_date(token.claims, "exp") is not None:
         return token.expires_at
     return record.expires_at if _about(record, published) and record else None
+
+
+def to_be_removed(planned: Planned, now: float) -> bool:
+    """Whether the published token, which could not be renewed, is to be taken away: it has no life left, and is not to be kept then."""
+    return planned.spec.remove_expired and planned.expires_at is not None and planned.expires_at <= now
+
+
+def _removed(spec: TokenSpec, why: Why, record: Optional[TokenRecord], now: float) -> str:
+    """What a missing file may be missing for."""
+    known = record.expires_at if record is not None and spec.remove_expired and why is Why.MISSING else None
+    return f": the last token expired {duration(now - known)} ago, and on_expiry is remove" if known is not None and known <= now else ""
 
 
 def _difference(spec: TokenSpec, published: Published, token: AccessToken, record: Optional[TokenRecord]) -> Optional[str]:

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Optional, TypeVar
 
 from osg_token_renewer import directories, lock, planner, publisher
-from osg_token_renewer.errors import DeadGrant, HistoryError, UsageError
+from osg_token_renewer.errors import DeadGrant, HistoryError, Local, UsageError
 from osg_token_renewer.history import History
 from osg_token_renewer.history.store import DamagedError
 from osg_token_renewer.model import Account, Config, Found, Outcome, Rest, State
@@ -182,10 +182,18 @@ def _resting(each: Planned, rest: Rest, now: float) -> Outcome:
 
 
 def _with_consequence(outcome: Outcome, planned: Planned, now: float) -> Outcome:
-    """A failed outcome, with what it means for those who read the token."""
+    """A failed outcome, with what it means for those who read the token; if it expired, that may be that it is taken away."""
     if outcome.state is not State.FAILED:
         return outcome
     expires_at = planned.expires_at
+    stays = ""
+    if planner.to_be_removed(planned, now):
+        try:
+            publisher.remove(planned.spec, planned.published)
+        except Local as error:
+            stays = f" and stays: {error.message}"
+        else:
+            return replace(outcome, consequence="the expired token was removed", expires_at=None)
     if planned.published.found is Found.UNREADABLE:
         meaning = "the published token cannot be read"
     elif planned.published.token is None:
@@ -193,7 +201,7 @@ def _with_consequence(outcome: Outcome, planned: Planned, now: float) -> Outcome
     elif expires_at is None:
         meaning = "the published token stays"
     elif expires_at <= now:
-        meaning = f"the published token expired {duration(now - expires_at)} ago"
+        meaning = f"the published token expired {duration(now - expires_at)} ago{stays}"
     else:
         meaning = f"the published token is valid for {duration(expires_at - now)} more"
     return replace(outcome, consequence=meaning, expires_at=expires_at)

@@ -60,7 +60,7 @@ def names_in(text: str, directory: Path) -> tuple[list[str], list[str]]:
     return list(found.accounts), [token.name for token in found.tokens]
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"])
 def test_each_file_that_a_document_names_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
     links = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]

@@ -14,7 +14,7 @@ PACKAGE = "osg_token_renewer"
 LAYERS = (
     ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log", "directories"),
     ("all_sources", "sources", "planner", "claims"),
-    ("config", "runner", "publisher", "report", "history", "lock"),
+    ("config", "runner", "publisher", "report", "history", "lock", "trust"),
     ("renew", "registration"),
     ("daemon",),
     ("commands",),

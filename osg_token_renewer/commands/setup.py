@@ -22,10 +22,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from osg_token_renewer import __version__, config, directories, options, process, registration
+from osg_token_renewer import __version__, config, directories, options, process, registration, trust
 from osg_token_renewer.config import ini
-from osg_token_renewer.errors import Exit, Local, RenewerError, UsageError
-from osg_token_renewer.model import Account, Secret, TokenSpec
+from osg_token_renewer.errors import ConfigError, Exit, Local, RenewerError, UsageError
+from osg_token_renewer.model import Account, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.process import User
 from osg_token_renewer.sources import client_credentials, oidc_agent
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     _require_answers(args)
     with _ended_by_signals():
         this = _Setup(args, _service_user(args.service_user))
+        this.refuse_what_others_can_change()
         section = this.client_credentials() if args.client_credentials else this.device_flow()
         this.conclude(section)
     return Exit.WELL
@@ -123,11 +124,26 @@ class _Setup:
     # Whom oidc-agent runs as; None is this process's own user.
     user: Optional[User]
 
+    @property
+    def pw_file(self) -> str:
+        return os.path.abspath(self.args.pw_file or os.path.join(TOKENS, f"{self.args.account}.pw"))
+
+    def refuse_what_others_can_change(self) -> None:
+        """Raises ConfigError for a password or secret file that is there and that the programs would refuse later."""
+        used = [self.args.client_secret_file, None if self.args.client_credentials else self.pw_file]
+        problems: list[Problem] = []
+        for path in filter(None, used):
+            # What is not there, or cannot be looked at, is said when it is read.
+            with suppress(OSError):
+                problems += [Problem(Place(path), flaw) for flaw in trust.flaws(path, self.user.uid if self.user else None)]
+        if problems:
+            raise ConfigError(problems)
+
     def device_flow(self) -> dict[str, str]:
         """Makes the oidc-agent account; returns the options of its section."""
         args = self.args
         process.find("oidc-gen", oidc_agent.PACKAGE)
-        pw_file = os.path.abspath(args.pw_file or os.path.join(TOKENS, f"{args.account}.pw"))
+        pw_file = self.pw_file
         if not args.reauthenticate:
             registration.refuse_existing(args.account, self.user)
         if not args.create_pw_file:

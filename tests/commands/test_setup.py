@@ -398,6 +398,18 @@ def test_without_a_password_file_the_option_that_makes_one_is_named(
     assert f"the password file {host.root}/robot.pw is empty" in said(*options, "robot")[2]
 
 
+def test_password_and_secret_files_that_others_can_write_are_refused_before_anything_is_done(host: Host, issuer: Issuer) -> None:
+    pw_file, secret = host.secret("robot.pw", "password\n"), host.secret("secret", "hunter2\n")
+    for file in (pw_file, secret):
+        file.chmod(0o602)
+    manual = ["--manual", "--client-id", "x", "--client-secret-file", str(secret)]
+    done = host.setup(*given(host, issuer, *manual), "robot")
+    assert (done.status, done.stdout) == (78, "")
+    assert done.stderr.splitlines()[:2] == [f"{file}: others can write it: chmod o-w {file}" for file in (secret, pw_file)]
+    assert nothing_is_left(host, "robot.pw", "secret")
+    assert issuer.counts().total == 0
+
+
 def test_without_oidc_agent_its_package_is_named(host: Host, issuer: Issuer) -> None:
     done = host.setup(*given(host, issuer), "robot", env={"PATH": "/nonexistent"})
     assert (done.status, done.stderr) == (1, "oidc-gen is not installed; install the package oidc-agent-cli\n")

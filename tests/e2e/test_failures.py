@@ -87,6 +87,39 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: I
     assert reasons == {"locked": "refused", "dead": "refused", "unreachable": "unavailable", "unwritable": "local"}
 
 
+def test_a_limit_on_the_size_of_files_costs_no_token(host: Host, issuer: Issuer) -> None:
+    """As a quota does: what is written before it is reached is written."""
+    host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("t", "probe"))
+    with_old_token(host, "t")
+    host.prefix = ["prlimit", f"--fsize={len(OLD)}"]
+
+    done = host.run()
+
+    assert done.status == 1
+    assert f"failed (local): {host.tokens}/t cannot be written: File too large: " in done.line("token t: ")
+    assert files(host.tokens) == {"t": OLD}
+    assert "the history cannot be written" in done.stderr
+
+
+def test_where_others_could_replace_a_token_none_is_published_and_none_is_asked_for(host: Host, issuer: Issuer) -> None:
+    shared = host.root / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    tokens = host.token("safe", "probe", scope="compute.read") + host.token("unsafe", "probe", token_path=shared / "x")
+    host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + tokens)
+
+    done = host.run()
+
+    assert done.status == 1
+    assert done.line("token unsafe: ") == (
+        f"token unsafe: failed (local): others can write to the directory {shared}: no token is published; "
+        f"chmod o-w {shared}, or chmod +t {shared}"
+    )
+    assert files(shared) == {}
+    assert issuer.verify(host.read("safe").strip())["scope"] == "compute.read"
+    assert issuer.counts().token == 1
+
+
 BAD_ANSWERS: dict[str, tuple[dict[str, object], str]] = {
     "garbage": ({"status": 200, "body": "\x01\x02 garbage"}, "the issuer's answer is not JSON"),
     "html": ({"status": 200, "body": "<html>Welcome</html>", "headers": {"Content-Type": "text/html"}}, "is not JSON (text/html)"),
