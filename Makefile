@@ -12,9 +12,13 @@ READY := $(VENV)/ready
 PARALLEL := -n 3 --dist worksteal
 SYSTEM_CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
 TESTBED := testbed/node_modules/.package-lock.json
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' osg_token_renewer/__init__.py)
+# A distribution builds with its own rst2man (python3-docutils); a checkout without one has that of the virtual environment.
+RST2MAN := $(or $(shell command -v rst2man),$(VENV)/bin/rst2man)
+MANUAL := $(patsubst docs/man/%.rst,build/man/%,$(wildcard docs/man/*.rst))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick issuer packages clean
+.PHONY: help demo test check bench bench-quick issuer man dist packages clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +49,19 @@ bench-quick: packages $(READY) $(TESTBED) ## the same in small: that it works
 
 issuer: packages $(READY) $(TESTBED) ## start the testbed's issuer, to try things on
 	$(VENV)/bin/python -m testbed --approve-all
+
+man: $(MANUAL) ## make the man pages, in build/man
+
+build/man/%: docs/man/%.rst osg_token_renewer/__init__.py | $(filter $(VENV)/%,$(RST2MAN))
+	@mkdir -p $(@D)
+	sed 's/@VERSION@/$(VERSION)/' $< | $(RST2MAN) --halt=warning - $@
+
+$(VENV)/bin/rst2man: $(READY)
+
+dist: $(READY) ## make the wheel and the source distribution, in dist
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist .
+	$(VENV)/bin/twine check --strict dist/*
 
 packages:
 	@tools/install-packages oidc-agent python-venv
