@@ -164,7 +164,7 @@ def entries(title: str) -> Iterator[tuple[str, str, str]]:
         yield name, placeholder, " ".join(text.split())
 
 
-@pytest.mark.parametrize(("title", "option"), [(title, option) for title, wanted in PARTS.items() for option in wanted])
+@pytest.mark.parametrize(("title", "option"), [pytest.param(title, one, id=one.name) for title, wanted in PARTS.items() for one in wanted])
 def test_an_option_is_described_with_its_type_and_its_default(title: str, option: Option) -> None:
     described = {name: (placeholder, text) for name, placeholder, text in entries(title)}
     assert option.name in described, f"add **{option.name} =** to {title!r} in {INI}.rst"
