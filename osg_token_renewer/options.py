@@ -25,7 +25,6 @@ class Option:
     parse: Callable[[str], Any]
     default: Any = None
     required: bool = False
-    summary: str = ""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def names_in(text: str, directory: Path) -> tuple[list[str], list[str]]:
 def test_each_file_that_a_document_names_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
     links = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
-    paths = re.findall(r"`((?:osg_token_renewer|libexec|sbin|systemd|testbed|tests|tools|etc/osg)/[^`*]*)`", text)
+    paths = re.findall(r"`((?:osg_token_renewer|completions|docs|libexec|sbin|systemd|testbed|tests|tools|etc)/[^`*]*)`", text)
     named = [path for path in (*links, *paths) if "my_source" not in path]
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []

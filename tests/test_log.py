@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Optional
 
@@ -66,6 +68,21 @@ def test_the_journal_gets_the_priority_of_each_line(configured: Host) -> None:
     assert "warning:" not in warning
     assert error.startswith(f"<3>{ERROR}")
     assert summary == f"<6>{SUMMARY}"
+
+
+def test_each_line_of_a_log_file_begins_with_its_time(configured: Host) -> None:
+    log = configured.root / "renewer.log"
+    started = int(time.time())
+    for _ in range(2):
+        # Cron's shell appends.
+        command = f'exec "$@" 2>>{log}'
+        subprocess.run(["sh", "-c", command, "sh", *configured.renewer()], env=configured.environment({}), timeout=LONGEST, check=False)
+    times, texts = zip(*(line.split(" ", 1) for line in log.read_text().splitlines()))
+    assert all(started <= datetime.strptime(when, "%Y-%m-%dT%H:%M:%S%z").timestamp() <= time.time() for when in times)
+    warning, error, summary = texts[:3]
+    assert warning.startswith("warning: ")
+    assert error.startswith(ERROR)
+    assert summary == texts[5] == SUMMARY
 
 
 @pytest.mark.parametrize("stream", ["", "0:0", "garbage"])

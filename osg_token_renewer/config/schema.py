@@ -18,25 +18,25 @@ from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.sources.base import Source
 
 ACCOUNT = (
-    Option("source", options.choice(*SOURCES), summary="how the account obtains tokens"),
-    Option("timeout", options.time_limit, default=60, summary="seconds for one request to the issuer"),
+    Option("source", options.choice(*SOURCES)),
+    Option("timeout", options.time_limit, default=60),
 )
 TOKEN = (
-    Option("account", options.name, required=True, summary="the account's name"),
-    Option("token_path", options.absolute_path, required=True, summary="absolute path of the file"),
-    Option("audience", options.words, default=(), summary="audiences, space separated"),
-    Option("scope", options.words, default=(), summary="scopes, space separated"),
-    Option("min_lifetime", options.seconds, summary="seconds that the published token must always have left"),
-    Option("mode", options.mode, summary="octal mode of the published file"),
-    Option("group", options.owner, summary="group of the published file"),
-    Option("owner", options.owner, summary="owner of the published file"),
-    Option("claims", options.choice("warn", "enforce"), default="warn", summary="what a missing audience or scope means"),
-    Option("on_expiry", options.choice("keep", "remove"), default="keep", summary="what becomes of a token that expired"),
+    Option("account", options.name, required=True),
+    Option("token_path", options.absolute_path, required=True),
+    Option("audience", options.words, default=()),
+    Option("scope", options.words, default=()),
+    Option("min_lifetime", options.seconds),
+    Option("mode", options.mode),
+    Option("group", options.owner),
+    Option("owner", options.owner),
+    Option("claims", options.choice("warn", "enforce"), default="warn"),
+    Option("on_expiry", options.choice("keep", "remove"), default="keep"),
 )
 RENEWER = (
-    Option("workers", options.count, summary="lanes at a time"),
-    Option("state_dir", options.absolute_path, summary="history and copies of account files"),
-    Option("runtime_dir", options.absolute_path, summary="lock and agent sockets"),
+    Option("workers", options.count),
+    Option("state_dir", options.absolute_path),
+    Option("runtime_dir", options.absolute_path),
 )
 _KINDS = ("account", "token", "renewer")
 

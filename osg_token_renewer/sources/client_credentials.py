@@ -24,17 +24,12 @@ NAME = "client-credentials"
 MARKER = "token_request_url"
 OVERLAPS = True
 OPTIONS = (
-    Option("token_request_url", options.endpoint, required=True, summary="the issuer's token endpoint"),
-    Option("client_id", options.text, required=True, summary="the client's id"),
-    Option("client_secret", options.secret, summary="the client's secret"),
-    Option("client_secret_file", options.secret_file, summary="file whose first line is the client's secret"),
-    Option(
-        "client_auth",
-        options.choice("auto", "basic", "basic-encoded", "post"),
-        default="auto",
-        summary="how the client authenticates",
-    ),
-    Option("ca_file", options.absolute_path, summary="CA bundle for the issuer"),
+    Option("token_request_url", options.endpoint, required=True),
+    Option("client_id", options.text, required=True),
+    Option("client_secret", options.secret),
+    Option("client_secret_file", options.secret_file),
+    Option("client_auth", options.choice("auto", "basic", "basic-encoded", "post"), default="auto"),
+    Option("ca_file", options.absolute_path),
 )
 
 # Statuses below 500 and errors (RFC 6749 section 4.1.2.1) that may pass; any other the same request will meet again until a person

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 NAME = "oidc-agent"
 MARKER = "password_file"
 OVERLAPS = False
-OPTIONS = (Option("password_file", options.secret_file, required=True, summary="file whose first line is the encryption password"),)
+OPTIONS = (Option("password_file", options.secret_file, required=True),)
 PACKAGE = "oidc-agent-cli"
 
 # An agent is ready after some 20 ms; a machine that is short of everything may need far longer.
