@@ -14,7 +14,7 @@ SYSTEM_CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt
 TESTBED := testbed/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick issuer packages clean
+.PHONY: help demo test fuzz check bench bench-quick issuer packages clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python th
 	@tools/install-packages systemd-analyze
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
+
+fuzz: $(READY) ## give the program 100,000 inputs of all sorts, new ones each time
+	$(VENV)/bin/python -m pytest -q $(PARALLEL) tests/properties --hypothesis-profile=long $(PYTEST_ARGS)
 
 check: $(READY) ## style, types, shell scripts, README against --help
 	tools/install-packages shellcheck systemd-analyze

@@ -230,7 +230,7 @@ def _tls_reason(error: BaseException) -> str:
     other_name = re.search(r"CertificateError\(\"(.*?)\"\)", text)
     if other_name:
         return outside(f"certificate verify failed: {other_name[1]}")
-    return outside(found[1] if found else text)
+    return outside(found[1]) if found else _innermost(error)
 
 
 def _innermost(error: BaseException) -> str:

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 
+from osg_token_renewer.text import escaped
+
 ROOT = "osg_token_renewer"
 
 # sd-daemon(3): a line that begins with <N> has the priority N of syslog.
@@ -13,16 +15,16 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 
 class _Lines(logging.Formatter):
+    """What was not made harmless where it came in (a path, a name from the command line) is so where it goes out."""
+
     def __init__(self, journal: bool) -> None:
         super().__init__("%(message)s")
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if self._journal:
-            prefix = f"<{_PRIORITIES.get(record.levelno, 5)}>"
-            return "\n".join(prefix + line for line in text.split("\n"))
-        return f"warning: {text}" if record.levelno == logging.WARNING else text
+        prefix = f"<{_PRIORITIES.get(record.levelno, 5)}>" if self._journal else ""
+        text = "\n".join(prefix + escaped(line) for line in super().format(record).split("\n"))
+        return f"warning: {text}" if record.levelno == logging.WARNING and not self._journal else text
 
 
 class _Stderr(logging.Handler):
@@ -45,6 +47,9 @@ def set_up(verbosity: int) -> None:
     handler = _Stderr()
     handler.setFormatter(_Lines(read_by_journal()))
     logger.handlers = [handler]
+    # It would print what it cannot make sense of in an issuer's answer.
+    logging.getLogger("urllib3").propagate = False
+    logging.getLogger("urllib3").handlers = [logging.NullHandler()]
     # An exception within logging must not print the arguments of the call.
     logging.raiseExceptions = False
 

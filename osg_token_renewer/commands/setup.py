@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from osg_token_renewer import __version__, config, directories, options, process, registration
+from osg_token_renewer.commands.parser import Parser
 from osg_token_renewer.config import ini
 from osg_token_renewer.errors import Exit, Local, RenewerError, UsageError
 from osg_token_renewer.model import Account, Secret, TokenSpec
@@ -31,18 +32,17 @@ from osg_token_renewer.options import SecretFile
 from osg_token_renewer.process import User
 from osg_token_renewer.sources import client_credentials, oidc_agent
 from osg_token_renewer.stop import ENDING
+from osg_token_renewer.text import line
 
 PROGRAM = "osg-token-renewer-setup"
+# Of what an issuer offers.
+_LONGEST_LIST = 4000
 TOKENS = "/etc/osg/tokens"
 log = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Register a client account at an issuer. What is needed and not given is asked for.",
-        allow_abbrev=False,
-    )
+def build_parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description="Register a client account at an issuer. What is needed and not given is asked for.")
     parser.add_argument("account", metavar="ACCOUNT", help="a name for the account")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
@@ -196,7 +196,7 @@ class _Setup:
             log.warning("the issuer's metadata does not offer the device flow: registration may fail")
         scopes = metadata.get("scopes_supported")
         if self.args.scope is None and isinstance(scopes, list):
-            print("The issuer offers these scopes:", " ".join(str(scope) for scope in scopes if str(scope).isprintable()))
+            print("The issuer offers these scopes:", line(" ".join(map(str, scopes)), _LONGEST_LIST))
 
     def _issuer(self) -> str:
         issuer = self._asked("--issuer", self.args.issuer, "Issuer URL")
@@ -229,6 +229,8 @@ class _Setup:
         answer = input(f"{prompt} [{default}]: " if default else f"{prompt}: ").strip() or (default or "")
         if not answer and default is None:
             raise UsageError(f"{option}: is needed")
+        if not answer.isprintable():
+            raise UsageError(f"{option}: must not contain control characters")
         return answer
 
     @contextmanager
