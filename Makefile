@@ -23,7 +23,7 @@ demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer 
 	$(VENV)/bin/python -m testbed.demo
 
 test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python that is installed
-	@tools/install-packages systemd-analyze
+	@tools/install-packages strace systemd-analyze
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
 

@@ -50,7 +50,7 @@ class Client:
     def __init__(self, ca_file: Optional[str], timeout: float) -> None:
         self._trust = trust(ca_file)
         self._timeout = timeout
-        self._session = requests.Session()
+        self._session = _Session()
         self._connections = _Connections()
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, self._connections)
@@ -103,6 +103,12 @@ class Client:
                 bytes(body),
                 response.headers.get("Location"),
             )
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> Optional[str]:  # noqa: ARG002  (requests calls it so)
+        """None: requests would resolve a redirect even where it must not follow it, and fail on a Location that makes no sense."""
+        return None
 
 
 class _Connections(requests.adapters.HTTPAdapter):

@@ -12,12 +12,18 @@ OUTSIDE_LIMIT = 300
 _TOKEN_LIKE = re.compile(r"\bey[\w-]{8,}(?:\.[\w-]*){1,4}|[\w~+-]{40,}=*", re.ASCII)
 
 
+# What is shorter may be a part of any word.
+_DENSE = 8
+_URL_SAFE = str.maketrans("+/", "-_")
+
+
 def outside(text: str, hide: Iterable[str] = (), limit: int = OUTSIDE_LIMIT) -> str:
     """Foreign text (an issuer's error, a subprocess's stderr) as one bounded line of printable characters.
 
     Control and format characters, bidirectional marks and line breaks become blanks; each string in `hide` (secrets that the other
     side may echo, as they are or encoded) and whatever looks like a token is masked before anything is cut off.
     """
+    # The longest first: one may be a part of another.
     for form in sorted({form for secret in hide for form in _forms(secret)}, key=len, reverse=True):
         text = text.replace(form, "***")
     return line(_TOKEN_LIKE.sub("***", text), limit)
@@ -39,9 +45,10 @@ def escaped(text: str) -> str:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """How a secret may look in an answer: form-encoded, or within HTML or JSON. The longest first hides also what holds another."""
+    """How a secret may look in an answer: form-encoded, within HTML or JSON, or in base64."""
     if not secret:
         return
+    import base64
     import html
     import json
     from urllib.parse import quote, quote_plus
@@ -51,6 +58,11 @@ def _forms(secret: str) -> Iterator[str]:
     yield from (secret, html.escape(secret), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
     yield from encoded
     yield from (re.sub("%..", lambda code: code[0].lower(), form) for form in encoded)
+    for before in range(3):
+        # Wherever it begins within what was encoded; the first and the last characters also depend on what stands beside it.
+        within = base64.b64encode(b"\0" * before + content).decode()[4 if before else 0 : -4]
+        if len(within) >= _DENSE:
+            yield from (within, within.translate(_URL_SAFE))
 
 
 def duration(seconds: float) -> str:

@@ -32,7 +32,7 @@ from osg_token_renewer.options import SecretFile
 from osg_token_renewer.process import User
 from osg_token_renewer.sources import client_credentials, oidc_agent
 from osg_token_renewer.stop import ENDING
-from osg_token_renewer.text import line
+from osg_token_renewer.text import escaped, line
 
 PROGRAM = "osg-token-renewer-setup"
 # Of what an issuer offers.
@@ -170,9 +170,9 @@ class _Setup:
         if known:
             print(f"[account {account}] is in the configuration already, at {known}: nothing was added to it.")
         elif self.args.write_config:
-            print(f"Wrote its section to {_write_section(account, text, main, self.args.service_user)}")
+            print(f"Wrote its section to {escaped(_write_section(account, text, main, self.args.service_user))}")
         else:
-            print(f"Add the following section to {main}:\n\n{text}")
+            print(f"Add the following section to {escaped(main)}:\n\n{text}")
         print(f"Then, where there is none yet, add a [token NAME] section with account = {account} and a token_path;")
         print("check it with: osg-token-renewer check; renew with: systemctl start osg-token-renewer.service")
 
@@ -239,7 +239,7 @@ class _Setup:
         created = not os.path.exists(path) and self.args.create_pw_file
         if created:
             _write_private(path, secrets.token_urlsafe(32) + "\n", self.user)
-            print(f"Wrote a random password to {path}")
+            print(f"Wrote a random password to {escaped(path)}")
         try:
             yield Secret(SecretFile(path).first_line("password"))
         except BaseException:
@@ -261,7 +261,7 @@ class _Setup:
             # An earlier try got as far as this.
             return path
         _write_private(path, secret.reveal() + "\n", self.user)
-        print(f"Wrote the client secret to {path}")
+        print(f"Wrote the client secret to {escaped(path)}")
         return path
 
     def _warn_unless_readable(self, path: str) -> None:

@@ -124,6 +124,7 @@ def harmless(failure: Failure) -> bool:
 
 @given(answer=st.one_of(answers(), st.binary(max_size=200)), way=st.sampled_from(["auto", "post"]))
 @example(answer=b"", way="auto")
+@example(answer=b"HTTP/1.1 302 OK\r\nLocation: \xed\xa0\x80\r\n\r\n", way="auto")
 @example(answer=b'HTTP/1.1 200 OK\r\n\r\n{"error": "invalid_client", "error_description": "<3>\\u001b[2J\\u202e\\n"}', way="auto")
 @example(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nno colon\r\nX: 1\r\n\r\n{}", way="post")
 def test_any_answer_to_a_token_request_is_a_token_or_a_failure(issuer: Listener, answer: bytes, way: str) -> None:
