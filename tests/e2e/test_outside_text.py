@@ -115,14 +115,15 @@ def test_hostile_text_is_harmless_in_what_is_asked_for(exposed: Host) -> None:
 
 
 def test_hostile_text_is_harmless_in_setup(host: Host, issuer: Issuer) -> None:
-    # oidc-agent takes no JSON with a NUL in it.
-    said = answer({"error": "access_denied", "error_description": HOSTILE.replace("\0", "") + MEGABYTE[:100_000]})
-    issuer.fault(endpoint="registration", status=403, body=said)
+    # What oidc-agent makes of such an answer it does not tell; this oidc-gen tells it as it came.
+    said = host.root / "said"
+    said.write_text(f"Error: The following error occurred during dynamic client registration:\nno: {HOSTILE}{MEGABYTE[:900_000]}")
+    host.program("oidc-gen", f"cat {said} >&2; exit 1\n")
     common = ["--ca-file", str(issuer.ca_file), "--pw-file", str(host.root / "\x1b[2Jrobot.pw"), "--create-pw-file"]
     refused = host.setup("--issuer", issuer.url, "--scope", "openid", *common, "robot")
     assert refused.status == 1
-    assert "(access_denied: said [2J ]0;title" in refused.stderr
-    assert all(harmless(line) for line in f"{refused.stderr}{refused.stdout}".split("\n")), refused
+    assert refused.stderr.startswith("registration failed (")
+    assert [line for line in f"{refused.stderr}{refused.stdout}".split("\n") if not harmless(line)] == []
 
     metadata = {"scopes_supported": [HOSTILE, "openid", MEGABYTE], "device_authorization_endpoint": issuer.url}
     issuer.fault(endpoint="discovery", times=1, status=200, body=answer(metadata))
