@@ -456,6 +456,7 @@ def test_a_person_who_ends_the_input_or_says_nothing_has_set_up_nothing(host: Ho
     for typed, status, message in (
         ("\x04", 2, "the input ended before everything was answered"),
         ("\n", 2, "--issuer: is needed"),
+        ("https://\x01\n", 2, "--issuer: must not contain control characters"),
         ("\x03", 130, "interrupted by SIGINT: nothing was set up"),
         ("\x1c", 131, "interrupted by SIGQUIT: nothing was set up"),
     ):
