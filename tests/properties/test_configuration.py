@@ -140,7 +140,7 @@ def test_a_drop_in_of_any_lines_is_read_or_refused(main: Path, first: str, secon
 
 
 PIECES = [
-    "[x]", "[ x ]", "[y]", "[DEFAULT]", "[ DEFAULT ]", "a", "b", "C", " = ", ":", "=", "1", "%", "%%", "%(a)s", "%(b)s", "%(c)s", "%(", "$",
+    "[x]", "[y]", "[DEFAULT]", "[ DEFAULT ]", "a", "b", "C", " = ", ":", "=", "1", "%", "%%", "%(a)s", "%(b)s", "%(c)s", "%(", "$",
     "#", ";", '"', "\n", "\n\n", "\n  ", "\n\t", "\r\n", "\r", " ", "\x0b", "\x0c", "\x85", "\u2028", "ü", "]", "[", "a = 1\n",
     "b = %(a)s\n", "[x]\n", "c =\n",
 ]  # fmt: skip

@@ -134,6 +134,11 @@ def test_any_answer_to_a_token_request_is_a_token_or_a_failure(issuer: Listener,
 
 
 @given(answer=answers())
+@example(answer=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + SECRET.encode())
+@example(answer=SECRET.encode())
+@example(answer=b"HTTP/1.1 " + SECRET.encode() + b"\r\n\r\n")
+@example(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: " + SECRET.encode() + b"\r\n\r\n")
+@example(answer=b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + SECRET.encode())
 def test_any_metadata_of_an_issuer_is_read_or_a_failure(issuer: Listener, answer: bytes) -> None:
     issuer.answer = answer
     result = cases.answer(lambda: registration.discover(issuer.url, None, 60), Failure)
