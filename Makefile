@@ -18,7 +18,7 @@ RST2MAN := $(or $(shell command -v rst2man),$(VENV)/bin/rst2man)
 MANUAL := $(patsubst docs/man/%.rst,build/man/%,$(wildcard docs/man/*.rst))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos bench bench-quick issuer man dist packages clean
+.PHONY: help demo test check chaos fuzz bench bench-quick issuer man dist packages clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,9 +27,12 @@ demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer 
 	$(VENV)/bin/python -m testbed.demo
 
 test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python that is installed
-	@tools/install-packages bash-completion logrotate man systemd-analyze zsh
+	@tools/install-packages bash-completion logrotate man strace systemd-analyze zsh
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
+
+fuzz: $(READY) ## give the program 100,000 inputs of all sorts, new ones each time
+	$(VENV)/bin/python -m pytest -q $(PARALLEL) tests/properties --hypothesis-profile=long $(PYTEST_ARGS)
 
 check: $(READY) ## style, types, shell scripts, README and man pages against the programs
 	tools/install-packages shellcheck systemd-analyze

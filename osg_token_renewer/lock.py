@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 from osg_token_renewer import directories
 from osg_token_renewer.errors import LockHeld
+from osg_token_renewer.text import line
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def _holder(descriptor: int) -> str:
         return "unknown process"
     try:
         with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
-            command = file.read(200).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+            command = line(file.read(200).replace(b"\0", b" ").decode("utf-8", "replace"))
     except OSError:
         command = ""
     return f"process {int(pid)}" + (f", {command}" if command else "")

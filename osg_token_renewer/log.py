@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Callable
 
-from osg_token_renewer.text import instant
+from osg_token_renewer.text import escaped, instant
 
 ROOT = "osg_token_renewer"
 
@@ -17,6 +17,8 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 
 class _Lines(logging.Formatter):
+    """What was not made harmless where it came in (a path, a name from the command line) is so where it goes out."""
+
     def __init__(self, prefix: Callable[[logging.LogRecord], str], warn: bool) -> None:
         super().__init__("%(message)s")
         self._prefix = prefix
@@ -27,7 +29,7 @@ class _Lines(logging.Formatter):
         if self._warn and record.levelno == logging.WARNING:
             text = f"warning: {text}"
         prefix = self._prefix(record)
-        return "\n".join(prefix + line for line in text.split("\n"))
+        return "\n".join(prefix + escaped(line) for line in text.split("\n"))
 
 
 class _Stderr(logging.Handler):
@@ -50,6 +52,9 @@ def set_up(verbosity: int) -> None:
     handler = _Stderr()
     handler.setFormatter(_lines())
     logger.handlers = [handler]
+    # It would print what it cannot make sense of in an issuer's answer.
+    logging.getLogger("urllib3").propagate = False
+    logging.getLogger("urllib3").handlers = [logging.NullHandler()]
     # An exception within logging must not print the arguments of the call.
     logging.raiseExceptions = False
 

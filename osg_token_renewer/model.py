@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Optional
 
+from osg_token_renewer.text import escaped
+
+# Of a section's title, which the configuration does not limit.
+_LONGEST_SHOWN = 200
+
 
 class Secret:
     """A text that must not be shown: `str`, `repr` and format mask it, only `reveal` gives it."""
@@ -42,7 +47,8 @@ class Place(NamedTuple):
     line: Optional[int] = None
 
     def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}:{self.line}"
+        file = escaped(self.file)
+        return file if self.line is None else f"{file}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,13 @@ class Problem:
     @property
     def text(self) -> str:
         """Without the word that tells a warning from an error."""
-        where = f"[{self.section}] " if self.section else ""
+        where = f"[{_cut(self.section)}] " if self.section else ""
         which = f"{self.option}: " if self.option else ""
-        return f"{self.place}: {where}{which}{self.what}"
+        return escaped(f"{self.place}: {where}{which}{self.what}")
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
 
 
 @dataclass(frozen=True)

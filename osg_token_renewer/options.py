@@ -77,7 +77,7 @@ def text(value: str) -> str:
 
 
 def secret(value: str) -> Secret:
-    return Secret(value)
+    return Secret(text(value))
 
 
 def words(value: str) -> tuple[str, ...]:
@@ -162,8 +162,8 @@ def endpoint(value: str) -> str:
     """A URL that secrets may be sent to: https, or http to this host's loopback."""
     from urllib.parse import urlsplit
 
-    if any(c.isspace() for c in value):
-        raise ValueError("a URL must not contain white space")
+    if not value.isprintable() or any(c.isspace() for c in value):
+        raise ValueError("a URL must not contain white space or control characters")
     try:
         url = urlsplit(value)
         url.port  # noqa: B018  (raises ValueError when it is no number)

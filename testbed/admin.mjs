@@ -22,6 +22,7 @@ export function administration(provider, state, publicJwks) {
     'PATCH settings': (body) => state.change(body),
     'GET counts': () => state.counts,
     'DELETE counts': () => { state.resetCounts(); return state.counts; },
+    'GET secrets': () => Object.fromEntries(Object.entries(state.secrets).map(([name, values]) => [name, [...values]])),
     'GET faults': () => state.faults,
     'POST faults': (body) => { state.addFault(body); return state.faults; },
     'DELETE faults': () => { state.clearFaults(); return state.faults; },

@@ -153,6 +153,11 @@ class Issuer:
     def reset_counts(self) -> None:
         self._admin("DELETE", "counts")
 
+    def secrets(self) -> dict[str, list[str]]:
+        """The secrets that clients were given since the counts were reset, by the name of the answer's member: refresh_token, …"""
+        answer: dict[str, list[str]] = self._admin("GET", "secrets")
+        return answer
+
     def add_client(self, **metadata: Any) -> Client:
         """Adds a client (RFC 7591 metadata); without `client_id` and `client_secret` they are made up."""
         number = len(self.clients()) + 1

@@ -116,6 +116,7 @@ async function adapt(ctx, next, request, state) {
   }
   await next();
   if (ctx.status >= 400 || ctx.body === null || typeof ctx.body !== 'object') return undefined;
+  state.handOut(ctx.body);
   if (endpoint === 'token' && settings.omit_expires_in) delete ctx.body.expires_in;
   if (endpoint === 'device_authorization') ctx.body.interval = settings.device_interval;
   if (endpoint === 'registration' && settings.registration_without_scope) delete ctx.body.scope;

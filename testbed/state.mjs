@@ -29,6 +29,9 @@ const DEFAULT_SETTINGS = {
   iat_offset: 0,
 };
 
+// What only the client may know.
+const SECRETS = ['access_token', 'id_token', 'refresh_token', 'device_code', 'client_secret', 'registration_access_token'];
+
 const DEFAULT_CLIENT = {
   application_type: 'native',
   redirect_uris: ['http://localhost:4242'],
@@ -104,7 +107,13 @@ export class State {
     for (const fault of this.held.keys()) this.release(fault);
   }
 
+  /** Remembers the secrets in an answer, by the name of the member that holds them. */
+  handOut(answer) {
+    for (const name of SECRETS) if (answer[name]) (this.secrets[name] ??= new Set()).add(answer[name]);
+  }
+
   resetCounts() {
+    this.secrets = {};
     this.counts = { total: 0, endpoints: {}, grants: {}, connections: 0, max_in_flight: this.inFlight };
   }
 

@@ -56,7 +56,7 @@ class Host:
         self.runtime = self.short / "run"
         # First on PATH of what runs on this host.
         self.bin = root / "bin"
-        # What the renewal program is started by.
+        # What the programs are started by.
         self.prefix: Sequence[str] = ()
         # The issuer's names for the accounts that were registered for this host.
         self.client_ids: dict[str, str] = {}
@@ -155,7 +155,7 @@ class Host:
         return [sys.executable, str(RENEWER), "--config", str(self.config), *arguments]
 
     def setup(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
-        return self._run(self.registrar(*arguments), env or {}, timeout)
+        return self._run([*self.prefix, *self.registrar(*arguments)], env or {}, timeout)
 
     def registrar(self, *arguments: str) -> list[str]:
         """The command line of the setup program, for this user and this host's configuration."""

@@ -152,7 +152,7 @@ def test_a_wrong_configuration_is_exit_78_and_nothing_is_attempted(host: Host, c
         assert (done.status, done.stdout) == (78, "")
         assert done.stderr.replace(f"{host.config}", "F").splitlines() == [
             "F:10: [token ../y] a name must not contain '/', nor be '.' or '..'",
-            "F:11: [account --help] a name must not begin with '-'",
+            "warning: F:11: [account --help] a name must not begin with '-'",
             "F:12: [token z] token_path: is missing",
             "the configuration is wrong: nothing was attempted; see: osg-token-renewer check",
         ]

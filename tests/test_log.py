@@ -128,6 +128,14 @@ def test_a_path_that_is_not_utf_8_is_written_whatever_the_locale(configured: Hos
         assert lines[-1] == SUMMARY
 
 
+@pytest.mark.parametrize("journal", [False, True])
+def test_what_is_not_printable_in_a_path_or_an_argument_is_escaped(configured: Host, journal: bool) -> None:
+    configured.write_config(configured.config.read_text().replace("/missing/x", "/miss\x1b[2J\u202eing/x"))
+    assert any("/miss\\x1b[2J\\u202eing" in line for line in messages(configured, journal=journal))
+    (line,) = messages(configured, ["renew", "\x1b[31m\n<0>x"], journal=journal)[1:]
+    assert line.endswith("there is no [token \\x1b[31m\\n<0>x] in the configuration; see: osg-token-renewer status")
+
+
 def test_a_secret_of_the_configuration_is_in_no_message(configured: Host) -> None:
     for arguments in (["-v"], ["check"]):
         assert not any("hunter2" in line for line in messages(configured, arguments))

@@ -153,6 +153,8 @@ def test_secrets_may_be_sent_to(value: str) -> None:
         ("https://[::1/", "is not a URL"),
         ("https://issuer.example.org/a b", "white space"),
         ("https://issuer.example.org/\nHost: x", "white space"),
+        ("https://issuer.example.org/\0", "control characters"),
+        ("https://issuer.example.org/\x1b[2J", "control characters"),
     ],
 )
 def test_secrets_must_not_be_sent_to(value: str, problem: str) -> None:

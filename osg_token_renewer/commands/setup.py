@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from osg_token_renewer import __version__, config, directories, options, process, registration, trust
+from osg_token_renewer.commands.parser import Parser
 from osg_token_renewer.config import ini
 from osg_token_renewer.errors import ConfigError, Exit, Local, RenewerError, UsageError
 from osg_token_renewer.model import Account, Place, Problem, Secret, TokenSpec
@@ -30,18 +31,17 @@ from osg_token_renewer.options import SecretFile
 from osg_token_renewer.process import User
 from osg_token_renewer.sources import client_credentials, oidc_agent
 from osg_token_renewer.stop import ENDING
+from osg_token_renewer.text import escaped, line
 
 PROGRAM = "osg-token-renewer-setup"
+# Of what an issuer offers.
+_LONGEST_LIST = 4000
 TOKENS = "/etc/osg/tokens"
 log = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Register a client account at an issuer. What is needed and not given is asked for.",
-        allow_abbrev=False,
-    )
+def build_parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description="Register a client account at an issuer. What is needed and not given is asked for.")
     parser.add_argument("account", metavar="ACCOUNT", help="a name for the account")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
@@ -187,9 +187,9 @@ class _Setup:
         if known:
             print(f"[account {account}] is in the configuration already, at {known}: nothing was added to it.")
         elif self.args.write_config:
-            print(f"Wrote its section to {_write_section(account, text, main, self.args.service_user)}")
+            print(f"Wrote its section to {escaped(_write_section(account, text, main, self.args.service_user))}")
         else:
-            print(f"Add the following section to {main}:\n\n{text}")
+            print(f"Add the following section to {escaped(main)}:\n\n{text}")
         print(f"Then, where there is none yet, add a [token NAME] section with account = {account} and a token_path;")
         print("check it with: osg-token-renewer check; renew with: systemctl start osg-token-renewer.service")
 
@@ -213,7 +213,7 @@ class _Setup:
             log.warning("the issuer's metadata does not offer the device flow: registration may fail")
         scopes = metadata.get("scopes_supported")
         if self.args.scope is None and isinstance(scopes, list):
-            print("The issuer offers these scopes:", " ".join(str(scope) for scope in scopes if str(scope).isprintable()))
+            print("The issuer offers these scopes:", line(" ".join(map(str, scopes)), _LONGEST_LIST))
 
     def _issuer(self) -> str:
         issuer = self._asked("--issuer", self.args.issuer, "Issuer URL")
@@ -246,6 +246,8 @@ class _Setup:
         answer = input(f"{prompt} [{default}]: " if default else f"{prompt}: ").strip() or (default or "")
         if not answer and default is None:
             raise UsageError(f"{option}: is needed")
+        if not answer.isprintable():
+            raise UsageError(f"{option}: must not contain control characters")
         return answer
 
     @contextmanager
@@ -254,7 +256,7 @@ class _Setup:
         created = not os.path.exists(path) and self.args.create_pw_file
         if created:
             _write_private(path, secrets.token_urlsafe(32) + "\n", self.user)
-            print(f"Wrote a random password to {path}")
+            print(f"Wrote a random password to {escaped(path)}")
         try:
             yield Secret(SecretFile(path).first_line("password"))
         except BaseException:
@@ -276,7 +278,7 @@ class _Setup:
             # An earlier try got as far as this.
             return path
         _write_private(path, secret.reveal() + "\n", self.user)
-        print(f"Wrote the client secret to {path}")
+        print(f"Wrote the client secret to {escaped(path)}")
         return path
 
     def _warn_unless_readable(self, path: str) -> None:

@@ -90,12 +90,10 @@ def _sort(section: Section, reading: _Reading) -> None:
         return
     bad = options.bad_name(words[1])
     if bad:
-        reading.problem(section.place, bad, section.name)
+        # No token can use an account of such a name; the original does not look at what no token uses.
+        reading.problem(section.place, bad, section.name, warning=kind == "account")
         return
     named = reading.accounts if kind == "account" else reading.tokens
-    if words[1] in named:
-        # Written with other blanks; the same header in one file was found by the reader.
-        reading.problem(section.place, f"stands twice, first at {named[words[1]].place}", section.name)
     named[words[1]] = section
 
 

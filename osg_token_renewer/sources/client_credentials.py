@@ -114,18 +114,18 @@ class _Session:
         return base64.b64encode(_bytes(":".join(parts))).decode("ascii")
 
     def _secrets(self) -> tuple[str, ...]:
-        """All that was sent and that an issuer may echo, the longest first: one may be a part of another."""
-        sent = {self._secret, _encoded(self._secret), self._basic("basic"), self._basic("basic-encoded")}
-        return tuple(sorted(sent, key=len, reverse=True))
+        """All that was sent and that an issuer may echo."""
+        return self._secret, self._basic("basic"), self._basic("basic-encoded")
 
     def _token(self, answer: Answer) -> dict[str, Any]:
         if answer.status == 200:
             content = _json(answer)
             if content is None:
                 raise Unavailable(f"the issuer's answer is not JSON ({outside(answer.content_type, limit=60) or 'no type'})")
-            if isinstance(content.get("access_token"), str) and content["access_token"]:
+            if _holds_token(content):
                 return content
-            raise Unsuitable("the issuer's answer holds no access token")
+            if not _error(answer)[0]:
+                raise Unsuitable("the issuer's answer holds no access token")
         code, description = _error(answer)
         said = outside(": ".join(filter(None, (code, description))), hide=self._secrets())
         if 300 <= answer.status < 400:
@@ -133,7 +133,9 @@ class _Session:
                 "the issuer answered with a redirect, which is not followed because it would take the secret elsewhere",
                 f"check token_request_url of [account {self._account.name}]",
             )
-        if 400 <= answer.status < 500 and answer.status not in _PASSING and code not in _PASSING_ERRORS:
+        # Some issuers report an error with status 200.
+        lasting = answer.status == 200 or (400 <= answer.status < 500 and answer.status not in _PASSING)
+        if lasting and code not in _PASSING_ERRORS:
             what = f"the issuer refused the request: {said or f'HTTP status {answer.status}'}"
             raise Refused(what, f"check [account {self._account.name}] against the client's registration at the issuer")
         raise Unavailable(f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else ""))
@@ -159,12 +161,16 @@ def _json(answer: Answer) -> Optional[dict[str, Any]]:
 
 
 def _error(answer: Answer) -> tuple[str, str]:
-    """`error` and `error_description` of RFC 6749 section 5.2, empty where the answer has none."""
-    if answer.status == 200:
-        return "", ""
+    """`error` and `error_description` of RFC 6749 section 5.2, empty where the answer has none, or a token."""
     content = _json(answer) or {}
+    if answer.status == 200 and _holds_token(content):
+        return "", ""
     code, description = content.get("error"), content.get("error_description")
     return code if isinstance(code, str) else "", description if isinstance(description, str) else ""
+
+
+def _holds_token(content: Mapping[str, Any]) -> bool:
+    return isinstance(content.get("access_token"), str) and bool(content["access_token"])
 
 
 def _expiry(expires_in: object, asked_at: float) -> Optional[float]:

@@ -25,7 +25,7 @@ from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
 from osg_token_renewer.sources import account_file
 from osg_token_renewer.sources.base import Directories, Fetch, Fetched
-from osg_token_renewer.text import outside
+from osg_token_renewer.text import line, outside
 
 if TYPE_CHECKING:
     import subprocess
@@ -220,10 +220,7 @@ class _Session:
             done = self._ask(spec, "")
         if done.status != 0:
             raise failure(done, self._account.name)
-        # Token, issuer, and expiry in seconds since 1970 (0: unknown), a line each.
-        lines = [*done.stdout.splitlines(), "", "", ""]
-        expires_at = float(lines[2]) if re.fullmatch(r"[1-9][0-9]{0,10}", lines[2].strip()) else None
-        return Fetched(Secret(lines[0]), expires_at, lines[1].strip() or None)
+        return fetched(done.stdout)
 
     def _ask(self, spec: TokenSpec, default_scopes: str) -> Completed:
         argv = [self._program, "--all"]
@@ -235,6 +232,13 @@ class _Session:
         if spec.min_lifetime:
             argv.append(f"--time={spec.min_lifetime}")
         return _run([*argv, self._account.name], self._agent, self._account)
+
+
+def fetched(printed: str) -> Fetched:
+    """What `oidc-token --all` prints: token, issuer, and expiry in seconds since 1970 (0: unknown), a line each."""
+    token, issuer, expiry = [*printed.splitlines(), "", "", ""][:3]
+    expires_at = float(expiry) if re.fullmatch(r"\s*[1-9][0-9]{0,10}\s*", expiry, re.ASCII) else None
+    return Fetched(Secret(token), expires_at, line(issuer) or None)
 
 
 # What the programs print when they fail (4.2.6 and 5.3.3, several issuers), the first that fits; their exit status is always 1.

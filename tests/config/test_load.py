@@ -53,7 +53,7 @@ WRONG = [
     "config.d/10.ini:6: [token f] stands twice in this file, first in line 3",
     "config.ini:1: stands before any section",
     "config.ini:4: [account robot] colour: is not an option here and is ignored (warning)",
-    "config.ini:5: [account --help] a name must not begin with '-'",
+    "config.ini:5: [account --help] a name must not begin with '-' (warning)",
     "config.ini:7: [account probe] client_id: is missing",
     "config.ini:8: [account probe] token_request_url: must be https: plain http is only for this host's loopback",
     "config.ini:10: is neither a section, an option, nor a comment",

@@ -241,16 +241,29 @@ def test_a_credential_of_the_service_is_not_missed_outside_of_it(tmp_path: Path,
         ("[renewer robot]", "is not a section of this program; did you mean renewer?"),
         ("[account]", "must be [account NAME], the name without white space"),
         ("[token a b]", "must be [token NAME], the name without white space"),
-        ("[account --help]", "a name must not begin with '-'"),
+        ("[token --help]", "a name must not begin with '-'"),
         ("[token ../x]", "a name must not contain '/', nor be '.' or '..'"),
         ("[token a/b]", "a name must not contain '/', nor be '.' or '..'"),
         ("[token ..]", "a name must not contain '/', nor be '.' or '..'"),
-        ("[account a\u200bb]", "a name must not contain white space or control characters"),
-        ("[account a\x7fb]", "a name must not contain white space or control characters"),
+        ("[token a\u200bb]", "a name must not contain white space or control characters"),
+        ("[token a\x7fb]", "a name must not contain white space or control characters"),
     ],
 )
 def test_a_section_that_is_none_is_refused(tmp_path: Path, section: str, problem: str) -> None:
-    assert said(tmp_path, f"# comment\n{section}\n") == [f"2: {section} {problem}"]
+    shown = section.replace("\u200b", "\\u200b").replace("\x7f", "\\x7f")
+    assert said(tmp_path, f"# comment\n{section}\n") == [f"2: {shown} {problem}"]
+
+
+@pytest.mark.parametrize("name", ["--help", "a/b", ".."])
+def test_an_account_whose_name_no_token_can_give_is_a_warning(tmp_path: Path, name: str) -> None:
+    (warning,) = said(tmp_path, f"[account {name}]\n")
+    assert (warning.startswith(f"1: [account {name}] a name must not "), warning.endswith(" (warning)")) == (True, True)
+    assert not said(tmp_path, f"[account {name}]\n[token t]\naccount = {name}\ntoken_path = /t\n")[1].endswith(" (warning)")
+
+
+def test_a_title_of_a_section_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
+    (problem,) = said(tmp_path, f"[{'x' * 100_000}]\n")
+    assert len(problem) < 300
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,12 @@ def test_a_configured_way_is_the_only_one_tried(issuer: Issuer, auth: str, raw_b
     assert issuer.counts().token == 1
 
 
+def test_an_issuer_that_refuses_with_status_200_gets_them_encoded_too(issuer: Issuer) -> None:
+    client = issuer.add_client(client_secret=ODD)
+    issuer.fault(endpoint="token", times=1, status=200, body='{"error": "invalid_client"}')
+    assert issuer.verify(fetch(account_of(issuer, client)).text.reveal())["client_id"] == client.client_id
+
+
 def test_encoding_is_tried_only_where_it_makes_a_difference(issuer: Issuer, client: Client) -> None:
     with pytest.raises(Refused, match="invalid_client"):
         fetch(account_of(issuer, client, secret="wrong-but-plain_1.2"))
@@ -198,6 +204,11 @@ ANSWERS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ({"status": 200, "body": "{}"}, Unsuitable, "holds no access token"),
     ({"status": 200, "body": '{"access_token": ""}'}, Unsuitable, "holds no access token"),
     ({"status": 200, "body": '{"access_token": ["a"]}'}, Unsuitable, "holds no access token"),
+    # Some issuers say so even of an error.
+    ({"status": 200, "body": '{"error": "invalid_scope", "error_description": "none"}'}, Refused, "the request: invalid_scope: none"),
+    ({"status": 200, "body": '{"error": "slow_down"}'}, Unavailable, "HTTP status 200: slow_down"),
+    ({"status": 200, "body": '{"error": null}'}, Unsuitable, "holds no access token"),
+    ({"status": 302, "body": "", "headers": {"Location": "\u00e9"}}, Unavailable, "redirect, which is not followed"),
     ({"status": 200, "body": " " * (1024 * 1024 + 1)}, Unavailable, "more than 1024 KiB"),
     ({"status": 500, "body": "<h1>oops</h1>"}, Unavailable, "HTTP status 500$"),
     (
