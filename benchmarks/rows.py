@@ -465,7 +465,7 @@ def dead_issuer(world: World) -> Result:
     with_it: list[float] = []
     without: list[float] = []
     with dead() as url, latency(world, world.sizes.latency_ms):
-        ill, well = issuers(world, "ill", timeout, url), issuers(world, "well", timeout)
+        ill, well = issuers(world, "ill", url), issuers(world, "well")
         in_turn(rounds, lambda: with_it.append(last_good(*ill)), lambda: without.append(last_good(*well)))
     return Result(
         "dead-issuer",
@@ -485,13 +485,14 @@ def dead() -> Iterator[str]:
         yield f"https://localhost:{listener.getsockname()[1]}"
 
 
-def issuers(world: World, name: str, timeout: int, dead_url: str = "") -> tuple[Host, list[Wanted], int]:
+def issuers(world: World, name: str, dead_url: str = "") -> tuple[Host, list[Wanted], int]:
     """A host, its tokens that can be obtained, and how many can not. The accounts of the dead issuer come first in the configuration."""
     host, live = world.host(name), world.issuer
     good = [f"account{number}" for number in range((ISSUERS - 1) * ACCOUNTS_OF_ISSUER)]
     bad = [f"dead{number}" for number in range(ACCOUNTS_OF_ISSUER)] if dead_url else []
-    sections = [credentials(dead_url, live.ca_file, world.clients[0], account, timeout=timeout) for account in bad]
-    sections += [credentials(live.url, live.ca_file, client, account, timeout=timeout) for account, client in zip(good, cycled(world))]
+    sections = [credentials(dead_url, live.ca_file, world.clients[0], account, timeout=world.sizes.timeout) for account in bad]
+    # Who is alive has as long as it takes, however slow the machine.
+    sections += [credentials(live.url, live.ca_file, client, account) for account, client in zip(good, cycled(world))]
     tokens = wanted(host, good, TOKENS_OF_ACCOUNT)
     lost = wanted(host, bad, TOKENS_OF_ACCOUNT)
     write(host, [*sections, *map(section_of, [*lost, *tokens])])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, Optional
+from typing import Optional
 
 from osg_token_renewer import __version__, config, log
 from osg_token_renewer.commands import check, renew, status
+from osg_token_renewer.commands.parser import Parser
 from osg_token_renewer.errors import REPORT, ConfigError, Exit, RenewerError
+from osg_token_renewer.text import escaped
 
 COMMANDS = (renew, check, status)
 # What a standard output on a full disk says.
@@ -43,8 +44,8 @@ def setup_main(argv: Optional[Sequence[str]] = None) -> int:
     return _bounded(lambda: int(setup.run(args)))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def build_parser() -> Parser:
+    parser = Parser(
         prog="osg-token-renewer",
         description="Keeps bearer tokens in files fresh. With no command, renews the tokens that are due.",
     )
@@ -54,21 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     volume.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
     volume.add_argument("-q", "--quiet", action="store_const", const=1, default=0, help="only warnings and errors")
     parser.set_defaults(run=None)
-    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=_Parser)
+    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     for command in COMMANDS:
         command.add_parser(subparsers)
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """No abbreviated options: what a unit file or a cron line says must not change its meaning with a later option."""
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
 
 
 def _bounded(run: Callable[[], int]) -> int:
@@ -82,7 +72,7 @@ def _bounded(run: Callable[[], int]) -> int:
         _logger.error("the configuration is wrong: nothing was attempted; see: osg-token-renewer check")
         return error.exit_status
     except RenewerError as error:
-        _logger.error("%s", "; ".join(filter(None, (error.message, error.hint))))
+        _logger.error("%s", "; ".join(filter(None, (escaped(error.message), error.hint))))
         return error.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pwd
@@ -10,12 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional
 
+from osg_token_renewer.errors import Local
+from osg_token_renewer.process import User
+
 log = logging.getLogger(__name__)
 
 SERVICE_USER = "osg-token-svc"
 STATE = "/var/lib/osg-token-renewer"
 RUNTIME = "/run/osg-token-renewer"
 _NAME = "osg-token-renewer"
+# What the names of agents' directories begin with.
+AGENT = "osg-agent-"
 # sun_path of unix(7) has 108 bytes, and the socket's own part of the path needs some.
 _LONGEST_FOR_SOCKETS = 80
 
@@ -48,6 +54,58 @@ def running_as_root_beside_the_service() -> bool:
         return False
 
 
+def taken(descriptor: int) -> bool:
+    """Takes what the descriptor is of, for as long as any process has it: false if somebody else has taken it (flock(2))."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def private(parent: str, prefix: str, owner: Optional[User] = None) -> Iterator[tuple[str, int]]:
+    """A new directory that only this user (or `owner`) can enter, removed afterwards; and a descriptor of it.
+
+    While a process has the descriptor, `sweep` leaves the directory alone. Raises Local.
+    """
+    import shutil
+    import tempfile
+
+    try:
+        path = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    except OSError as error:
+        raise Local(f"no directory can be made in {parent}: {error.strerror}", "see runtime_dir") from error
+    mark = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        taken(mark)
+        if owner is not None:
+            os.chown(path, owner.uid, owner.gid)
+        yield path, mark
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(mark)
+
+
+def sweep(parent: str, prefix: str) -> None:
+    """Removes the private directories of programs that were killed, and whose agents have ended."""
+    import shutil
+
+    with os.scandir(parent) as entries:
+        left = [entry for entry in entries if entry.name.startswith(prefix)]
+    ours = [entry.path for entry in left if entry.stat(follow_symlinks=False).st_uid == os.geteuid()]
+    for path in ours:
+        try:
+            mark = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if taken(mark):
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(mark)
+
+
 @contextmanager
 def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
     """A directory that only this user can enter, and whether other runs find the same one (a lock is of use only there)."""
@@ -60,28 +118,29 @@ def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
     )
     for path in wanted:
         if path and _private(path):
+            sweep(path, AGENT)
             yield path, True
             return
         if path and path == configured:
             log.warning("runtime_dir %s is passed over: it must be this user's own, mode 0700, with a path of at most 80 bytes", path)
-    import shutil
     import tempfile
 
-    temporary = tempfile.mkdtemp(prefix=f"{_NAME}-")
-    try:
+    parent = tempfile.gettempdir()
+    sweep(parent, f"{_NAME}-")
+    with private(parent, f"{_NAME}-") as (temporary, _mark):
         yield temporary, False
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _private(path: str) -> bool:
-    """Whether the directory is there (made if need be), ours, closed to others, and short enough for sockets."""
+    """Whether the directory is there (made if need be), ours, closed to others, short enough for sockets, and has room for one."""
     if len(os.fsencode(path)) > _LONGEST_FOR_SOCKETS:
         return False
     try:
         made(path)
         status = os.lstat(path)
-    except OSError:
+        with private(path, AGENT):
+            pass
+    except (OSError, Local):
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 

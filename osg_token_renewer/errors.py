@@ -6,7 +6,8 @@ RenewerError
 ├── LockHeld               another run is at work                                         exit 1
 ├── HistoryError           the history cannot be used: never more than a warning
 └── Failure                one token could not be renewed: becomes a failed outcome
-    ├── Refused            a person must act: dead refresh token, wrong password, unknown account
+    ├── Refused            a person must act: wrong password, unknown account
+    │   └── DeadGrant      the refresh token is dead
     ├── Unavailable        try again later: network, 5xx, no answer in time
     │   ├── Unreachable    whoever asks the same issuer next will most likely fare no better: connection refused, 502, 503, 504
     │   │   └── TimedOut   no answer in time
@@ -86,6 +87,10 @@ class Failure(RenewerError):
 
 class Refused(Failure):
     reason = "refused"
+
+
+class DeadGrant(Refused):
+    pass
 
 
 class Unavailable(Failure):

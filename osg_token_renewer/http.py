@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from http.client import RemoteDisconnected
 from types import TracebackType
 from typing import Any, Optional
 from urllib.parse import urlsplit
@@ -57,7 +58,7 @@ class Client:
     def __init__(self, ca_file: Optional[str], timeout: float) -> None:
         self._trust = trust(ca_file)
         self._timeout = timeout
-        self._session = requests.Session()
+        self._session = _Session()
         self._connections = _Connections()
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, self._connections)
@@ -117,6 +118,12 @@ class Client:
                 _retry_after(response.headers, answered_at),
                 _clock_ahead(response.headers, asked_at, answered_at),
             )
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> Optional[str]:  # noqa: ARG002  (requests calls it so)
+        """None: requests would resolve a redirect even where it must not follow it, and fail on a Location that makes no sense."""
+        return None
 
 
 class _Connections(requests.adapters.HTTPAdapter):
@@ -260,7 +267,7 @@ def _translated(url: str, timeout: float) -> Iterator[None]:
         raise Unreachable(f"{where} cannot be reached: {_innermost(error)}", retry_after=0.0) from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         # requests lets some exceptions of urllib3 through: LocationParseError, for a host name with an empty label.
-        raise Unavailable(f"the request to {where} failed: {outside(str(error))}") from error
+        raise Unavailable(f"the request to {where} failed: {_innermost(error)}") from error
 
 
 def _tls_reason(error: BaseException) -> str:
@@ -271,15 +278,17 @@ def _tls_reason(error: BaseException) -> str:
     other_name = re.search(r"CertificateError\(\"(.*?)\"\)", text)
     if other_name:
         return outside(f"certificate verify failed: {other_name[1]}")
-    return outside(found[1] if found else text)
+    return outside(found[1]) if found else _innermost(error)
 
 
-def _innermost(error: BaseException) -> str:
+def _innermost(error: Optional[BaseException]) -> str:
     """'Connection refused' rather than the three wrappers around it."""
-    seen: Optional[BaseException] = error
+    last, seen = error, error
     while seen is not None:
         if isinstance(seen, OSError) and seen.strerror and not isinstance(seen, requests.exceptions.RequestException):
             return outside(seen.strerror)
-        reason = getattr(seen, "reason", None) or next(iter(seen.args), None)
+        last = seen
+        reason = getattr(seen, "reason", None) or next((inner for inner in seen.args if isinstance(inner, BaseException)), None)
         seen = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
-    return outside(str(error))
+    # What others say may quote the answer, and the answer what was sent.
+    return str(last) if isinstance(last, RemoteDisconnected) else type(last).__name__

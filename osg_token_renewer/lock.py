@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from osg_token_renewer import directories
 from osg_token_renewer.errors import LockHeld
+from osg_token_renewer.text import line
 
 
 @contextmanager
@@ -22,26 +22,20 @@ def held(path: str, wait: float, stopped: Callable[[], bool] = lambda: False) ->
     try:
         directories.owned_as_directory(descriptor, os.path.dirname(path))
         deadline = time.monotonic() + wait
-        while not _taken(descriptor):
+        while not directories.taken(descriptor):
             if time.monotonic() > deadline or stopped():
                 raise LockHeld(
                     f"another run is at work ({_holder(descriptor)}): nothing was attempted",
                     "wait for it to end: its own time limits bound it",
                 )
             time.sleep(0.1)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        # Who it is, for others to say: a full disk must not cost the lock.
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
         os.close(descriptor)
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder(descriptor: int) -> str:
@@ -50,7 +44,7 @@ def _holder(descriptor: int) -> str:
         return "unknown process"
     try:
         with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
-            command = file.read(200).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+            command = line(file.read(200).replace(b"\0", b" ").decode("utf-8", "replace"))
     except OSError:
         command = ""
     return f"process {int(pid)}" + (f", {command}" if command else "")

@@ -1,10 +1,14 @@
-"""Where messages go: stderr, one line each, with its priority when the journal reads it."""
+"""Where messages go: stderr, one line each, with its priority when the journal reads it and with its time in a file."""
 
 from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
+from collections.abc import Callable
+
+from osg_token_renewer.text import escaped, instant
 
 ROOT = "osg_token_renewer"
 
@@ -13,16 +17,19 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 
 class _Lines(logging.Formatter):
-    def __init__(self, journal: bool) -> None:
+    """What was not made harmless where it came in (a path, a name from the command line) is so where it goes out."""
+
+    def __init__(self, prefix: Callable[[logging.LogRecord], str], warn: bool) -> None:
         super().__init__("%(message)s")
-        self._journal = journal
+        self._prefix = prefix
+        self._warn = warn
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        if self._journal:
-            prefix = f"<{_PRIORITIES.get(record.levelno, 5)}>"
-            return "\n".join(prefix + line for line in text.split("\n"))
-        return f"warning: {text}" if record.levelno == logging.WARNING else text
+        if self._warn and record.levelno == logging.WARNING:
+            text = f"warning: {text}"
+        prefix = self._prefix(record)
+        return "\n".join(prefix + escaped(line) for line in text.split("\n"))
 
 
 class _Stderr(logging.Handler):
@@ -43,16 +50,25 @@ def set_up(verbosity: int) -> None:
     logger.setLevel({1: logging.DEBUG, 0: logging.INFO}.get(verbosity, logging.WARNING))
     logger.propagate = False
     handler = _Stderr()
-    handler.setFormatter(_Lines(read_by_journal()))
+    handler.setFormatter(_lines())
     logger.handlers = [handler]
+    # It would print what it cannot make sense of in an issuer's answer.
+    logging.getLogger("urllib3").propagate = False
+    logging.getLogger("urllib3").handlers = [logging.NullHandler()]
     # An exception within logging must not print the arguments of the call.
     logging.raiseExceptions = False
 
 
-def read_by_journal() -> bool:
-    """Whether stderr is connected to the journal: $JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+def _lines() -> _Lines:
+    """In the form that whatever stderr is connected to has use for."""
     try:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+        return _Lines(lambda _: "", warn=True)
+    # $JOURNAL_STREAM names the device and inode of what the journal reads (systemd.exec(5)).
+    if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
+        return _Lines(lambda record: f"<{_PRIORITIES.get(record.levelno, 5)}>", warn=False)
+    if stat.S_ISREG(status.st_mode):
+        # A log file: nobody else would say when it was.
+        return _Lines(lambda record: f"{instant(record.created)} ", warn=True)
+    return _Lines(lambda _: "", warn=True)

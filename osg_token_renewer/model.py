@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Optional
 
+from osg_token_renewer.text import escaped
+
+# Of a section's title, which the configuration does not limit.
+_LONGEST_SHOWN = 200
+
 
 class Secret:
     """A text that must not be shown: `str`, `repr` and format mask it, only `reveal` gives it."""
@@ -42,7 +47,8 @@ class Place(NamedTuple):
     line: Optional[int] = None
 
     def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}:{self.line}"
+        file = escaped(self.file)
+        return file if self.line is None else f"{file}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,13 @@ class Problem:
     @property
     def text(self) -> str:
         """Without the word that tells a warning from an error."""
-        where = f"[{self.section}] " if self.section else ""
+        where = f"[{_cut(self.section)}] " if self.section else ""
         which = f"{self.option}: " if self.option else ""
-        return f"{self.place}: {where}{which}{self.what}"
+        return escaped(f"{self.place}: {where}{which}{self.what}")
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ class TokenSpec:
     group: Optional[str] = None
     owner: Optional[str] = None
     enforce_claims: bool = False
+    remove_expired: bool = False
 
     @property
     def asked(self) -> str:
@@ -181,6 +192,16 @@ class TokenRecord:
     failures_in_row: int = 0
 
 
+@dataclass(frozen=True)
+class Rest:
+    """An account whose grant the issuer refused for good: asking again is of no use. `since` is in seconds since 1970."""
+
+    account: str
+    grant: str
+    since: float
+    message: str
+
+
 # Decisions and outcomes
 
 
@@ -229,7 +250,8 @@ class Outcome:
 
     `reason` is one word: the planner's for a fresh token, `Failure.reason` for a failed one. `expires_at` is that of the
     token that is now published, None when unknown or when there is none. `notes` are warnings about a token that was published;
-    `consequence` is what a failure means for the token's readers at that moment.
+    `consequence` is what a failure means for the token's readers at that moment. `dead_grant` is the account's grant
+    (`Source.grant`) that the issuer has refused for good.
     """
 
     spec: TokenSpec
@@ -242,3 +264,4 @@ class Outcome:
     notes: tuple[str, ...] = ()
     token: Optional[AccessToken] = None
     fingerprint: Optional[str] = None
+    dead_grant: Optional[str] = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -24,7 +25,6 @@ class Option:
     parse: Callable[[str], Any]
     default: Any = None
     required: bool = False
-    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class SecretFile:
     text: str
 
     @property
+    def is_credential(self) -> bool:
+        return self.text.startswith(CREDENTIAL)
+
+    @property
     def path(self) -> str:
         """Raises Local when the service manager handed over no credentials."""
-        if not self.text.startswith(CREDENTIAL):
+        if not self.is_credential:
             return self.text
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         name = self.text[len(CREDENTIAL) :]
@@ -73,7 +77,7 @@ def text(value: str) -> str:
 
 
 def secret(value: str) -> Secret:
-    return Secret(value)
+    return Secret(text(value))
 
 
 def words(value: str) -> tuple[str, ...]:
@@ -126,7 +130,10 @@ def count(value: str) -> int:
 def mode(value: str) -> int:
     if not re.fullmatch(r"[0-7]{3,4}", value):
         raise ValueError("must be an octal mode of three or four digits, as 0600")
-    return int(value, 8)
+    number = int(value, 8)
+    if number & stat.S_IWOTH:
+        raise ValueError("must not let others write")
+    return number
 
 
 def path(value: str) -> str:
@@ -155,8 +162,8 @@ def endpoint(value: str) -> str:
     """A URL that secrets may be sent to: https, or http to this host's loopback."""
     from urllib.parse import urlsplit
 
-    if any(c.isspace() for c in value):
-        raise ValueError("a URL must not contain white space")
+    if not value.isprintable() or any(c.isspace() for c in value):
+        raise ValueError("a URL must not contain white space or control characters")
     try:
         url = urlsplit(value)
         url.port  # noqa: B018  (raises ValueError when it is no number)

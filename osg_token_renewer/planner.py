@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Optional
 
 from osg_token_renewer.jwt import numeric_date
-from osg_token_renewer.model import AccessToken, Decision, Found, Published, TokenRecord, TokenSpec, Why
+from osg_token_renewer.model import AccessToken, Decision, Found, Published, Rest, TokenRecord, TokenSpec, Why
 from osg_token_renewer.text import duration
+
+# How long an account with a dead grant is not tried, in seconds.
+REST = 86400.0
 
 _UNUSABLE = {
     Found.NOTHING: Why.MISSING,
@@ -22,7 +25,8 @@ _UNUSABLE = {
 class Planned:
     """One token, what stands at its path, what the history knows of it, and whether it is due.
 
-    `expires_at` is when the published token expires, in seconds since 1970; None when nobody knows, or there is none.
+    `expires_at` is when the published token expires, in seconds since 1970; None when nobody knows, or there is none. `rest` says why its
+    account is not asked although the token is due.
     """
 
     spec: TokenSpec
@@ -30,6 +34,7 @@ class Planned:
     record: Optional[TokenRecord]
     decision: Decision
     expires_at: Optional[float]
+    rest: Optional[Rest] = None
 
 
 def plan(spec: TokenSpec, published: Published, record: Optional[TokenRecord], now: float, force: bool = False) -> Planned:
@@ -41,10 +46,11 @@ def decide(spec: TokenSpec, published: Published, record: Optional[TokenRecord],
     token = published.token
     if token is None:
         why = _UNUSABLE[published.found]
-        return Decision(why, published.problem or why.value)
+        return Decision(why, (published.problem or why.value) + _removed(spec, why, record, now))
     expires_at = expiry(published, record)
     if expires_at is not None and expires_at <= now:
-        return Decision(Why.EXPIRED, f"expired {duration(now - expires_at)} ago")
+        fate = ", to be removed if it cannot be renewed" if spec.remove_expired else ""
+        return Decision(Why.EXPIRED, f"expired {duration(now - expires_at)} ago{fate}")
     if force:
         return Decision(Why.FORCED, "forced")
     difference = _difference(spec, published, token, record)
@@ -60,6 +66,11 @@ def decide(spec: TokenSpec, published: Published, record: Optional[TokenRecord],
     return Decision(Why.FRESH, f"{duration(left)} left")
 
 
+def rests(rest: Optional[Rest], grant: Optional[str], now: float) -> bool:
+    """Whether an account still rests: until somebody has given it another grant, or a day has passed."""
+    return rest is not None and rest.grant == grant and 0 <= now - rest.since < REST
+
+
 def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[float]:
     """When the published token expires: its own `exp`, else what was said when this very token was obtained."""
     token = published.token
@@ -68,6 +79,17 @@ def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[floa
     if token.claims is not None and numeric_date(token.claims, "exp") is not None:
         return token.expires_at
     return record.expires_at if _about(record, published) and record else None
+
+
+def to_be_removed(planned: Planned, now: float) -> bool:
+    """Whether the published token, which could not be renewed, is to be taken away: it has no life left, and is not to be kept then."""
+    return planned.spec.remove_expired and planned.expires_at is not None and planned.expires_at <= now
+
+
+def _removed(spec: TokenSpec, why: Why, record: Optional[TokenRecord], now: float) -> str:
+    """What a missing file may be missing for."""
+    known = record.expires_at if record is not None and spec.remove_expired and why is Why.MISSING else None
+    return f": the last token expired {duration(now - known)} ago, and on_expiry is remove" if known is not None and known <= now else ""
 
 
 def _difference(spec: TokenSpec, published: Published, token: AccessToken, record: Optional[TokenRecord]) -> Optional[str]:

@@ -10,8 +10,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
@@ -77,13 +77,15 @@ def start(
     argv: Sequence[str],
     env: Mapping[str, str],
     *,
+    stdin: Optional[int] = None,
     output: Optional[str] = None,
     pass_fds: Sequence[int] = (),
     user: Optional[User] = None,
 ) -> Running:
     """A running subprocess, leader of its own session; the caller must `end` it. Raises ProgramMissing or Local.
 
-    `output` is a file that both its outputs are written to; by default each has a pipe of its own.
+    `stdin` is a descriptor, by default there is nothing to read; `output` is a file that both its outputs are written to, by default each
+    has a pipe of its own.
     """
     # Imported where it is used: a run with nothing due starts no process, and must not pay for being able to.
     import subprocess
@@ -91,13 +93,13 @@ def start(
     try:
         alive, held = os.pipe()
     except OSError as error:
-        raise Local(f"{argv[0]} could not be started: {error.strerror}") from error
+        raise _not_started(argv, error) from error
     try:
         with open(output, "wb") if output else nullcontext(subprocess.PIPE) as target:
             process = subprocess.Popen(
                 list(argv),
                 env=dict(env),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=target,
                 stderr=target,
                 pass_fds=(*pass_fds, held),
@@ -112,12 +114,32 @@ def start(
             )
     except OSError as error:
         os.close(alive)
-        if isinstance(error, FileNotFoundError):
-            raise ProgramMissing(f"{argv[0]} is not installed") from error
-        raise Local(f"{argv[0]} could not be started: {error.strerror}") from error
+        raise _not_started(argv, error) from error
     finally:
         os.close(held)
     return Running(process, alive)
+
+
+def _not_started(argv: Sequence[str], error: OSError) -> Local:
+    if isinstance(error, FileNotFoundError):
+        return ProgramMissing(f"{argv[0]} is not installed")
+    # Its own file, or the one for its output.
+    about = f"{error.filename}: " if error.filename not in (None, argv[0]) else ""
+    return Local(f"{argv[0]} could not be started: {about}{error.strerror}")
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """The two ends of a pipe, to read from and to write to; raises Local."""
+    try:
+        ends = os.pipe()
+    except OSError as error:
+        raise Local(f"no pipe can be made: {error.strerror}") from error
+    try:
+        yield ends
+    finally:
+        for descriptor in ends:
+            os.close(descriptor)
 
 
 def run(

@@ -9,17 +9,21 @@ import errno
 import grp
 import os
 import pwd
+import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Optional
 
-from osg_token_renewer import jwt
+from osg_token_renewer import directories, jwt, trust
+from osg_token_renewer.directories import pwd_name
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import AccessToken, Found, Published, TokenSpec
 
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp", re.DOTALL)
+_ELSEWHERE = "remove it, or choose another token_path"
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a directory"),
@@ -32,17 +36,20 @@ _KINDS = (
 
 def read(spec: TokenSpec) -> Published:
     """What stands at the token's path; never raises."""
-    path = spec.path
+    return _read(spec, spec.path, None)
+
+
+def _read(spec: TokenSpec, path: str, directory: Optional[int]) -> Published:
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return Published(Found.NOTHING, "no file")
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             # A circle of symbolic links on the way to the file is ELOOP too.
             with suppress(OSError):
-                return _not_a_file(os.lstat(path))
+                return _not_a_file(os.stat(path, dir_fd=directory, follow_symlinks=False))
         return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
     try:
         status = os.fstat(descriptor)
@@ -96,6 +103,26 @@ def publish(spec: TokenSpec, token: AccessToken) -> tuple[str, ...]:
     return ()
 
 
+def remove(spec: TokenSpec, published: Published) -> None:
+    """Takes the token away that was read as `published`.
+
+    Raises Local when it stays: it is another by now, it belongs to somebody else, or the file system does not let it.
+    """
+    directory, name = os.path.split(spec.path)
+    with _opened(directory) as descriptor:
+        if _read(spec, name, descriptor).fingerprint != published.fingerprint:
+            raise Local(f"{spec.path} is another by now")
+        try:
+            owner = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_uid
+            if owner not in (os.geteuid(), _ids(spec)[0]):
+                raise Local(f"{spec.path} belongs to {pwd_name(owner)}")
+            os.unlink(name, dir_fd=descriptor)
+        except OSError as error:
+            raise Local(f"{spec.path} cannot be removed: {error.strerror}") from error
+        with suppress(OSError):
+            os.fsync(descriptor)
+
+
 @dataclass(frozen=True)
 class _Attributes:
     """What the new file is to have; None leaves it as it is created."""
@@ -126,7 +153,8 @@ def _attributes(spec: TokenSpec, old: Optional[os.stat_result]) -> _Attributes:
     if old is not None:
         uid = old.st_uid if uid is None else uid
         gid = old.st_gid if gid is None else gid
-    mode = spec.mode if spec.mode is not None else 0o600 if old is None else stat.S_IMODE(old.st_mode)
+    # What everyone could write to would not stay a token for long.
+    mode = spec.mode if spec.mode is not None else 0o600 if old is None else stat.S_IMODE(old.st_mode) & ~stat.S_IWOTH
     return _Attributes(mode, uid, gid)
 
 
@@ -181,7 +209,11 @@ def _opened(directory: str) -> Iterator[int]:
 
 
 def _place(spec: TokenSpec, directory: int) -> Optional[os.stat_result]:
-    """What stands at the path now, None if nothing; raises Local if it is not a regular file."""
+    """What stands at the path now, None if nothing; raises Local if it is not a regular file, or others may put there what they like."""
+    shared = os.fstat(directory)
+    if trust.open_to_all(shared):
+        where = os.path.dirname(spec.path)
+        raise Local(f"others can write to the directory {where}", f"chmod o-w {where}, or chmod +t {where}")
     try:
         status = os.stat(os.path.basename(spec.path), dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -189,26 +221,63 @@ def _place(spec: TokenSpec, directory: int) -> Optional[os.stat_result]:
     except OSError as error:
         raise Local(f"{spec.path} cannot be looked at: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise Local(f"{spec.path} is {_kind(status)}, not a file", "remove it, or choose another token_path")
+        raise Local(f"{spec.path} is {_kind(status)}, not a file", _ELSEWHERE)
+    if shared.st_mode & stat.S_IWOTH and not trust.user(status.st_uid) and status.st_uid != _ids(spec)[0]:
+        raise Local(f"{spec.path} belongs to {pwd_name(status.st_uid)}, in a directory that everyone can write to", _ELSEWHERE)
     return status
 
 
 @contextmanager
 def _temporary(directory: int, path: str, name: str) -> Iterator[tuple[str, int]]:
     """A new file beside the one to be replaced, and its descriptor; gone afterwards unless it was given that one's name."""
-    # Hidden, and cut so that it is a legal name where `name` is: the limit of 255 is in bytes.
-    temporary = f".{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(8)}.tmp"
+    temporary = f".{_cut(name)}.{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         file = os.open(temporary, flags, 0o600, dir_fd=directory)
     except OSError as error:
         raise _not_writable(path, error.errno) from error
     try:
+        # Another run can tell it from one that was left behind.
+        directories.taken(file)
         yield temporary, file
+    except BaseException:
+        # Whoever lost the permission to remove the file can still take its content away.
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+        raise
     finally:
         os.close(file)
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
+
+
+def sweep(paths: Iterable[str]) -> None:
+    """Removes the temporary files that a program left which was killed while it published at these paths."""
+    names: dict[str, set[str]] = {}
+    for path in paths:
+        directory, name = os.path.split(path)
+        names.setdefault(directory, set()).add(_cut(name))
+    for directory, cut in names.items():
+        with suppress(OSError), os.scandir(directory) as entries:
+            left = [entry for entry in entries if (found := _TEMPORARY.fullmatch(entry.name)) and found[1] in cut]
+            for entry in left:
+                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                    _remove_abandoned(entry.path)
+
+
+def _remove_abandoned(path: str) -> None:
+    """Removes a file unless a process has taken it."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if directories.taken(file):
+            os.unlink(path)
+    finally:
+        os.close(file)
+
+
+def _cut(name: str) -> str:
+    """So that with more around it, it is a legal name where `name` is: the limit of 255 is in bytes."""
+    return os.fsdecode(os.fsencode(name)[:200])
 
 
 def _write(file: int, content: bytes) -> None:

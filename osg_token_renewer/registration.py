@@ -18,17 +18,22 @@ from osg_token_renewer import process
 from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.process import Completed, User
-from osg_token_renewer.sources import client_credentials, oidc_agent, oidc_files
-from osg_token_renewer.text import outside
+from osg_token_renewer.sources import account_file, client_credentials, oidc_agent
+from osg_token_renewer.sources.base import Directories
+from osg_token_renewer.text import OUTSIDE_LIMIT, line, outside
 
 # The authorization server of the device flow ends the wait (RFC 8628 section 3.2, expires_in); this bounds an oidc-gen that hangs then.
 LONGEST_WAIT = 3600.0
 # Before there is a code to show: discovery, registration and device authorization.
 _REQUESTS_BEFORE_CODE = 3
+# How many requests a run may have to finish before it lets go of an account.
+_IN_USE = 3
 # One of those that oidc-agent registers by itself; a given client must have it.
 REDIRECT_URI = "http://localhost:4242"
 
-_CODE = re.compile(r"visit:\s*\n\s*(\S+)(?:.*?enter the code:\s*(\S+))?", re.DOTALL)
+# Of the address that a person is to visit.
+_LONGEST_ADDRESS = 2000
+_CODE = re.compile(r"visit:[^\S\n]*\n\s*(\S+)(?:.*?enter the code:\s*(\S+))?", re.DOTALL)
 # What oidc-gen says around the issuer's own words when it could not register a client.
 _REGISTRATION_NOISE = re.compile(
     r"The following error occurred during dynamic client registration:\s*|"
@@ -72,7 +77,7 @@ def register(request: Request, directory: str, user: Optional[User], timeout: fl
     `timeout` bounds each request, the person has as long as the issuer's code lives. `user`, if given, is whom oidc-agent runs as.
     """
     refuse_existing(request.account, user)
-    where = account_file(request.account, user)
+    where = account_file.path(request.account, user)
     argv = [f"--iss={request.issuer}", f"--scope={request.scope}"]
     if request.audience:
         argv.append(f"--aud={request.audience}")
@@ -95,7 +100,7 @@ def register(request: Request, directory: str, user: Optional[User], timeout: fl
 
 def refuse_existing(account: str, user: Optional[User]) -> None:
     """Raises Local when there is such an account: its refresh token must not be lost by accident."""
-    where = account_file(account, user)
+    where = account_file.path(account, user)
     if os.path.exists(where):
         again = f"osg-token-renewer-setup --reauthenticate {account}"
         raise Local(f"there is an account {account} already ({where})", f"for a new login: {again}; to start over: remove that file")
@@ -103,14 +108,10 @@ def refuse_existing(account: str, user: Optional[User]) -> None:
 
 def reauthenticate(request: Request, directory: str, user: Optional[User], timeout: float, show: Show) -> None:
     """Gives an existing account a new refresh token; raises a Failure, and then leaves the account as it was."""
-    if not os.path.exists(account_file(request.account, user)):
-        raise Refused(f"there is no account {request.account} to log in again", f"run: osg-token-renewer-setup {request.account}")
-    _generate(request, ["--reauthenticate"], [], directory, user, timeout, show)
-
-
-def account_file(account: str, user: Optional[User]) -> str:
-    """Where oidc-agent keeps an account of this user."""
-    return os.path.join(oidc_files.directory(user), account)
+    with account_file.held(account_file.path(request.account, user), request.account, _IN_USE * timeout) as held:
+        if held is None:
+            raise Refused(f"there is no account {request.account} to log in again", f"run: osg-token-renewer-setup {request.account}")
+        _generate(request, ["--reauthenticate"], [], directory, user, timeout, show)
 
 
 def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, A
 
 def prove(account: Account, spec: TokenSpec) -> None:
     """Asks for one token by client credentials, and drops it; raises a Failure."""
-    with client_credentials.session(account, "") as fetch:
+    with client_credentials.session(account, Directories("", "")) as fetch:
         fetch(spec)
 
 
@@ -152,11 +153,11 @@ def _generate(
     shown: list[str] = []
 
     def watch(printed: str) -> Optional[float]:
-        found = _CODE.search(printed)
-        if shown or not found or not _AFTER_CODE.search(printed):
+        found = None if shown else address_and_code(printed)
+        if found is None:
             return None
-        shown.append(found[1])
-        show(outside(found[1]), outside(found[2] or ""))
+        shown.append(found[0])
+        show(*found)
         return request.longest_wait
 
     with oidc_agent.agent(directory, user) as agent, _in_memory(request.password.reveal() + "\n") as password:
@@ -168,15 +169,24 @@ def _generate(
             raise TimedOut("the issuer did not answer in time" if not shown else "the authorization did not end", None) from error
     # What it prints is not always what happened (it says "accepted" when the user denied): its exit status is.
     if done.status != 0:
-        raise _failure(done, request, bool(shown))
+        raise failure(done, request, bool(shown))
 
 
-def _failure(done: Completed, request: Request, shown: bool) -> Failure:
+def address_and_code(printed: str) -> Optional[tuple[str, str]]:
+    """What oidc-gen wants to show the person: where to go, and which code to enter there; None while it is not all printed."""
+    found = _CODE.search(printed)
+    if not found or not _AFTER_CODE.search(printed):
+        return None
+    return line(found[1], _LONGEST_ADDRESS), line(found[2] or "")
+
+
+def failure(done: Completed, request: Request, shown: bool) -> Failure:
     """What oidc-gen says after the QR code that it may have shown, but for the client configuration that it may print: a secret."""
     lines = done.stderr.splitlines()
     since = max((number + 1 for number, line in enumerate(lines) if "\x1b[" in line), default=0)
     words = [re.sub(r"^Error:\s*", "", line) for line in lines[since:] if line.strip() and line[0] not in '{}"\t ']
-    said = " ".join(words)
+    secrets = [request.password, *([request.client.client_secret] if request.client else [])]
+    said = outside(" ".join(words), (secret.reveal() for secret in secrets), limit=10 * OUTSIDE_LIMIT)
     again = f"run it again: osg-token-renewer-setup {request.account}"
     if shown and "access_denied" in said:
         return Refused("the authorization was denied", again)

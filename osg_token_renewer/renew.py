@@ -6,16 +6,17 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Optional
+from itertools import chain
+from typing import Optional, TypeVar
 
 from osg_token_renewer import directories, lock, planner, publisher
-from osg_token_renewer.errors import HistoryError, UsageError
+from osg_token_renewer.errors import DeadGrant, HistoryError, Local, UsageError
 from osg_token_renewer.history import History
 from osg_token_renewer.history.store import DamagedError
-from osg_token_renewer.model import Config, Found, Outcome, State, TokenRecord, TokenSpec
+from osg_token_renewer.model import Account, Config, Found, Outcome, Rest, State
 from osg_token_renewer.planner import Planned
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration
@@ -25,10 +26,27 @@ log = logging.getLogger(__name__)
 # How long a second run waits for the first before it says so and leaves.
 LOCK_WAIT = 10.0
 
+T = TypeVar("T")
 
-def plan(specs: Sequence[TokenSpec], records: Mapping[str, TokenRecord], now: float, force: bool = False) -> list[Planned]:
-    """What is to be done about each token."""
-    return [planner.plan(spec, publisher.read(spec), records.get(spec.name), now, force) for spec in specs]
+
+def plan(config: Config, memory: History, now: float, force: bool = False, level: int = logging.WARNING) -> list[Planned]:
+    """What is to be done about each token; a history that cannot be read is a message of that level and nothing more."""
+    records = _remembered(memory.records, level)
+    planned = [planner.plan(spec, publisher.read(spec), records.get(spec.name), now, force) for spec in config.tokens]
+    if force or not any(each.decision.due for each in planned):
+        return planned
+    resting = {
+        name: rest
+        for name, rest in _remembered(memory.rests, logging.DEBUG).items()
+        if name in config.accounts and planner.rests(rest, _grant(config.accounts[name]), now)
+    }
+    return [replace(each, rest=resting.get(each.spec.account) if each.decision.due else None) for each in planned]
+
+
+def _grant(account: Account) -> Optional[str]:
+    from osg_token_renewer.all_sources import SOURCES
+
+    return SOURCES[account.source].grant(account)
 
 
 def selected(config: Config, names: Sequence[str]) -> Config:
@@ -44,10 +62,9 @@ def history(config: Config) -> History:
     return History(directories.state(config.options.state_dir))
 
 
-def remembered(history: History, level: int = logging.WARNING) -> dict[str, TokenRecord]:
-    """The history's records; a history that cannot be read is a message of that level and nothing more."""
+def _remembered(query: Callable[[], dict[str, T]], level: int) -> dict[str, T]:
     try:
-        return history.records()
+        return query()
     except DamagedError as error:
         log.log(level, "the history is damaged (%s): it starts anew with the next renewal", error)
     except HistoryError as error:
@@ -65,7 +82,7 @@ class Run:
         self._history = history(config)
 
     def plan(self) -> list[Planned]:
-        return self._plan(self._config.tokens, logging.WARNING)
+        return plan(self._config, self._history, time.time(), self._force)
 
     def outcomes(self, planned: Sequence[Planned]) -> Iterator[Outcome]:
         """One outcome for each planned token: the fresh ones first, the others as they come.
@@ -78,20 +95,18 @@ class Run:
             return
         done: list[Outcome] = []
         with ExitStack() as stack:
-            directory = self._enter(stack)
+            sockets = self._enter(stack)
+            publisher.sweep([each.spec.path for each in due])
             # Another run may have done meanwhile what this one wants to do.
-            due = self._plan([each.spec for each in due], logging.DEBUG)
+            still = replace(self._config, tokens=tuple(each.spec for each in due))
+            due = plan(still, self._history, time.time(), self._force, logging.DEBUG)
             yield from (_fresh(each) for each in due if not each.decision.due)
-            due = [each for each in due if each.decision.due]
             try:
-                for outcome in self._run(due, directory):
+                for outcome in self._run([each for each in due if each.decision.due], sockets):
                     done.append(outcome)
                     yield outcome
             finally:
                 self._record(done)
-
-    def _plan(self, specs: Sequence[TokenSpec], level: int) -> list[Planned]:
-        return plan(specs, remembered(self._history, level), time.time(), self._force)
 
     def _enter(self, stack: ExitStack) -> str:
         """Takes the lock; returns the directory for sockets.
@@ -115,22 +130,24 @@ class Run:
             return False
         return True
 
-    def _run(self, due: Sequence[Planned], directory: str) -> Iterator[Outcome]:
+    def _run(self, due: Sequence[Planned], sockets: str) -> Iterator[Outcome]:
         from osg_token_renewer import runner
+        from osg_token_renewer.sources.base import Directories
 
+        before = {each.spec.name: each for each in due}
         for each in due:
             log.debug("token %s: due: %s", each.spec.name, each.decision.text)
-        before = {each.spec.name: each for each in due}
         outcomes = runner.run(
-            [each.spec for each in _most_urgent_first(due)],
+            [each.spec for each in _most_urgent_first(due) if each.rest is None],
             self._config.accounts,
-            directory=directory,
+            where=Directories(sockets, directories.state(self._config.options.state_dir)),
             configured_workers=self._config.options.workers,
             stop=self._stop,
             run_timeout=self._config.options.run_timeout,
             known_issuers={each.spec.account: issuer for each in due if (issuer := _issuer(each))},
         )
-        for outcome in outcomes:
+        now = time.time()
+        for outcome in chain((_resting(each, each.rest, now) for each in due if each.rest), outcomes):
             yield _with_consequence(outcome, before[outcome.spec.name], time.time())
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
@@ -166,11 +183,25 @@ def _fresh(each: Planned) -> Outcome:
     return Outcome(each.spec, State.FRESH, each.decision.why.value, each.decision.text, expires_at=each.expires_at)
 
 
+def _resting(each: Planned, rest: Rest, now: float) -> Outcome:
+    message = f"account {rest.account} was not asked again, {duration(now - rest.since)} after {rest.message}"
+    again = f"run: osg-token-renewer-setup --reauthenticate {rest.account}; to ask all the same: osg-token-renewer renew --force"
+    return Outcome(each.spec, State.FAILED, DeadGrant.reason, message, again)
+
+
 def _with_consequence(outcome: Outcome, planned: Planned, now: float) -> Outcome:
-    """A failed outcome, with what it means for those who read the token."""
+    """A failed outcome, with what it means for those who read the token; if it expired, that may be that it is taken away."""
     if outcome.state is not State.FAILED:
         return outcome
     expires_at = planned.expires_at
+    stays = ""
+    if planner.to_be_removed(planned, now):
+        try:
+            publisher.remove(planned.spec, planned.published)
+        except Local as error:
+            stays = f" and stays: {error.message}"
+        else:
+            return replace(outcome, consequence="the expired token was removed", expires_at=None)
     if planned.published.found is Found.UNREADABLE:
         meaning = "the published token cannot be read"
     elif planned.published.token is None:
@@ -178,7 +209,7 @@ def _with_consequence(outcome: Outcome, planned: Planned, now: float) -> Outcome
     elif expires_at is None:
         meaning = "the published token stays"
     elif expires_at <= now:
-        meaning = f"the published token expired {duration(now - expires_at)} ago"
+        meaning = f"the published token expired {duration(now - expires_at)} ago{stays}"
     else:
         meaning = f"the published token is valid for {duration(expires_at - now)} more"
     return replace(outcome, consequence=meaning, expires_at=expires_at)

@@ -18,9 +18,9 @@ from typing import NamedTuple, Optional
 from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.attempts import Asking, Issuer, Limits
-from osg_token_renewer.errors import REPORT, CutOff, Failure, NotAsked, Stopped, TimedOut, Unavailable, Unsuitable
+from osg_token_renewer.errors import REPORT, CutOff, DeadGrant, Failure, NotAsked, Stopped, TimedOut, Unavailable, Unsuitable
 from osg_token_renewer.model import BUG, AccessToken, Account, Options, Outcome, State, TokenSpec
-from osg_token_renewer.sources.base import Fetch, Fetched
+from osg_token_renewer.sources.base import Directories, Fetch, Fetched
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration, plural
 
@@ -59,7 +59,7 @@ def run(
     due: Sequence[TokenSpec],
     accounts: Mapping[str, Account],
     *,
-    directory: str,
+    where: Directories,
     configured_workers: Optional[int],
     stop: Stop,
     run_timeout: float = Options.run_timeout,
@@ -67,14 +67,13 @@ def run(
 ) -> Iterator[Outcome]:
     """Obtains and publishes each token; yields one outcome for each, as they come, within `run_timeout` seconds and LINGER.
 
-    `directory` is where sessions may keep sockets. `known_issuers` are those of accounts' last tokens. Closing the iterator early
-    asks the lanes to stop and waits for them.
+    `known_issuers` are those of accounts' last tokens. Closing the iterator early asks the lanes to stop and waits for them.
     """
     at_once = configured_workers or AT_ONCE
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     abandoned = threading.Event()
     limits = Limits(run_timeout, lambda: stop.requested() or abandoned.is_set(), known_issuers or {})
-    every = [_Lane(account, batches, directory, outcomes.put, limits) for account, batches in lanes(due, accounts, at_once)]
+    every = [_Lane(account, batches, where, outcomes.put, limits) for account, batches in lanes(due, accounts, at_once)]
     threads = _start(every, at_once)
     end = time.monotonic() + run_timeout + min(LINGER, run_timeout)
     left = {id(spec): spec for spec in due}
@@ -135,16 +134,19 @@ class _Waiting(NamedTuple):
 class _Lane:
     """One outcome for each token, whatever happens."""
 
-    def __init__(self, account: Account, batches: Sequence[Batch], directory: str, put: Callable[[Outcome], None], limits: Limits) -> None:
+    def __init__(
+        self, account: Account, batches: Sequence[Batch], where: Directories, put: Callable[[Outcome], None], limits: Limits
+    ) -> None:
         self.account = account
         self.cut_off = False
         self._batches = batches
-        self._directory = directory
+        self._where = where
         self._put = put
         self._limits = limits
         # By identity: whatever the tokens are called, each has its outcome.
         self._left = {id(spec): spec for batch in batches for spec in batch}
         self._waiting: list[_Waiting] = []
+        self._grant: Optional[str] = None
 
     def run(self) -> None:
         try:
@@ -154,8 +156,8 @@ class _Lane:
             # Anything else would end this thread, and nothing but it.
             bug = type(error).__name__
             # Where, but not the exception's text: it may hold a secret.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("account %s: a bug in this program: %s\n%s", self.account.name, bug, where)
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            log.error("account %s: a bug in this program: %s\n%s", self.account.name, bug, stack)
             for spec in list(self._left.values()):
                 self._done(Outcome(spec, State.FAILED, BUG, f"a bug in this program ({bug})", REPORT))
 
@@ -165,7 +167,7 @@ class _Lane:
 
     def _fail(self, specs: Sequence[TokenSpec], failure: Failure) -> None:
         for spec in specs:
-            self._done(_failed(spec, failure))
+            self._done(_failed(spec, failure, self._grant))
 
     def _obtain(self) -> None:
         """Opens the account, and asks for what is left of each batch, until something ends the lane."""
@@ -177,10 +179,12 @@ class _Lane:
                 return
             self._limits.check()
             name, source = self.account.name, SOURCES[self.account.source]
+            # Before it is used: what somebody may have given the account meanwhile is another one.
+            self._grant = source.grant(self.account)
             log.debug("account %s: opening it as %s, for %s", name, source.NAME, plural(len(self._left), "token"))
             with ExitStack() as stack:
                 asking = Asking(self._limits, self.account)
-                fetch = asking.persistently(lambda: stack.enter_context(source.session(self.account, self._directory, asking.begin)))
+                fetch = asking.persistently(lambda: stack.enter_context(source.session(self.account, self._where, asking.begin)))
                 for batch in self._batches:
                     wanted = [spec for spec in batch if id(spec) in self._left]
                     if wanted:
@@ -241,8 +245,8 @@ class _Lane:
 
 
 def _ends_lane(failure: Failure) -> bool:
-    """Who did not answer will not answer the next request either, and who wants to be left alone is."""
-    return isinstance(failure, (TimedOut, NotAsked, Stopped)) or bool(isinstance(failure, Unavailable) and failure.retry_after)
+    """The next token of the account would fare no better; and who wants to be left alone is."""
+    return isinstance(failure, (TimedOut, NotAsked, Stopped, DeadGrant)) or bool(isinstance(failure, Unavailable) and failure.retry_after)
 
 
 def _no_place(spec: TokenSpec) -> Optional[Failure]:
@@ -286,6 +290,7 @@ def _published(spec: TokenSpec, token: AccessToken) -> Outcome:
     )
 
 
-def _failed(spec: TokenSpec, failure: Failure) -> Outcome:
+def _failed(spec: TokenSpec, failure: Failure, grant: Optional[str] = None) -> Outcome:
     hint = failure.hint or (_LATER if isinstance(failure, Unavailable) else None)
-    return Outcome(spec, State.FAILED, failure.reason, failure.message, hint)
+    dead = grant if isinstance(failure, DeadGrant) else None
+    return Outcome(spec, State.FAILED, failure.reason, failure.message, hint, dead_grant=dead)

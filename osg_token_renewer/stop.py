@@ -27,11 +27,13 @@ def on_signals(stop: Stop) -> Iterator[None]:
     """The signals that end a program ask to stop instead of ending the process where it stands."""
 
     def handle(number: int, _frame: object) -> None:
-        if not stop.requested():
+        first = not stop.requested()
+        # Before it is said: whoever reads it may rely on it.
+        stop.signal = number
+        if first:
             # Not by way of logging: the signal may have come in the middle of it.
             with suppress(OSError):
                 os.write(2, b"stopping: requests under way are let finish first\n")
-        stop.signal = number
 
     before = {number: signal.signal(number, handle) for number in ENDING}
     try:

@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 
 OUTSIDE_LIMIT = 300
-
 
 # A JWT, and what is as long and as dense as a token: an issuer may quote in its error what it was sent.
 _TOKEN_LIKE = re.compile(r"\bey[\w-]{8,}(?:\.[\w-]*){1,4}|[\w~+-]{40,}=*", re.ASCII)
 
 
+# What is shorter may be a part of any word.
+_DENSE = 8
+_URL_SAFE = str.maketrans("+/", "-_")
+
+
 def outside(text: str, hide: Iterable[str] = (), limit: int = OUTSIDE_LIMIT) -> str:
     """Foreign text (an issuer's error, a subprocess's stderr) as one bounded line of printable characters.
 
-    Control and format characters, bidirectional marks and line breaks become blanks; each string in `hide`
-    (secrets that the other side may echo) and whatever looks like a token is masked before anything is cut off.
+    Control and format characters, bidirectional marks and line breaks become blanks; each string in `hide` (secrets that the other
+    side may echo, as they are or encoded) and whatever looks like a token is masked before anything is cut off.
     """
+    # The longest first: one may be a part of another.
+    for form in sorted({form for secret in hide for form in _forms(secret)}, key=len, reverse=True):
+        text = text.replace(form, "***")
+    return line(_TOKEN_LIKE.sub("***", text), limit)
+
+
+def line(text: str, limit: int = OUTSIDE_LIMIT) -> str:
+    """Foreign text that holds no secret (an address that a person is to visit), with the same limits."""
+    # What would not be shown need not be looked at, were it a megabyte; blanks may yet be taken out of it.
     text = text[: limit * 50]
-    for secret in hide:
-        if secret:
-            text = text.replace(secret, "***")
-    text = _TOKEN_LIKE.sub("***", text)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def escaped(text: str) -> str:
+    """Text that must stay recognisable (a path, the name of a section): what is not printable becomes a backslash escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """How a secret may look in an answer: form-encoded, within HTML or JSON, or in base64."""
+    if not secret:
+        return
+    import base64
+    import html
+    import json
+    from urllib.parse import quote, quote_plus
+
+    content = secret.encode("utf-8", "surrogateescape")
+    encoded = {quote(content), quote(content, safe=""), quote_plus(content)}
+    yield from (secret, html.escape(secret), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    yield from encoded
+    yield from (re.sub("%..", lambda code: code[0].lower(), form) for form in encoded)
+    for before in range(3):
+        # Wherever it begins within what was encoded; the first and the last characters also depend on what stands beside it.
+        within = base64.b64encode(b"\0" * before + content).decode()[4 if before else 0 : -4]
+        if len(within) >= _DENSE:
+            yield from (within, within.translate(_URL_SAFE))
 
 
 def duration(seconds: float) -> str:

@@ -85,7 +85,7 @@ def _register(issuer: Issuer) -> list[str]:
     user = _user()
     common = ["--config", DEMO / "config.ini", "--service-user", user, "--issuer", issuer.url, "--ca-file", issuer.ca_file]
     _say("Register an account by the device flow; a scripted user logs in and approves")
-    approval = threading.Thread(target=issuer.approve_next, kwargs={"deadline": 60.0}, daemon=True)
+    approval = threading.Thread(target=issuer.approve_next, daemon=True)
     approval.start()
     pw_file = ["--pw-file", DEMO / "tokens" / "robot.pw", "--create-pw-file"]
     scope = "openid offline_access compute.read compute.create storage.read:/"

@@ -22,7 +22,8 @@ from testbed.user import approve, deny
 HERE = Path(__file__).resolve().parent
 # The one that the Makefile installs, else the one on PATH.
 NODE = HERE.parent / ".venv" / "bin" / "node"
-START_DEADLINE = 30.0
+# However slow the machine: only what hangs takes longer to start or to answer.
+PATIENCE = 120.0
 STOP_DEADLINE = 5.0
 DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
@@ -152,6 +153,11 @@ class Issuer:
     def reset_counts(self) -> None:
         self._admin("DELETE", "counts")
 
+    def secrets(self) -> dict[str, list[str]]:
+        """The secrets that clients were given since the counts were reset, by the name of the answer's member: refresh_token, …"""
+        answer: dict[str, list[str]] = self._admin("GET", "secrets")
+        return answer
+
     def add_client(self, **metadata: Any) -> Client:
         """Adds a client (RFC 7591 metadata); without `client_id` and `client_secret` they are made up."""
         number = len(self.clients()) + 1
@@ -179,7 +185,8 @@ class Issuer:
 
     def fault(self, **spec: Any) -> None:
         """Makes requests to `endpoint` ("*": all) fail: `client_id`, `grant_type`, `times`, `status`, `headers`, `body`,
-        `hang`, `drop`, `after`, `delay_ms`. The first fault that applies is taken."""
+        `hang`, `drop`, `after`, or be late: `delay_ms`, `hold` (until the faults are cleared), `gather` (until so many are
+        there at a time). The first fault that applies is taken; one that says nothing of this keeps its requests from the others."""
         self._admin("POST", "faults", spec)
 
     def clear_faults(self) -> None:
@@ -189,13 +196,13 @@ class Issuer:
         """The user codes (RFC 8628) that wait for a user."""
         return [code["user_code"] for code in self._admin("GET", "device-codes")]
 
-    def approve_next(self, *, deadline: float = 20.0, login: str = "alice") -> str:
+    def approve_next(self, *, deadline: float = PATIENCE, login: str = "alice") -> str:
         """Waits for a device to ask and approves as the scripted user; returns the user code."""
         code = self._next_user_code(deadline)
         approve(self.url + "/device", code, ca_file=self.ca_file, login=login)
         return code
 
-    def deny_next(self, *, deadline: float = 20.0) -> str:
+    def deny_next(self, *, deadline: float = PATIENCE) -> str:
         code = self._next_user_code(deadline)
         deny(self.url + "/device", code, ca_file=self.ca_file)
         return code
@@ -227,7 +234,7 @@ class Issuer:
             self.url + "/token/introspection",
             data={"token": token},
             auth=(client.client_id, client.client_secret or ""),
-            timeout=STOP_DEADLINE,
+            timeout=PATIENCE,
         )
         if not response.ok:
             raise TestbedError(f"introspection: {response.status_code} {response.text}")
@@ -257,7 +264,7 @@ class Issuer:
                 start_new_session=True,  # Ctrl-C in a terminal is for the caller to handle
             )
         try:
-            ready = self._read_line(START_DEADLINE)
+            ready = self._read_line(PATIENCE)
         except TestbedError:
             self.stop()
             raise
@@ -278,13 +285,13 @@ class Issuer:
         assert self.process.stdin is not None
         self.process.stdin.write(command.encode() + b"\n")
         self.process.stdin.flush()
-        answer = self._read_line(STOP_DEADLINE)
+        answer = self._read_line(PATIENCE)
         if "error" in answer:
             raise TestbedError(f"{command}: {answer['error']}")
 
     def _admin(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         # A connection that the pause has cut is replaced by the session itself.
-        response = self._session.request(method, f"{self.url}/testbed/{path}", json=body, timeout=STOP_DEADLINE)
+        response = self._session.request(method, f"{self.url}/testbed/{path}", json=body, timeout=PATIENCE)
         if not response.ok:
             raise TestbedError(f"{method} {path}: {response.status_code} {response.text}")
         return response.json()

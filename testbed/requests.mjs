@@ -116,6 +116,7 @@ async function adapt(ctx, next, request, state) {
   }
   await next();
   if (ctx.status >= 400 || ctx.body === null || typeof ctx.body !== 'object') return undefined;
+  state.handOut(ctx.body);
   if (endpoint === 'token' && settings.omit_expires_in) delete ctx.body.expires_in;
   if (endpoint === 'device_authorization') ctx.body.interval = settings.device_interval;
   if (endpoint === 'registration' && settings.registration_without_scope) delete ctx.body.scope;
@@ -125,7 +126,8 @@ async function adapt(ctx, next, request, state) {
 }
 
 /** Answers as the fault says. `after` faults come when oidc-provider has done its work: only the answer is lost. */
-async function fail(ctx, fault, proceed) {
+async function fail(ctx, fault, state, proceed) {
+  if (fault.hold || fault.gather) await state.hold(fault);
   if (fault.delay_ms) await sleep(fault.delay_ms);
   if (fault.after) await proceed();
   if (fault.drop || fault.hang) {
@@ -137,7 +139,7 @@ async function fail(ctx, fault, proceed) {
     ctx.body = fault.body ?? '';
     ctx.set(fault.headers ?? {});
   } else if (!fault.after) {
-    await proceed(); // only a delay
+    await proceed(); // it only came late
   }
 }
 
@@ -151,7 +153,7 @@ export function requestPipeline(state) {
       if (state.settings.latency_ms) await sleep(state.settings.latency_ms);
       const fault = state.takeFault(request);
       const proceed = () => adapt(ctx, next, request, state);
-      await (fault ? fail(ctx, fault, proceed) : proceed());
+      await (fault ? fail(ctx, fault, state, proceed) : proceed());
       const { date_offset: offset } = state.settings;
       if (offset) ctx.set('Date', new Date(Date.now() + offset * 1000).toUTCString());
     } finally {

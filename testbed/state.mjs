@@ -30,6 +30,9 @@ const DEFAULT_SETTINGS = {
   date_offset: 0,             // seconds added to the Date of each answer
 };
 
+// What only the client may know.
+const SECRETS = ['access_token', 'id_token', 'refresh_token', 'device_code', 'client_secret', 'registration_access_token'];
+
 const DEFAULT_CLIENT = {
   application_type: 'native',
   redirect_uris: ['http://localhost:4242'],
@@ -50,6 +53,9 @@ export class State {
   settings = { ...DEFAULT_SETTINGS };
 
   faults = [];
+
+  // What lets go of the requests that a fault holds, for each fault.
+  held = new Map();
 
   constructor(scopes) {
     this.scopes = scopes ?? DEFAULT_SCOPES;
@@ -83,7 +89,32 @@ export class State {
     return fault;
   }
 
+  /** Resolves when the faults are cleared or, if the fault has a number to `gather`, when it holds so many requests. */
+  hold(fault) {
+    return new Promise((resolve) => {
+      const waiting = [...(this.held.get(fault) ?? []), resolve];
+      this.held.set(fault, waiting);
+      if (waiting.length === fault.gather) this.release(fault);
+    });
+  }
+
+  release(fault) {
+    for (const resolve of this.held.get(fault)) resolve();
+    this.held.delete(fault);
+  }
+
+  clearFaults() {
+    this.faults = [];
+    for (const fault of this.held.keys()) this.release(fault);
+  }
+
+  /** Remembers the secrets in an answer, by the name of the member that holds them. */
+  handOut(answer) {
+    for (const name of SECRETS) if (answer[name]) (this.secrets[name] ??= new Set()).add(answer[name]);
+  }
+
   resetCounts() {
+    this.secrets = {};
     this.counts = { total: 0, endpoints: {}, grants: {}, connections: 0, max_in_flight: this.inFlight };
   }
 

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 
 import requests
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 MOST_PAGES = 12  # a login takes six; more means that it goes round in circles
 
 

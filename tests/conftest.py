@@ -25,11 +25,17 @@ def running_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]
 
 @pytest.fixture(scope="session")
 def registry(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host with the oidc-agent accounts `robot` and `drone`, for other hosts to adopt: registering takes a second, adopting nothing."""
+    """A host with the oidc-agent account `robot`, for other hosts to adopt: registering takes a second, adopting nothing."""
     with Host.made(tmp_path_factory.mktemp("registry")) as host:
-        for account in ("robot", "drone"):
-            host.register(running_issuer, account)
+        host.register(running_issuer, "robot")
         yield host
+
+
+@pytest.fixture(scope="session")
+def registry_of_two(running_issuer: Issuer, registry: Host) -> Host:
+    """The same host, with the account `drone` too."""
+    registry.register(running_issuer, "drone")
+    return registry
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Optional
 
+from tests.host import LONGEST
+
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 NOBODY = 65534
-LONGEST = 60.0
 
 
 def apart(
@@ -22,11 +23,13 @@ def apart(
     tmpfs: Optional[Mapping[Path, str]] = None,
     users: Optional[Mapping[str, int]] = None,
     unprivileged: bool = False,
+    longest: float = LONGEST,
 ) -> None:
     """Runs a part of a test in a child process: what fails in it is printed there, and fails the test.
 
     `tmpfs` are directories on which file systems of the child's own are mounted, with the mount's options: nothing of them is left
     when it has ended. `users`: all that there are, besides root, with their ids. `unprivileged`: as a user who is not root, if this one is.
+    After `longest` seconds it is killed.
     """
 
     def child() -> None:
@@ -42,7 +45,7 @@ def apart(
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join(LONGEST)
+    process.join(longest)
     if process.is_alive():
         process.kill()
         process.join()

@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from osg_token_renewer.sources import oidc_agent
 from testbed import Client, Issuer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,8 +26,8 @@ RENEWER = ROOT / "libexec" / "osg-token-renewer"
 SETUP = ROOT / "sbin" / "osg-token-renewer-setup"
 SCOPE = "openid offline_access compute.read compute.create storage.read:/"
 
-# No test waits longer for a program, whatever is wrong with it.
-LONGEST = 120.0
+# No test waits longer for a program, whatever is wrong with it, and however slow the machine.
+LONGEST = 300.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Host:
         self.runtime = self.short / "run"
         # First on PATH of what runs on this host.
         self.bin = root / "bin"
-        # What the renewal program is started by.
+        # What the programs are started by.
         self.prefix: Sequence[str] = ()
         # The issuer's names for the accounts that were registered for this host.
         self.client_ids: dict[str, str] = {}
@@ -153,7 +155,7 @@ class Host:
         return [sys.executable, str(RENEWER), "--config", str(self.config), *arguments]
 
     def setup(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
-        return self._run(self.registrar(*arguments), env or {}, timeout)
+        return self._run([*self.prefix, *self.registrar(*arguments)], env or {}, timeout)
 
     def registrar(self, *arguments: str) -> list[str]:
         """The command line of the setup program, for this user and this host's configuration."""
@@ -198,6 +200,21 @@ class Host:
         return files + processes_of(self.home)
 
 
+def stop(run: subprocess.Popen[str], number: int) -> str:
+    """Sends a run the signal; returns what the run says when it has taken note, until when it has said nothing."""
+    assert run.stderr is not None
+    run.send_signal(number)
+    return run.stderr.readline()
+
+
+def spare_adding(issuer: Issuer) -> int:
+    """Keeps what oidc-add asks for by itself from the faults that follow; returns how many tokens it asks for."""
+    if oidc_agent.offers("oidc-add", "--skip-check"):
+        return 0
+    issuer.fault(endpoint="token", times=1)
+    return 1
+
+
 def without_roots_privileges() -> list[str]:
     """A command before another: permissions hold for it even if it is root's. The service does not run as root."""
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -209,6 +226,14 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port of loopback where nobody listens: it is taken, so that nobody else can begin to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
 
 
 def section(title: str, options: Mapping[str, object]) -> str:
@@ -230,6 +255,14 @@ def processes_with(setting: str) -> list[str]:
 def pids_of(home: Path, program: str) -> list[int]:
     """The processes of a program, by its name, whose $HOME is this one."""
     return [pid for pid, command in _processes(f"HOME={home}") if program in command]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has collected yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 def has_open(pid: int, path: Path) -> bool:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
+from tests.host import LONGEST
+
 COLUMNS, ROWS = 120, 40
 # Becomes leader of a session whose terminal is its standard input, as getpass (which opens /dev/tty) needs, and then the program.
 _TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
@@ -46,7 +48,7 @@ class Terminal:
             self.process.wait()
         os.close(self._own)
 
-    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+    def wait_for(self, text: str, timeout: float = LONGEST) -> None:
         """Reads until the text was shown."""
         deadline = time.monotonic() + timeout
         while text not in self.shown:
@@ -58,7 +60,7 @@ class Terminal:
             time.sleep(0.01)
         os.write(self._own, text.encode())
 
-    def end(self, timeout: float = 60.0) -> int:
+    def end(self, timeout: float = LONGEST) -> int:
         """Reads to the end of the program; returns its exit status."""
         deadline = time.monotonic() + timeout
         while self._read(deadline - time.monotonic()):

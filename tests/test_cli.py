@@ -16,7 +16,7 @@ from typing import Any, Optional
 import pytest
 
 from osg_token_renewer import __version__, cli
-from tests.host import LONGEST, RENEWER, ROOT, SETUP, Host
+from tests.host import LONGEST, RENEWER, ROOT, SETUP, Host, closed_port
 from tests.test_jwt import jws
 
 PROBE = """\
@@ -36,11 +36,9 @@ def secret(host: Host) -> Path:
 
 
 @pytest.fixture
-def closed_port() -> Iterator[str]:
-    """A URL where nobody listens: the port is taken, so that nobody else can begin to."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}/token"
+def closed_url() -> Iterator[str]:
+    with closed_port() as port:
+        yield f"http://127.0.0.1:{port}/token"
 
 
 def with_fresh_token(host: Host) -> None:
@@ -107,8 +105,8 @@ def test_wrong_usage_is_exit_2_and_abbreviations_are_wrong(arguments: list[str],
     assert said.err.startswith("usage: osg-token-renewer ")
 
 
-def test_an_unknown_token_is_exit_2_with_a_hint_and_nothing_is_attempted(host: Host, closed_port: str) -> None:
-    host.configure(FRESH, url=closed_port)
+def test_an_unknown_token_is_exit_2_with_a_hint_and_nothing_is_attempted(host: Host, closed_url: str) -> None:
+    host.configure(FRESH, url=closed_url)
     done = host.run("renew", "x", "y")
     assert (done.status, done.stdout) == (2, "")
     assert done.stderr == "there is no [token y] in the configuration; see: osg-token-renewer status\n"
@@ -147,14 +145,14 @@ def test_a_configuration_that_this_user_may_not_read_is_exit_78(host: Host) -> N
     assert done.stderr.splitlines()[0] == f"{host.config}: cannot be read: Permission denied"
 
 
-def test_a_wrong_configuration_is_exit_78_and_nothing_is_attempted(host: Host, closed_port: str) -> None:
-    host.configure(FRESH + "[token ../y]\n[account --help]\n[token z]\naccount = probe\n", url=closed_port)
+def test_a_wrong_configuration_is_exit_78_and_nothing_is_attempted(host: Host, closed_url: str) -> None:
+    host.configure(FRESH + "[token ../y]\n[account --help]\n[token z]\naccount = probe\n", url=closed_url)
     for command in ([], ["renew", "x"], ["status"], ["renew", "--dry-run"]):
         done = host.run(*command)
         assert (done.status, done.stdout) == (78, "")
         assert done.stderr.replace(f"{host.config}", "F").splitlines() == [
             "F:10: [token ../y] a name must not contain '/', nor be '.' or '..'",
-            "F:11: [account --help] a name must not begin with '-'",
+            "warning: F:11: [account --help] a name must not begin with '-'",
             "F:12: [token z] token_path: is missing",
             "the configuration is wrong: nothing was attempted; see: osg-token-renewer check",
         ]
@@ -182,8 +180,8 @@ def test_a_warning_does_not_stop_a_run(host: Host) -> None:
 # Exit statuses
 
 
-def test_a_failed_token_is_exit_1(host: Host, closed_port: str) -> None:
-    host.configure(FRESH, url=closed_port)
+def test_a_failed_token_is_exit_1(host: Host, closed_url: str) -> None:
+    host.configure(FRESH, url=closed_url)
     done = host.run()
     assert (done.status, done.stdout) == (1, "")
     assert "Connection refused" in done.line("token x:")
@@ -211,8 +209,8 @@ def test_a_bug_is_exit_3_with_the_frames_and_how_to_report_it(host: Host, damage
     assert any("commands/status.py" in frame for frame in frames)
 
 
-def test_a_bug_in_a_lane_is_exit_3_too(host: Host, damaged: Path, closed_port: str) -> None:
-    host.configure(FRESH, url=closed_port)
+def test_a_bug_in_a_lane_is_exit_3_too(host: Host, damaged: Path, closed_url: str) -> None:
+    host.configure(FRESH, url=closed_url)
     (damaged / "osg_token_renewer" / "http.py").write_text("")
     done = program(host, [str(damaged / "libexec" / RENEWER.name), "--config", str(host.config)])
     assert done.returncode == 3
@@ -235,7 +233,7 @@ def test_a_reader_that_has_seen_enough_is_no_bug(host: Host, command: list[str])
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_stream_that_is_closed_changes_nothing(host: Host, closed_port: str, closed: str) -> None:
+def test_a_stream_that_is_closed_changes_nothing(host: Host, closed_url: str, closed: str) -> None:
     with_fresh_token(host)
     host.write_config(host.config.read_text() + "[token y]\naccount = probe\ntoken_path = /nonexistent/y\n")
     command = f'"$@" {closed}'
@@ -251,9 +249,9 @@ def test_a_stream_that_is_closed_changes_nothing(host: Host, closed_port: str, c
         assert (done.returncode, "bug" in done.stderr) == (status, False), (arguments, done.stderr)
 
 
-def test_quiet_says_only_what_is_wrong_and_verbose_no_less_than_usual(host: Host, closed_port: str) -> None:
+def test_quiet_says_only_what_is_wrong_and_verbose_no_less_than_usual(host: Host, closed_url: str) -> None:
     host.secret("tokens/x", jws({"exp": time.time() + 3600}))
-    host.configure(FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_port)
+    host.configure(FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_url)
 
     quiet = host.run("-q")
     assert quiet.status == 1
@@ -271,9 +269,9 @@ def test_quiet_says_nothing_when_all_is_well(host: Host) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_each_line_that_the_journal_reads_carries_its_priority(host: Host, damaged: Path, closed_port: str, kind: str) -> None:
+def test_each_line_that_the_journal_reads_carries_its_priority(host: Host, damaged: Path, closed_url: str, kind: str) -> None:
     """Those of a bug's frames too, which are one message of many lines."""
-    host.configure(FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_port)
+    host.configure(FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_url)
     host.secret("tokens/y", jws({"exp": time.time() + 3600}))
     host.write_config(host.config.read_text().replace("/y\n", "/y\nmin_lifetime = 60\n"))
     (damaged / "osg_token_renewer" / "http.py").write_text("")

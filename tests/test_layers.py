@@ -12,9 +12,9 @@ from tests.host import ROOT
 PACKAGE = "osg_token_renewer"
 # The table of ARCHITECTURE.md. A package stands for the modules in it.
 LAYERS = (
-    ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log"),
+    ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log", "directories"),
     ("all_sources", "sources", "planner", "claims", "attempts"),
-    ("config", "runner", "publisher", "report", "history", "directories", "lock"),
+    ("config", "runner", "publisher", "report", "history", "lock", "trust"),
     ("renew", "registration"),
     ("daemon",),
     ("commands",),

@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import pytest
 
 from osg_token_renewer import lock
 from osg_token_renewer.errors import Exit, LockHeld
-from tests.host import ROOT
+from tests.host import LONGEST, ROOT
 
 # Says when it holds the lock, and keeps it until its standard input ends.
 HOLDER = """
@@ -44,7 +43,7 @@ def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
 def let_go(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(30) == 0
+    assert process.wait(LONGEST) == 0
 
 
 def refused(path: Path, wait: float = 0, stopped: Callable[[], bool] = lambda: False) -> LockHeld:
@@ -74,11 +73,16 @@ def test_a_second_process_is_told_who_holds_the_lock(tmp_path: Path) -> None:
 
 def test_a_second_process_waits_and_then_knows_that_it_had_to(tmp_path: Path) -> None:
     with holder(tmp_path / "lock") as process:
-        threading.Timer(0.5, let_go, [process]).start()
-        with lock.held(str(tmp_path / "lock"), 30):
-            # The holder ended by itself: the lock was not taken from it.
-            assert process.wait(30) == 0
-            pass
+        waited = []
+
+        def has_to_wait() -> bool:
+            waited.append(process.poll())
+            let_go(process)
+            return False
+
+        with lock.held(str(tmp_path / "lock"), LONGEST, has_to_wait):
+            # The holder held it, and then ended by itself: the lock was not taken from it.
+            assert (waited, process.returncode) == ([None], 0)
 
 
 def test_a_request_to_stop_ends_the_wait(tmp_path: Path) -> None:
@@ -91,14 +95,14 @@ def test_a_request_to_stop_ends_the_wait(tmp_path: Path) -> None:
 def test_a_holder_that_is_killed_lets_go(tmp_path: Path, number: int) -> None:
     with holder(tmp_path / "lock") as process:
         process.send_signal(number)
-        process.wait(30)
+        process.wait(LONGEST)
         with lock.held(str(tmp_path / "lock"), 0):
             pass
 
 
 def test_a_file_of_a_process_that_is_gone_is_no_lock(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait(30)
+    gone.wait(LONGEST)
     (tmp_path / "lock").write_text(f"{gone.pid}\nand more than a process id\n")
     with lock.held(str(tmp_path / "lock"), 0):
         # Nothing of what stood there before is left.

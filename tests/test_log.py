@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Optional
 
@@ -68,6 +70,21 @@ def test_the_journal_gets_the_priority_of_each_line(configured: Host) -> None:
     assert summary == f"<6>{SUMMARY}"
 
 
+def test_each_line_of_a_log_file_begins_with_its_time(configured: Host) -> None:
+    log = configured.root / "renewer.log"
+    started = int(time.time())
+    for _ in range(2):
+        # Cron's shell appends.
+        command = f'exec "$@" 2>>{log}'
+        subprocess.run(["sh", "-c", command, "sh", *configured.renewer()], env=configured.environment({}), timeout=LONGEST, check=False)
+    times, texts = zip(*(line.split(" ", 1) for line in log.read_text().splitlines()))
+    assert all(started <= datetime.strptime(when, "%Y-%m-%dT%H:%M:%S%z").timestamp() <= time.time() for when in times)
+    warning, error, summary = texts[:3]
+    assert warning.startswith("warning: ")
+    assert error.startswith(ERROR)
+    assert summary == texts[5] == SUMMARY
+
+
 @pytest.mark.parametrize("stream", ["", "0:0", "garbage"])
 def test_a_stream_that_is_not_the_journal_gets_none(configured: Host, stream: str) -> None:
     # A program that was started by a service whose journal is another stream than its stderr.
@@ -109,6 +126,14 @@ def test_a_path_that_is_not_utf_8_is_written_whatever_the_locale(configured: Hos
         lines = messages(configured, env={"LANG": locale, "LC_ALL": locale})
         assert any(line.startswith(f"{ERROR}{tmp_path}/miss") for line in lines)
         assert lines[-1] == SUMMARY
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_what_is_not_printable_in_a_path_or_an_argument_is_escaped(configured: Host, journal: bool) -> None:
+    configured.write_config(configured.config.read_text().replace("/missing/x", "/miss\x1b[2J\u202eing/x"))
+    assert any("/miss\\x1b[2J\\u202eing" in line for line in messages(configured, journal=journal))
+    (line,) = messages(configured, ["renew", "\x1b[31m\n<0>x"], journal=journal)[1:]
+    assert line.endswith("there is no [token \\x1b[31m\\n<0>x] in the configuration; see: osg-token-renewer status")
 
 
 def test_a_secret_of_the_configuration_is_in_no_message(configured: Host) -> None:

@@ -88,7 +88,7 @@ def test_a_count_is_from_1_to_10000(value: str) -> None:
     assert [options.count(good) for good in ("1", "10000")] == [1, 10000]
 
 
-@pytest.mark.parametrize(("value", "mode"), [("600", 0o600), ("0640", 0o640), ("2640", 0o2640), ("000", 0)])
+@pytest.mark.parametrize(("value", "mode"), [("600", 0o600), ("0640", 0o640), ("0664", 0o664), ("2640", 0o2640), ("000", 0)])
 def test_a_mode_is_octal(value: str, mode: int) -> None:
     assert options.mode(value) == mode
 
@@ -96,6 +96,11 @@ def test_a_mode_is_octal(value: str, mode: int) -> None:
 @pytest.mark.parametrize("value", ["0o600", "6", "00600", "0680", "rw-------", "-600", "600 "])
 def test_a_mode_is_nothing_else(value: str) -> None:
     assert "octal mode of three or four digits" in refused(options.mode, value)
+
+
+@pytest.mark.parametrize("value", ["602", "0666", "0777", "1777", "003"])
+def test_a_mode_does_not_let_others_write(value: str) -> None:
+    assert refused(options.mode, value) == "must not let others write"
 
 
 @pytest.mark.parametrize("value", ["/a", "/a/b.token", "/a b/c", "/a/../b", "//a", "/ü"])
@@ -148,6 +153,8 @@ def test_secrets_may_be_sent_to(value: str) -> None:
         ("https://[::1/", "is not a URL"),
         ("https://issuer.example.org/a b", "white space"),
         ("https://issuer.example.org/\nHost: x", "white space"),
+        ("https://issuer.example.org/\0", "control characters"),
+        ("https://issuer.example.org/\x1b[2J", "control characters"),
     ],
 )
 def test_secrets_must_not_be_sent_to(value: str, problem: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from osg_token_renewer import jwt, publisher
 from osg_token_renewer.model import Found, Published, TokenRecord, TokenSpec, Why
-from osg_token_renewer.planner import decide, expiry, plan
+from osg_token_renewer.planner import decide, expiry, plan, to_be_removed
 from tests.test_jwt import jws
 
 NOW = 1_000_000.0
@@ -136,6 +136,51 @@ def test_a_record_of_failures_alone_says_nothing_of_the_token() -> None:
     known = TokenRecord("x", failed_at=NOW - 5, failure_reason="refused", failures_in_row=3)
     assert decide(SPEC, signed(), known, NOW).why is Why.FRESH
     assert decide(SPEC, OPAQUE, known, NOW).why is Why.UNKNOWN_EXPIRY
+
+
+# What becomes of an expired token
+
+
+@pytest.mark.parametrize(
+    ("left", "removed"),
+    [(3600, False), (1, False), (0.001, False), (0, True), (-90, True), (None, False)],
+)
+@pytest.mark.parametrize("on_expiry", ["keep", "remove"])
+def test_only_a_token_without_any_life_left_is_to_be_removed_and_only_where_that_is_configured(
+    left: Optional[float], removed: bool, on_expiry: str
+) -> None:
+    wanted = spec(remove_expired=on_expiry == "remove")
+    opaque = record(OPAQUE, expires_at=None if left is None else NOW + left)
+    for planned in (plan(wanted, signed(left), None, NOW), plan(wanted, OPAQUE, opaque, NOW)):
+        assert to_be_removed(planned, NOW) is (removed and on_expiry == "remove")
+
+
+def test_what_is_no_token_is_never_to_be_removed() -> None:
+    wanted = spec(remove_expired=True)
+    expired = record(signed(-90), expires_at=NOW - 90)
+    for found in Found:
+        if found is not Found.TOKEN:
+            assert not to_be_removed(plan(wanted, Published(found), expired, NOW), NOW)
+    # Nor one of which only the history of another token speaks.
+    assert not to_be_removed(plan(wanted, OPAQUE, expired, NOW), NOW)
+
+
+def test_the_fate_of_an_expired_token_is_told() -> None:
+    assert decide(spec(remove_expired=True), signed(-90), None, NOW).text == "expired 1 min ago, to be removed if it cannot be renewed"
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        (-90, "no file: the last token expired 1 min ago, and on_expiry is remove"),
+        (90, "no file"),
+        (None, "no file"),
+    ],
+)
+def test_a_missing_file_may_be_missing_because_it_expired(known: Optional[float], text: str) -> None:
+    nothing, before = Published(Found.NOTHING, "no file"), record(signed(), expires_at=None if known is None else NOW + known)
+    assert decide(spec(remove_expired=True), nothing, before, NOW).text == text
+    assert decide(spec(), nothing, before, NOW).text == "no file"
 
 
 # Asked for differently

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import resource
 import socket
 import stat
 import tempfile
@@ -17,8 +19,9 @@ import pytest
 
 from osg_token_renewer import jwt, publisher
 from osg_token_renewer.errors import Local
-from osg_token_renewer.model import AccessToken, Found, TokenSpec
+from osg_token_renewer.model import AccessToken, Found, Published, TokenSpec
 from tests.faults import NOBODY, apart, mount
+from tests.host import until
 
 OLD, NEW = "old-token", "new-token"
 ROOT = os.geteuid() == 0
@@ -68,6 +71,14 @@ def open_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         yield Path(name)
+
+
+def tokens_of_nobody(parent: Path) -> Path:
+    """A directory that belongs to the user as whom `apart` runs what is unprivileged."""
+    directory = parent / "tokens"
+    directory.mkdir(mode=0o700)
+    os.chown(directory, OTHER_UID, OTHER_GID)
+    return directory
 
 
 def fails(wanted: TokenSpec, *, because: str) -> Local:
@@ -161,11 +172,26 @@ def test_a_name_that_is_too_long_is_a_failure(path: Path) -> None:
     fails(spec(path.parent / ("x" * 256)), because="File name too long")
 
 
-def test_an_earlier_temporary_file_that_a_killed_run_left_is_not_in_the_way(old: Path) -> None:
+def test_a_temporary_file_that_a_killed_run_left_is_cleared_and_no_other_file_is(old: Path) -> None:
     left = old.parent / ".x.0123456789abcdef.tmp"
-    left.write_text("half a tok")
-    publisher.publish(spec(old), token())
-    assert old.read_text() == f"{NEW}\n"
+    others = [".y.0123456789abcdef.tmp", ".x.tmp", ".x.0123456789abcdef.tmp.bak", "x.0123456789abcdef.tmp", "..x.0123456789abcdef.tmp"]
+    for name in (left.name, *others):
+        (old.parent / name).write_text("half a tok")
+    publisher.sweep([str(old)])
+    assert sorted(os.listdir(old.parent)) == sorted([*others, "x"])
+    assert old.read_text() == f"{OLD}\n"
+
+
+@pytest.mark.parametrize("length", [1, 255])
+def test_a_temporary_file_that_a_process_still_writes_is_not_cleared(path: Path, length: int) -> None:
+    token = path.parent / ("x" * length)
+    left = path.parent / f".{token.name[:200]}.0123456789abcdef.tmp"
+    with left.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        publisher.sweep([str(token)])
+        assert left.exists()
+    publisher.sweep([str(token)])
+    assert not left.exists()
 
 
 # When it is written: watched from outside
@@ -201,9 +227,7 @@ def test_mode_owner_and_group_are_there_before_the_name_is(path: Path) -> None:
 
 
 def test_a_file_whose_group_cannot_be_given_never_gets_its_name(open_directory: Path) -> None:
-    directory = open_directory / "tokens"
-    directory.mkdir(mode=0o777)
-    directory.chmod(0o777)
+    directory = tokens_of_nobody(open_directory)
 
     # An unprivileged user may not give a file to a group that it is not in.
     def body() -> None:
@@ -218,9 +242,7 @@ def test_a_file_whose_group_cannot_be_given_never_gets_its_name(open_directory: 
 if ROOT:  # nobody else can make a file that is not its own
 
     def test_an_existing_file_of_another_owner_that_cannot_be_kept_stays_as_it_is(open_directory: Path) -> None:
-        directory = open_directory / "tokens"
-        directory.mkdir()
-        directory.chmod(0o777)
+        directory = tokens_of_nobody(open_directory)
         (directory / "x").write_text(f"{OLD}\n")
         (directory / "x").chmod(0o644)
 
@@ -250,14 +272,14 @@ def test_a_reader_never_sees_a_torn_or_empty_token_while_it_is_replaced(path: Pa
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for number in range(500):
+    until(lambda: reads > 0)
+    for number in range(200):
         publisher.publish(spec(path), token(texts[number % len(texts)]))
     done.set()
     for reader in readers:
         reader.join()
 
     assert torn == []
-    assert reads > 0
     assert os.listdir(path.parent) == ["x"]
 
 
@@ -331,7 +353,126 @@ def test_a_symbolic_link_in_front_of_the_last_step_is_followed(path: Path) -> No
     assert path.read_text() == f"{NEW}\n"
 
 
+# Directories that everyone can write to
+
+
+def test_a_directory_that_others_can_write_to_is_refused_before_and_while_publishing(old: Path) -> None:
+    old.parent.chmod(0o777)
+    because = f"^others can write to the directory {old.parent}$"
+    with pytest.raises(Local, match=because):
+        publisher.preflight(spec(old))
+    assert fails(spec(old), because=because).hint == f"chmod o-w {old.parent}, or chmod +t {old.parent}"
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o770, 0o2770, 0o755])
+def test_a_directory_is_well_where_others_cannot_replace_what_is_ours(old: Path, mode: int) -> None:
+    old.parent.chmod(mode)
+    publisher.preflight(spec(old))
+    publisher.publish(spec(old), token())
+    assert old.read_text() == f"{NEW}\n"
+
+
+if ROOT:  # nobody else can make a file that is not its own
+
+    def test_what_somebody_else_put_where_everyone_can_is_not_taken_for_a_token_of_ours(old: Path) -> None:
+        old.parent.chmod(0o1777)
+        os.chown(old, OTHER_UID, OTHER_GID)
+        because = f"^{old} belongs to nobody, in a directory that everyone can write to$"
+        with pytest.raises(Local, match=because):
+            publisher.preflight(spec(old))
+        assert fails(spec(old), because=because).hint == "remove it, or choose another token_path"
+        publisher.publish(spec(old, owner="nobody"), token())
+        assert (old.read_text(), old.owner()) == (f"{NEW}\n", "nobody")
+
+
+def test_a_file_that_everyone_could_write_is_not_made_so_again(old: Path) -> None:
+    old.chmod(0o666)
+    assert publisher.publish(spec(old), token()) == (f"others can read {old} (mode 0664): chmod 0600, or set mode",)
+    assert mode_of(old) == 0o664
+
+
+# Taking away
+
+
+def test_a_token_is_taken_away(old: Path) -> None:
+    publisher.remove(spec(old), publisher.read(spec(old)))
+    assert os.listdir(old.parent) == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_token_is_taken_away_also_where_none_would_be_published(old: Path, mode: int) -> None:
+    old.parent.chmod(mode)
+    publisher.remove(spec(old), publisher.read(spec(old)))
+    assert os.listdir(old.parent) == []
+
+
+def stays(wanted: TokenSpec, published: Published, *, because: str) -> None:
+    path = Path(wanted.path)
+    before = path.lstat(), os.listdir(path.parent)
+    with pytest.raises(Local, match=because):
+        publisher.remove(wanted, published)
+    assert (path.lstat()[:7], os.listdir(path.parent)) == (before[0][:7], before[1])
+
+
+def test_another_token_than_the_one_that_was_read_is_not_taken_away(old: Path) -> None:
+    before = publisher.read(spec(old))
+    publisher.publish(spec(old), token())
+    stays(spec(old), before, because=f"^{old} is another by now$")
+
+
+@pytest.mark.parametrize("kind", NOT_FILES)
+def test_what_is_not_a_file_is_not_taken_away(path: Path, kind: str) -> None:
+    path.write_text(f"{OLD}\n")
+    before = publisher.read(spec(path))
+    path.rename(path.parent / "target")
+    NOT_FILES[kind](path)
+    (path.parent / "target").write_text(f"{OLD}\n")
+    stays(spec(path), before, because=f"^{path} is another by now$")
+
+
+def test_what_is_gone_already_need_not_be_taken_away(old: Path) -> None:
+    before = publisher.read(spec(old))
+    old.unlink()
+    with pytest.raises(Local, match=f"^{old} is another by now$"):
+        publisher.remove(spec(old), before)
+
+
+if ROOT:
+
+    def test_what_belongs_to_somebody_else_is_not_taken_away_unless_that_is_the_configured_owner(old: Path) -> None:
+        os.chown(old, OTHER_UID, OTHER_GID)
+        before = publisher.read(spec(old))
+        stays(spec(old), before, because=f"^{old} belongs to nobody$")
+        publisher.remove(spec(old, owner="nobody"), before)
+        assert os.listdir(old.parent) == []
+
+
+def test_what_cannot_be_taken_away_stays_with_the_reason(open_directory: Path) -> None:
+    directory = tokens_of_nobody(open_directory)
+    path = directory / "x"
+    path.write_text(f"{OLD}\n")
+    os.chown(path, OTHER_UID, OTHER_GID)
+    directory.chmod(0o555)
+
+    def body() -> None:
+        stays(spec(path), publisher.read(spec(path)), because=f"^{path} cannot be removed: Permission denied$")
+
+    apart(body, unprivileged=True)
+
+
 # File systems and directories that do not let it
+
+
+@pytest.mark.parametrize("room", [0, 1, 30_000, 60_000])
+def test_a_limit_on_the_size_of_files_leaves_the_old_file_and_nothing_else(old: Path, room: int) -> None:
+    def body() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        with pytest.raises(Local, match=f"^{old} cannot be written: File too large$"):
+            publisher.publish(spec(old), token("x" * 60_000))
+
+    apart(body)
+    assert os.listdir(old.parent) == ["x"]
+    assert old.read_text() == f"{OLD}\n"
 
 
 @pytest.mark.parametrize("text", [NEW, "x" * 60_000])
@@ -387,10 +528,9 @@ def test_a_read_only_file_system_is_named_before_and_while_publishing(tmp_path: 
     apart(body, tmpfs={tmp_path: "size=128k"})
 
 
-@pytest.mark.parametrize("mode", [0o555, 0o666])
+@pytest.mark.parametrize("mode", [0o555, 0o600])
 def test_a_directory_without_permission_is_named_before_and_while_publishing(open_directory: Path, mode: int) -> None:
-    directory = open_directory / "tokens"
-    directory.mkdir()
+    directory = tokens_of_nobody(open_directory)
     (directory / "x").write_text(f"{OLD}\n")
     (directory / "x").chmod(0o666)
     directory.chmod(mode)

@@ -9,7 +9,7 @@ from osg_token_renewer.model import Outcome, State
 from osg_token_renewer.planner import Planned
 from osg_token_renewer.stop import Stop
 from testbed import Issuer
-from tests.host import Host, has_open, until
+from tests.host import LONGEST, Host, has_open, until
 
 
 def run_of(host: Host, force: bool = False) -> renew.Run:
@@ -43,5 +43,5 @@ def test_the_runtime_directory_may_go_while_another_run_is_waited_for(host: Host
         until(lambda: has_open(run.pid, host.state / "lock"))
         assert list(host.runtime.iterdir()) == []
         host.runtime.rmdir()
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=LONGEST)
     assert (run.returncode, said.splitlines()[-1]) == (0, "1 token: 1 renewed, 0 fresh, 0 failed")

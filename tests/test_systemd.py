@@ -6,7 +6,6 @@ import configparser
 import os
 import signal
 import subprocess
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from osg_token_renewer import directories, lock, options, renew, runner
 from osg_token_renewer.config import VARIABLE
-from tests.host import ROOT, Host, has_open
+from tests.host import LONGEST, ROOT, Host, has_open, until
 
 UNITS = ROOT / "systemd"
 SHIM = ROOT / "libexec" / "osg-token-renewer.sh"
@@ -32,7 +31,7 @@ def unit(name: str) -> configparser.ConfigParser:
 def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["systemd-analyze", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        command, capture_output=True, text=True, check=False, timeout=LONGEST, env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     )
 
 
@@ -96,7 +95,7 @@ def test_the_exit_status_of_the_shim_is_that_of_the_program(host: Host, config: 
         host.configure(config)
     env = host.environment({VARIABLE: str(host.config)})
     done = subprocess.run(
-        [str(SHIM), *arguments], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+        [str(SHIM), *arguments], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LONGEST
     )
     assert done.returncode == status, done.stderr
 
@@ -108,10 +107,8 @@ def test_the_shim_becomes_the_program_so_that_a_signal_reaches_it(host: Host) ->
     with lock.held(str(host.state / "lock"), 0):
         run = host.popen([str(link)], {VARIABLE: str(host.config)})
         # It waits for the lock, with its signal handlers in place.
-        while not has_open(run.pid, host.state / "lock"):
-            assert run.poll() is None
-            time.sleep(0.02)
+        until(lambda: has_open(run.pid, host.state / "lock"))
         run.send_signal(signal.SIGTERM)
-        _, said = run.communicate(timeout=60)
+        _, said = run.communicate(timeout=LONGEST)
     assert run.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM" in said

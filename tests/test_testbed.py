@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,12 @@ import requests
 
 from testbed import Client, Issuer, TestbedError, UnexpectedPage, approve, deny
 from testbed.issuer import DEVICE_CODE_GRANT
+from tests.host import LONGEST, alive, until
 
 NASTY = "a+b%c d/&=:\"'$"
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    with Issuer(tmp_path_factory.mktemp("issuer")) as issuer:
-        yield issuer
-
-
-@pytest.fixture
-def issuer(running: Issuer) -> Iterator[Issuer]:
-    before = running.settings()
-    running.reset_counts()
-    yield running
-    running.clear_faults()
-    running.settings(**before)
-
-
-def post(issuer: Issuer, path: str, client: Client | None = None, timeout: float = 5, **form: Any) -> requests.Response:
+def post(issuer: Issuer, path: str, client: Client | None = None, timeout: float = LONGEST, **form: Any) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
         auth = (quote_plus(client.client_id), quote_plus(client.client_secret or "")) if client else None
@@ -73,7 +58,7 @@ def test_a_token_has_the_claims_of_the_wlcg_profile(issuer: Issuer) -> None:
 
 
 def test_discovery_lists_endpoints_and_scopes(issuer: Issuer) -> None:
-    metadata = requests.get(issuer.url + "/.well-known/openid-configuration", verify=str(issuer.ca_file), timeout=5).json()
+    metadata = requests.get(issuer.url + "/.well-known/openid-configuration", verify=str(issuer.ca_file), timeout=LONGEST).json()
     assert metadata["issuer"] == issuer.url
     assert {"device_authorization_endpoint", "registration_endpoint", "revocation_endpoint", "jwks_uri"} <= set(metadata)
     assert {"openid", "offline_access", "wlcg.groups", "compute.read", "storage.read:/"} <= set(metadata["scopes_supported"])
@@ -123,17 +108,24 @@ def test_a_denied_device_gets_nothing(issuer: Issuer) -> None:
     assert answer.json()["error"] == "access_denied"
 
 
-def test_a_device_code_that_nobody_approves_expires(issuer: Issuer) -> None:
-    # Two, because the issuer counts in whole seconds.
-    issuer.settings(device_code_ttl=2)
+def test_a_device_code_waits_for_a_user(issuer: Issuer) -> None:
     client = issuer.add_client()
     device = post(issuer, "/device/auth", client, scope="openid").json()
-    assert issuer.pending_user_codes() == [device["user_code"].replace("-", "")]
+    assert device["user_code"].replace("-", "") in issuer.pending_user_codes()
+    answer = post(issuer, "/token", client, grant_type=DEVICE_CODE_GRANT, device_code=device["device_code"])
+    assert answer.json()["error"] == "authorization_pending"
+    # Else another test's user might approve it.
+    issuer.revoke(client.client_id)
+
+
+def test_a_device_code_that_nobody_approves_expires(issuer: Issuer) -> None:
+    issuer.settings(device_code_ttl=1)
+    client = issuer.add_client()
+    device = post(issuer, "/device/auth", client, scope="openid").json()
     form = {"grant_type": DEVICE_CODE_GRANT, "device_code": device["device_code"]}
-    assert post(issuer, "/token", client, **form).json()["error"] == "authorization_pending"
-    time.sleep(3)
-    assert issuer.pending_user_codes() == []
-    assert post(issuer, "/token", client, **form).json()["error"] == "expired_token"
+    until(lambda: post(issuer, "/token", client, **form).json()["error"] == "expired_token")
+    # A moment later: the provider counts in whole seconds.
+    until(lambda: device["user_code"].replace("-", "") not in issuer.pending_user_codes())
 
 
 def test_the_scripted_user_refuses_an_unexpected_page(issuer: Issuer) -> None:
@@ -149,9 +141,9 @@ def test_basic_credentials_are_form_decoded_unless_told_otherwise(issuer: Issuer
     client = issuer.add_client(client_secret=NASTY)
     assert client_credentials(issuer, client).ok
     url, form, auth = issuer.url + "/token", {"grant_type": "client_credentials"}, (client.client_id, NASTY)
-    assert not requests.post(url, form, auth=auth, verify=str(issuer.ca_file), timeout=5).ok
+    assert not requests.post(url, form, auth=auth, verify=str(issuer.ca_file), timeout=LONGEST).ok
     issuer.settings(raw_basic=True)
-    assert requests.post(url, form, auth=auth, verify=str(issuer.ca_file), timeout=5).ok
+    assert requests.post(url, form, auth=auth, verify=str(issuer.ca_file), timeout=LONGEST).ok
 
 
 def test_credentials_are_taken_from_the_form(issuer: Issuer) -> None:
@@ -258,14 +250,14 @@ def test_registration_gives_and_forgets_a_client(issuer: Issuer) -> None:
         "grant_types": ["refresh_token", "authorization_code", DEVICE_CODE_GRANT],
     }
     ca = str(issuer.ca_file)
-    registered = requests.post(issuer.url + "/reg", json=wanted, verify=ca, timeout=5).json()
+    registered = requests.post(issuer.url + "/reg", json=wanted, verify=ca, timeout=LONGEST).json()
     assert "compute.read" in registered["scope"]
     assert issuer.client_id("someone") == registered["client_id"]
     bearer = {"Authorization": f"Bearer {registered['registration_access_token']}"}
-    assert requests.delete(registered["registration_client_uri"], headers=bearer, verify=ca, timeout=5).status_code == 204
+    assert requests.delete(registered["registration_client_uri"], headers=bearer, verify=ca, timeout=LONGEST).status_code == 204
     assert registered["client_id"] not in [client["client_id"] for client in issuer.clients()]
     issuer.settings(registration_without_scope=True)
-    assert "scope" not in requests.post(issuer.url + "/reg", json=wanted, verify=ca, timeout=5).json()
+    assert "scope" not in requests.post(issuer.url + "/reg", json=wanted, verify=ca, timeout=LONGEST).json()
     assert issuer.counts().registration == 2
 
 
@@ -301,14 +293,37 @@ def test_a_dropped_answer_is_lost_but_the_refresh_happened(issuer: Issuer) -> No
     assert refresh(issuer, client, token)["error"] == "invalid_grant"
 
 
-def test_latency_delays_side_by_side(issuer: Issuer) -> None:
+def test_latency_delays_each_request(issuer: Issuer) -> None:
     client = issuer.add_client()
     issuer.settings(latency_ms=300)
     started = time.monotonic()
+    assert client_credentials(issuer, client).ok
+    assert time.monotonic() - started >= 0.3
+
+
+def test_a_request_is_held_until_the_faults_are_cleared(issuer: Issuer) -> None:
+    client, other = issuer.add_client(), issuer.add_client()
+    issuer.fault(endpoint="token", client_id=client.client_id, times=1)
+    issuer.fault(endpoint="token", client_id=client.client_id, hold=True)
+    assert client_credentials(issuer, client).ok
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client_credentials, issuer, client)
+        until(lambda: issuer.counts().token == 2)
+        assert client_credentials(issuer, other).ok
+        assert not held.done()
+        issuer.clear_faults()
+        assert held.result().ok
+
+
+def test_requests_are_answered_when_so_many_are_there_at_a_time(issuer: Issuer) -> None:
+    client = issuer.add_client()
+    issuer.fault(endpoint="token", gather=4)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: client_credentials(issuer, client).status_code, range(4)))
-    assert answers == [200] * 4
-    assert 0.3 <= time.monotonic() - started < 1.0
+        first = pool.submit(client_credentials, issuer, client)
+        until(lambda: issuer.counts().token == 1)
+        assert not first.done()
+        answers = list(pool.map(lambda _: client_credentials(issuer, client).status_code, range(3)))
+    assert [first.result().status_code, *answers] == [200] * 4
     counts = issuer.counts()
     assert (counts.token, counts.grants, counts.connections, counts.max_in_flight) == (4, {"client_credentials": 4}, 4, 4)
 
@@ -329,8 +344,7 @@ def test_a_pause_cuts_what_is_under_way(issuer: Issuer) -> None:
     issuer.fault(endpoint="token", hang=True, times=1)
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(client_credentials, issuer, client)
-        while issuer.counts().token == 0:
-            time.sleep(0.01)
+        until(lambda: issuer.counts().token == 1)
         issuer.pause()
         assert isinstance(hanging.exception(), requests.ConnectionError)
     issuer.resume()
@@ -355,7 +369,7 @@ def test_an_issuer_that_can_not_start_says_why(issuer: Issuer, tmp_path: Path) -
 
 
 def test_the_issuer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    program = "import sys, time; from testbed import Issuer; print(Issuer(sys.argv[1]).process.pid, flush=True); time.sleep(60)"
+    program = "import sys, time; from testbed import Issuer; print(Issuer(sys.argv[1]).process.pid, flush=True); time.sleep(1000)"
     root = Path(__file__).resolve().parent.parent
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -363,10 +377,7 @@ def test_the_issuer_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
         pid = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    end = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not alive(pid))
 
 
 def test_key_and_configuration_are_private(issuer: Issuer) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
-from osg_token_renewer.text import OUTSIDE_LIMIT, duration, instant, outside, plural
+from osg_token_renewer.text import OUTSIDE_LIMIT, duration, escaped, instant, line, outside, plural
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,45 @@ def test_a_secret_in_foreign_text_is_masked_also_where_it_would_be_cut() -> None
     secret = "correct-horse"
     assert outside(f"you sent {secret}, {secret}", hide=(secret,)) == "you sent ***, ***"
     assert "correct" not in outside(("word " * OUTSIDE_LIMIT)[: OUTSIDE_LIMIT - 8] + secret, hide=(secret,))
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        'p%w/"r&d+é<',
+        "p%25w/%22r%26d%2B%C3%A9%3C",
+        "p%25w%2F%22r%26d%2B%C3%A9%3C",
+        "p%25w%2f%22r%26d%2b%c3%a9%3c",
+        "p%w/&quot;r&amp;d+é&lt;",
+        'p%w/\\"r&d+é<',
+        'p%w/\\"r&d+\\u00e9<',
+        base64.b64encode('p%w/"r&d+é<'.encode()).decode(),
+    ],
+)
+def test_a_secret_is_masked_however_it_is_encoded(echo: str) -> None:
+    said = outside(f"you sent ({echo})", hide=('p%w/"r&d+é<',))
+    assert (said[:13], len(said) < 20) == ("you sent (***", True)
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab"])
+def test_a_secret_is_masked_wherever_it_stands_in_what_is_encoded(before: str) -> None:
+    echo = base64.b64encode(f"{before}correct-horse-battery{before}".encode()).decode()
+    assert 3 <= len(outside(echo, hide=("correct-horse-battery",))) <= 15
+
+
+def test_a_secret_that_would_be_cut_where_foreign_text_is_very_long_is_masked() -> None:
+    for length in range(50 * OUTSIDE_LIMIT - 20, 50 * OUTSIDE_LIMIT + 1):
+        assert "correct" not in outside(" " * length + "correct-horse", hide=("correct-horse",))
+
+
+def test_what_a_person_needs_as_it_is_is_not_masked() -> None:
+    address = f"https://issuer.example.org/{TOKEN}"
+    assert (line(f" {address}\n"), line("ab\ncd"), line("abcdef", limit=4)) == (address, "ab cd", "abc…")
+
+
+def test_what_must_stay_recognisable_is_escaped() -> None:
+    assert escaped("/plain/é/path \\ ") == "/plain/é/path \\ "
+    assert escaped("/a\x1b[2J\n\u202e\udcff\U000e0001\x85") == "/a\\x1b[2J\\n\\u202e\\udcff\\U000e0001\\x85"
 
 
 TOKEN = "0123456789-abcdefghij_ABCDEFGHIJ~klmnopq"

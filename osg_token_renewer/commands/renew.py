@@ -78,7 +78,8 @@ def _status(outcomes: Sequence[Outcome]) -> int:
 def _show(planned: Sequence[Planned]) -> int:
     for each in planned:
         verb = "would be obtained" if each.decision.due else "is fresh"
-        print(f"token {each.spec.name}: {verb}: {each.decision.text}")
+        rests = f", but its account {each.rest.account} rests: {each.rest.message}" if each.rest else ""
+        print(f"token {each.spec.name}: {verb}: {each.decision.text}{rests}")
     due = sum(each.decision.due for each in planned)
     print(f"{plural(len(planned), 'token')}: {due} due, {len(planned) - due} fresh" if planned else journal.summary(()))
     return Exit.WELL

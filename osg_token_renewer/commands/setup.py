@@ -13,7 +13,6 @@ import logging
 import os
 import pwd
 import secrets
-import shutil
 import signal
 import stat
 import sys
@@ -23,26 +22,26 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from osg_token_renewer import __version__, config, directories, options, process, registration
+from osg_token_renewer import __version__, config, directories, options, process, registration, trust
+from osg_token_renewer.commands.parser import Parser
 from osg_token_renewer.config import ini
-from osg_token_renewer.errors import Exit, Local, RenewerError, UsageError
-from osg_token_renewer.model import Account, Secret, TokenSpec
+from osg_token_renewer.errors import ConfigError, Exit, Local, RenewerError, UsageError
+from osg_token_renewer.model import Account, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.process import User
 from osg_token_renewer.sources import client_credentials, oidc_agent
 from osg_token_renewer.stop import ENDING
+from osg_token_renewer.text import escaped, line
 
 PROGRAM = "osg-token-renewer-setup"
+# Of what an issuer offers.
+_LONGEST_LIST = 4000
 TOKENS = "/etc/osg/tokens"
 log = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Register a client account at an issuer. What is needed and not given is asked for.",
-        allow_abbrev=False,
-    )
+def build_parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description="Register a client account at an issuer. What is needed and not given is asked for.")
     parser.add_argument("account", metavar="ACCOUNT", help="a name for the account")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
@@ -80,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     _require_answers(args)
     with _ended_by_signals():
         this = _Setup(args, _service_user(args.service_user))
+        this.refuse_what_others_can_change()
         section = this.client_credentials() if args.client_credentials else this.device_flow()
         this.conclude(section)
     return Exit.WELL
@@ -124,19 +124,36 @@ class _Setup:
     # Whom oidc-agent runs as; None is this process's own user.
     user: Optional[User]
 
+    @property
+    def pw_file(self) -> str:
+        return os.path.abspath(self.args.pw_file or os.path.join(TOKENS, f"{self.args.account}.pw"))
+
+    def refuse_what_others_can_change(self) -> None:
+        """Raises ConfigError for a password or secret file that is there and that the programs would refuse later."""
+        used = [self.args.client_secret_file, None if self.args.client_credentials else self.pw_file]
+        problems: list[Problem] = []
+        for path in filter(None, used):
+            # What is not there, or cannot be looked at, is said when it is read.
+            with suppress(OSError):
+                problems += [Problem(Place(path), flaw) for flaw in trust.flaws(path, self.user.uid if self.user else None)]
+        if problems:
+            raise ConfigError(problems)
+
     def device_flow(self) -> dict[str, str]:
         """Makes the oidc-agent account; returns the options of its section."""
         args = self.args
         process.find("oidc-gen", oidc_agent.PACKAGE)
-        pw_file = os.path.abspath(args.pw_file or os.path.join(TOKENS, f"{args.account}.pw"))
+        pw_file = self.pw_file
         if not args.reauthenticate:
             registration.refuse_existing(args.account, self.user)
         if not args.create_pw_file:
             _require_file(pw_file)
         request = registration.Request(args.account) if args.reauthenticate else self._wanted()
         register = registration.reauthenticate if args.reauthenticate else registration.register
-        with self._password(pw_file) as password, _private_directory(self.user) as directory:
-            register(replace(request, password=password), directory, self.user, args.timeout, _show)
+        # A $TMPDIR of root's own would be out of another user's reach.
+        sockets = "/tmp" if self.user else tempfile.gettempdir()  # noqa: S108
+        with self._password(pw_file) as password:
+            register(replace(request, password=password), sockets, self.user, args.timeout, _show)
         self._warn_unless_readable(pw_file)
         return {"password_file": pw_file}
 
@@ -170,9 +187,9 @@ class _Setup:
         if known:
             print(f"[account {account}] is in the configuration already, at {known}: nothing was added to it.")
         elif self.args.write_config:
-            print(f"Wrote its section to {_write_section(account, text, main, self.args.service_user)}")
+            print(f"Wrote its section to {escaped(_write_section(account, text, main, self.args.service_user))}")
         else:
-            print(f"Add the following section to {main}:\n\n{text}")
+            print(f"Add the following section to {escaped(main)}:\n\n{text}")
         print(f"Then, where there is none yet, add a [token NAME] section with account = {account} and a token_path;")
         print("check it with: osg-token-renewer check; renew with: systemctl start osg-token-renewer.service")
 
@@ -196,7 +213,7 @@ class _Setup:
             log.warning("the issuer's metadata does not offer the device flow: registration may fail")
         scopes = metadata.get("scopes_supported")
         if self.args.scope is None and isinstance(scopes, list):
-            print("The issuer offers these scopes:", " ".join(str(scope) for scope in scopes if str(scope).isprintable()))
+            print("The issuer offers these scopes:", line(" ".join(map(str, scopes)), _LONGEST_LIST))
 
     def _issuer(self) -> str:
         issuer = self._asked("--issuer", self.args.issuer, "Issuer URL")
@@ -229,6 +246,8 @@ class _Setup:
         answer = input(f"{prompt} [{default}]: " if default else f"{prompt}: ").strip() or (default or "")
         if not answer and default is None:
             raise UsageError(f"{option}: is needed")
+        if not answer.isprintable():
+            raise UsageError(f"{option}: must not contain control characters")
         return answer
 
     @contextmanager
@@ -237,7 +256,7 @@ class _Setup:
         created = not os.path.exists(path) and self.args.create_pw_file
         if created:
             _write_private(path, secrets.token_urlsafe(32) + "\n", self.user)
-            print(f"Wrote a random password to {path}")
+            print(f"Wrote a random password to {escaped(path)}")
         try:
             yield Secret(SecretFile(path).first_line("password"))
         except BaseException:
@@ -259,7 +278,7 @@ class _Setup:
             # An earlier try got as far as this.
             return path
         _write_private(path, secret.reveal() + "\n", self.user)
-        print(f"Wrote the client secret to {path}")
+        print(f"Wrote the client secret to {escaped(path)}")
         return path
 
     def _warn_unless_readable(self, path: str) -> None:
@@ -289,19 +308,6 @@ def _service_user(name: str) -> Optional[User]:
     if os.geteuid() != 0:
         raise RenewerError(f"run this as root: accounts belong to the service user {name}", f"or as {name} itself, or see --service-user")
     return User(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)), entry.pw_dir)
-
-
-@contextmanager
-def _private_directory(user: Optional[User]) -> Iterator[str]:
-    """For the agent's socket: a directory that only the user can enter whom oidc-agent runs as."""
-    # A $TMPDIR of root's own would be out of another user's reach.
-    directory = tempfile.mkdtemp(prefix="osg-token-renewer-", dir="/tmp" if user else None)  # noqa: S108
-    try:
-        if user is not None:
-            os.chown(directory, user.uid, user.gid)
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

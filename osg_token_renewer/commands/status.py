@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     found = config.load(args.config)
     now = time.time()
-    planned = renew.plan(found.tokens, renew.remembered(renew.history(found)), now)
+    planned = renew.plan(found, renew.history(found), now)
     shown = states.states(planned, now)
     if args.json:
         from osg_token_renewer.report import json

@@ -79,6 +79,8 @@ class _Recorder:
         self._section: Optional[str] = None
         self._seen: dict[object, int] = {}
         self._places: dict[tuple[str, Optional[str]], Place] = {}
+        # How a section's title was written first.
+        self._spelling: dict[str, str] = {}
 
     def read(self, stream: TextIO, file: str) -> None:
         self._file, self._line, self._section, self._seen = file, 0, None, {}
@@ -102,12 +104,17 @@ class _Recorder:
         """Stands in for SECTCRE.match."""
         found = _HEADER.match(text)
         if found:
-            name = found["header"]
+            name = title = found["header"]
+            normal = " ".join(name.split())
+            if DEFAULT not in (name, normal):
+                # A drop-in may have other blanks in the title of a section that it adds to.
+                name = self._spelling.setdefault(normal, name)
+                found = _HEADER.match(f"[{name}]")
             self._section = name
             # The standard parser minds a second [DEFAULT] only for an option that stands in both.
-            first = self._line if name == DEFAULT else self._seen.setdefault(" ".join(name.split()), self._line)
+            first = self._line if name == DEFAULT else self._seen.setdefault(normal, self._line)
             if first != self._line:
-                self._problem(self._line, f"[{name}] stands twice in this file, first in line {first}")
+                self._problem(self._line, f"stands twice in this file, first in line {first}", title)
             self._places.setdefault((name, None), self._here())
         return found
 
@@ -132,7 +139,7 @@ class _Recorder:
             first = self._seen.setdefault(key, self._line)
             if first != self._line:
                 shown = name if showable(name) else "an option"
-                self._problem(self._line, f"[{self._section}] {shown}: stands twice in this section, first in line {first}")
+                self._problem(self._line, f"stands twice in this section, first in line {first}", self._section, shown)
             self._places[key] = self._here()
         return name
 
@@ -163,8 +170,8 @@ class _Recorder:
     def _here(self) -> Place:
         return Place(self._file, self._line)
 
-    def _problem(self, line: int, what: str) -> None:
-        self.problems.append(Problem(Place(self._file, line), what))
+    def _problem(self, line: int, what: str, section: Optional[str] = None, option: Optional[str] = None) -> None:
+        self.problems.append(Problem(Place(self._file, line), what, section, option))
 
 
 class _Lenient(configparser.Interpolation):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from osg_token_renewer import options
+from osg_token_renewer import options, trust
 from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.config.ini import Section, showable
 from osg_token_renewer.errors import Local
@@ -17,25 +18,26 @@ from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.sources.base import Source
 
 ACCOUNT = (
-    Option("source", options.choice(*SOURCES), summary="how the account obtains tokens"),
-    Option("timeout", options.time_limit, default=60, summary="seconds for one request to the issuer"),
+    Option("source", options.choice(*SOURCES)),
+    Option("timeout", options.time_limit, default=60),
 )
 TOKEN = (
-    Option("account", options.name, required=True, summary="the account's name"),
-    Option("token_path", options.absolute_path, required=True, summary="absolute path of the file"),
-    Option("audience", options.words, default=(), summary="audiences, space separated"),
-    Option("scope", options.words, default=(), summary="scopes, space separated"),
-    Option("min_lifetime", options.seconds, summary="seconds that the published token must always have left"),
-    Option("mode", options.mode, summary="octal mode of the published file"),
-    Option("group", options.owner, summary="group of the published file"),
-    Option("owner", options.owner, summary="owner of the published file"),
-    Option("claims", options.choice("warn", "enforce"), default="warn", summary="what a missing audience or scope means"),
+    Option("account", options.name, required=True),
+    Option("token_path", options.absolute_path, required=True),
+    Option("audience", options.words, default=()),
+    Option("scope", options.words, default=()),
+    Option("min_lifetime", options.seconds),
+    Option("mode", options.mode),
+    Option("group", options.owner),
+    Option("owner", options.owner),
+    Option("claims", options.choice("warn", "enforce"), default="warn"),
+    Option("on_expiry", options.choice("keep", "remove"), default="keep"),
 )
 RENEWER = (
-    Option("workers", options.count, summary="lanes at a time"),
-    Option("state_dir", options.absolute_path, summary="history and copies of account files"),
-    Option("runtime_dir", options.absolute_path, summary="lock and agent sockets"),
-    Option("run_timeout", options.time_limit, default=Options.run_timeout, summary="seconds that a run may take"),
+    Option("workers", options.count),
+    Option("state_dir", options.absolute_path),
+    Option("runtime_dir", options.absolute_path),
+    Option("run_timeout", options.time_limit, default=Options.run_timeout),
 )
 _KINDS = ("account", "token", "renewer")
 
@@ -89,12 +91,10 @@ def _sort(section: Section, reading: _Reading) -> None:
         return
     bad = options.bad_name(words[1])
     if bad:
-        reading.problem(section.place, bad, section.name)
+        # No token can use an account of such a name; the original does not look at what no token uses.
+        reading.problem(section.place, bad, section.name, warning=kind == "account")
         return
     named = reading.accounts if kind == "account" else reading.tokens
-    if words[1] in named:
-        # Written with other blanks; the same header in one file was found by the reader.
-        reading.problem(section.place, f"stands twice, first at {named[words[1]].place}", section.name)
     named[words[1]] = section
 
 
@@ -117,7 +117,7 @@ def _checked_account(name: str, section: Section, reading: _Reading) -> Optional
     values = _values(section, [*ACCOUNT, *source.OPTIONS], options.known(every), reading)
     if values is None:
         return None
-    _secrets_are_private(section, values, source.OPTIONS, reading)
+    _secrets_are_guarded(section, values, source.OPTIONS, reading)
     own = {option.name: values[option.name] for option in source.OPTIONS}
     try:
         settings = source.settings(own)
@@ -178,8 +178,8 @@ def _token(name: str, section: Section, reading: _Reading) -> Optional[TokenSpec
         return None
     if values is None:
         return None
-    path, claims = values.pop("token_path"), values.pop("claims")
-    return TokenSpec(name=name, path=path, enforce_claims=claims == "enforce", **values)
+    path, claims, on_expiry = (values.pop(option) for option in ("token_path", "claims", "on_expiry"))
+    return TokenSpec(name=name, path=path, enforce_claims=claims == "enforce", remove_expired=on_expiry == "remove", **values)
 
 
 def _values(section: Section, wanted: Sequence[Option], known_besides: Iterable[str], reading: _Reading) -> Optional[dict[str, Any]]:
@@ -234,39 +234,38 @@ def _paths_are_distinct(reading: _Reading) -> None:
             reading.problem(value.place, f"is also the path of [token {other}]", section.name, "token_path")
 
 
-def _secrets_are_private(section: Section, values: dict[str, Any], of_source: Iterable[Option], reading: _Reading) -> None:
-    """Warns of secrets that others can read, and of secret files that are not there."""
+def _secrets_are_guarded(section: Section, values: dict[str, Any], of_source: Iterable[Option], reading: _Reading) -> None:
+    """Refuses secret files that others can change; warns of secrets that others can read, and of secret files that are not there."""
     for option in of_source:
         value = values[option.name]
         if not isinstance(value, (Secret, SecretFile)):
             continue
         place = section.options[option.name].place
         if isinstance(value, Secret):
-            if _others_read(place.file):
-                what = f"others can read this secret: chmod o-rwx {place.file}"
-                reading.problem(place, what, section.name, option.name, warning=True)
+            with suppress(OSError):
+                if _others_read(place.file):
+                    what = f"others can read this secret: chmod o-rwx {place.file}"
+                    reading.problem(place, what, section.name, option.name, warning=True)
         else:
-            _file_is_private(value, place, section.name, option.name, reading)
+            _file_is_guarded(value, place, section.name, option.name, reading)
 
 
-def _file_is_private(file: SecretFile, place: Place, section: str, option: str, reading: _Reading) -> None:
+def _file_is_guarded(file: SecretFile, place: Place, section: str, option: str, reading: _Reading) -> None:
     try:
         path = file.path
+        # A credential is the service manager's to guard.
+        for flaw in () if file.is_credential else trust.flaws(path):
+            reading.problem(place, flaw, section, option)
         if _others_read(path):
             reading.problem(place, f"others can read it: chmod o-rwx {path}", section, option, warning=True)
     except FileNotFoundError:
         reading.problem(place, "there is no such file", section, option, warning=True)
-    except Local:
-        # A credential of the service, looked at from outside of it.
+    except (OSError, Local):
+        # What this user may not look at, others may not either, as far as can be told; or a credential of the service, looked at
+        # from outside of it.
         return
 
 
 def _others_read(path: str) -> bool:
-    try:
-        mode = os.stat(path).st_mode
-        return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        # What this user may not look at, others may not either, as far as can be told.
-        return False
+    mode = os.stat(path).st_mode
+    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)

@@ -6,26 +6,29 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from typing import Optional
 
 from osg_token_renewer import directories
 from osg_token_renewer.errors import HistoryError
-from osg_token_renewer.model import STOPPED, Outcome, State, TokenRecord
+from osg_token_renewer.model import STOPPED, Outcome, Rest, State, TokenRecord
 from osg_token_renewer.text import outside
 
 FILE = "history.sqlite"
 _VERSION = 1
 _BUSY = 2.0
 _SELECT = f"SELECT {', '.join(field.name for field in fields(TokenRecord))} FROM token"  # noqa: S608
-_CREATE = """
+_CREATE = (
+    """
 CREATE TABLE IF NOT EXISTS token (
     name TEXT PRIMARY KEY, fingerprint TEXT, asked TEXT, issuer TEXT, expires_at REAL, obtained_at REAL,
     failed_at REAL, failure_reason TEXT, failure_message TEXT, failures_in_row INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID
-"""
+""",
+    'CREATE TABLE IF NOT EXISTS rest (account TEXT PRIMARY KEY, "grant" TEXT, since REAL, message TEXT) WITHOUT ROWID',
+)
 # What SQLite says when the file may be well all the same: another process has it, this user may not, the disk does not let it.
 _PASSING = ("locked", "readonly", "unable to open", "full", "I/O error", "interrupted")
 # The year 9999, the end of what dates can show.
@@ -40,6 +43,8 @@ INSERT INTO token (name, failed_at, failure_reason, failure_message, failures_in
 ON CONFLICT (name) DO UPDATE SET failed_at = excluded.failed_at, failure_reason = excluded.failure_reason,
     failure_message = excluded.failure_message, failures_in_row = failures_in_row + 1
 """
+_DIED = 'INSERT OR REPLACE INTO rest (account, "grant", since, message) VALUES (?, ?, ?, ?)'
+_LIVES = "DELETE FROM rest WHERE account = ?"
 
 
 class History:
@@ -55,9 +60,20 @@ class History:
         with _translated(self.path), closing(self._connect(writing=False)) as database:
             return self._records(database)
 
-    def record(self, outcomes: Iterable[Outcome], now: float) -> None:
+    def rests(self) -> dict[str, Rest]:
+        """The accounts that were found with a dead grant, by name. Raises HistoryError."""
+        if not os.path.exists(self.path):
+            return {}
+        with _translated(self.path), closing(self._connect(writing=False)) as database:
+            found = [Rest(*row) for row in database.execute('SELECT account, "grant", since, message FROM rest')]
+        if not all(isinstance(rest.since, float) and isinstance(rest.message, str) for rest in found):
+            raise DamagedError(f"{self.path}: it holds what this program does not write")
+        return {rest.account: rest for rest in found}
+
+    def record(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Adds what a run brought, in one transaction. A fresh token changes nothing. Raises HistoryError."""
         renewed, failed = [], []
+        died: dict[str, tuple[object, ...]] = {}
         for outcome in outcomes:
             name = outcome.spec.name
             if outcome.state is State.RENEWED:
@@ -66,6 +82,9 @@ class History:
                 renewed.append(row)
             elif outcome.state is State.FAILED and outcome.reason != STOPPED:
                 failed.append((name, now, outcome.reason, _storable(outcome.message)))
+            account = outcome.spec.account
+            if outcome.dead_grant is not None:
+                died[account] = (account, outcome.dead_grant, now, _storable(outcome.message))
         if not renewed and not failed:
             return
         with _translated(self.path), closing(self._connect(writing=True)) as database, database:
@@ -73,6 +92,8 @@ class History:
             self._records(database)
             database.executemany(_RENEWED, renewed)
             database.executemany(_FAILED, failed)
+            database.executemany(_LIVES, {(outcome.spec.account,) for outcome in outcomes if outcome.state is State.RENEWED})
+            database.executemany(_DIED, died.values())
 
     def put_aside(self) -> str:
         """Moves a damaged database away, so that the next run starts a new one; returns where it is now."""
@@ -105,7 +126,8 @@ class History:
             if version > _VERSION:
                 raise HistoryError(f"{self.path} was written by a newer version of this program")
             if writing and version < _VERSION:
-                database.execute(_CREATE)
+                for statement in _CREATE:
+                    database.execute(statement)
                 database.execute(f"PRAGMA user_version = {_VERSION}")
         except BaseException:
             database.close()

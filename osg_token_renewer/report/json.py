@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Optional
 
+from osg_token_renewer.planner import REST
 from osg_token_renewer.report.states import TokenState
 from osg_token_renewer.text import instant
 
@@ -43,7 +44,7 @@ def _token(state: TokenState) -> dict[str, Any]:
         if record and failed
         else None,
         "failures_in_row": record.failures_in_row if record else 0,
-        "next_attempt_at": None,
+        "next_attempt_at": _time(planned.rest.since + REST if planned.rest else None),
     }
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from osg_token_renewer.model import AccessToken
 from osg_token_renewer.report import states as s
 from osg_token_renewer.report.states import TokenState
-from osg_token_renewer.text import duration, outside
+from osg_token_renewer.text import OUTSIDE_LIMIT, duration, escaped, outside
 
 _STYLES = {s.FRESH: "green", s.DUE: "cyan", s.EXPIRING: "yellow", s.EXPIRED: "bold red", s.FAILED: "bold red", s.MISSING: "bold red"}
 # Without a terminal nothing is folded: the lines are for grep.
@@ -124,9 +124,9 @@ def _colored(state: str) -> Text:
 def _row(state: TokenState, now: float) -> _Row:
     spec = state.planned.spec
     grants = _grants(state.planned.published.token)
-    # A path may hold any character but a line break.
-    path = outside(spec.path, limit=len(spec.path))
-    return _Row(spec.name, spec.account, state.state, _left(state.seconds_left), grants, path, _failure(state, now))
+    # A path may hold any character but a line break, and whoever can write to the history may have written to it.
+    failure = outside(_failure(state, now), limit=2 * OUTSIDE_LIMIT)
+    return _Row(spec.name, spec.account, state.state, _left(state.seconds_left), grants, escaped(spec.path), failure)
 
 
 def _left(seconds: Optional[float]) -> str:

@@ -26,6 +26,18 @@ class Fetched:
     clock_ahead: Optional[float] = None
 
 
+@dataclass(frozen=True)
+class Directories:
+    """Where a session may make files.
+
+    `sockets` is private to this user and short enough for sockets; what a session makes in it, it removes. `state` is for what must
+    outlive the run; it need not exist.
+    """
+
+    sockets: str
+    state: str
+
+
 # Obtains one token; raises a Failure. Calls are made one after the other.
 Fetch = Callable[[TokenSpec], Fetched]
 
@@ -67,10 +79,12 @@ class Source(Protocol):
         `known` is the issuer of the account's last token, if there was one.
         """
 
-    def session(self, account: Account, directory: str, begin: Begin = at_any_time) -> AbstractContextManager[Fetch]:
+    def grant(self, account: Account) -> Optional[str]:
+        """A text that changes when the account is given another grant; None where the account has none that could die."""
+
+    def session(self, account: Account, directories: Directories, begin: Begin = at_any_time) -> AbstractContextManager[Fetch]:
         """Opens the account, for tokens one after the other.
 
-        `directory` is private to this user and short enough for sockets; what the session makes in it, it removes. Entering
-        raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it. It repeats
-        no request by itself: an Unavailable says with `retry_after` that this may be done.
+        Entering raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it. It
+        repeats no request by itself: an Unavailable says with `retry_after` that this may be done.
         """

@@ -14,7 +14,7 @@ from osg_token_renewer import options
 from osg_token_renewer.errors import Refused, Unavailable, Unreachable, Unsuitable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
-from osg_token_renewer.sources.base import Begin, Fetch, Fetched, at_any_time
+from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, at_any_time
 from osg_token_renewer.text import duration, outside
 
 if TYPE_CHECKING:
@@ -24,17 +24,12 @@ NAME = "client-credentials"
 MARKER = "token_request_url"
 OVERLAPS = True
 OPTIONS = (
-    Option("token_request_url", options.endpoint, required=True, summary="the issuer's token endpoint"),
-    Option("client_id", options.text, required=True, summary="the client's id"),
-    Option("client_secret", options.secret, summary="the client's secret"),
-    Option("client_secret_file", options.secret_file, summary="file whose first line is the client's secret"),
-    Option(
-        "client_auth",
-        options.choice("auto", "basic", "basic-encoded", "post"),
-        default="auto",
-        summary="how the client authenticates",
-    ),
-    Option("ca_file", options.absolute_path, summary="CA bundle for the issuer"),
+    Option("token_request_url", options.endpoint, required=True),
+    Option("client_id", options.text, required=True),
+    Option("client_secret", options.secret),
+    Option("client_secret_file", options.secret_file),
+    Option("client_auth", options.choice("auto", "basic", "basic-encoded", "post"), default="auto"),
+    Option("ca_file", options.absolute_path),
 )
 
 # Statuses below 500 and errors (RFC 6749 section 4.1.2.1) that may pass; any other the same request will meet again until a person
@@ -70,8 +65,12 @@ def issuer(account: Account, known: Optional[str]) -> str:  # noqa: ARG001  (a t
     return url
 
 
+def grant(account: Account) -> None:
+    """There is no grant that could die: the client's credentials are all that it takes."""
+
+
 @contextmanager
-def session(account: Account, directory: str, begin: Begin = at_any_time) -> Iterator[Fetch]:  # noqa: ARG001  (no files, no sockets)
+def session(account: Account, directories: Directories, begin: Begin = at_any_time) -> Iterator[Fetch]:  # noqa: ARG001  (no files)
     from osg_token_renewer.http import Client
 
     with Client(account.settings.ca_file, account.timeout) as client:
@@ -127,18 +126,18 @@ class _Session:
         return base64.b64encode(_bytes(":".join(parts))).decode("ascii")
 
     def _secrets(self) -> tuple[str, ...]:
-        """All that was sent and that an issuer may echo, the longest first: one may be a part of another."""
-        sent = {self._secret, _encoded(self._secret), self._basic("basic"), self._basic("basic-encoded")}
-        return tuple(sorted(sent, key=len, reverse=True))
+        """All that was sent and that an issuer may echo."""
+        return self._secret, self._basic("basic"), self._basic("basic-encoded")
 
     def _token(self, answer: Answer) -> dict[str, Any]:
         if answer.status == 200:
             content = _json(answer)
             if content is None:
                 raise Unavailable(f"the issuer's answer is not JSON ({outside(answer.content_type, limit=60) or 'no type'})")
-            if isinstance(content.get("access_token"), str) and content["access_token"]:
+            if _holds_token(content):
                 return content
-            raise Unsuitable("the issuer's answer holds no access token")
+            if not _error(answer)[0]:
+                raise Unsuitable("the issuer's answer holds no access token")
         code, description = _error(answer)
         said = outside(": ".join(filter(None, (code, description))), hide=self._secrets())
         if 300 <= answer.status < 400:
@@ -146,7 +145,9 @@ class _Session:
                 "the issuer answered with a redirect, which is not followed because it would take the secret elsewhere",
                 f"check token_request_url of [account {self._account.name}]",
             )
-        if 400 <= answer.status < 500 and answer.status not in _PASSING and code not in _PASSING_ERRORS:
+        # Some issuers report an error with status 200.
+        lasting = answer.status == 200 or (400 <= answer.status < 500 and answer.status not in _PASSING)
+        if lasting and code not in _PASSING_ERRORS:
             what = f"the issuer refused the request: {said or f'HTTP status {answer.status}'}"
             raise Refused(what, f"check [account {self._account.name}] against the client's registration at the issuer")
         what = f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else "")
@@ -177,12 +178,16 @@ def _json(answer: Answer) -> Optional[dict[str, Any]]:
 
 
 def _error(answer: Answer) -> tuple[str, str]:
-    """`error` and `error_description` of RFC 6749 section 5.2, empty where the answer has none."""
-    if answer.status == 200:
-        return "", ""
+    """`error` and `error_description` of RFC 6749 section 5.2, empty where the answer has none, or a token."""
     content = _json(answer) or {}
+    if answer.status == 200 and _holds_token(content):
+        return "", ""
     code, description = content.get("error"), content.get("error_description")
     return code if isinstance(code, str) else "", description if isinstance(description, str) else ""
+
+
+def _holds_token(content: Mapping[str, Any]) -> bool:
+    return isinstance(content.get("access_token"), str) and bool(content["access_token"])
 
 
 def _expiry(expires_in: object, asked_at: float) -> Optional[float]:

@@ -8,31 +8,34 @@ oidc-token(1).
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
-from osg_token_renewer import options, process
-from osg_token_renewer.errors import CutOff, Failure, Local, Refused, TimedOut, Unavailable, Unreachable
+from osg_token_renewer import directories, options, process
+from osg_token_renewer.errors import CutOff, DeadGrant, Failure, Local, Refused, TimedOut, Unavailable, Unreachable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
-from osg_token_renewer.sources import oidc_files
-from osg_token_renewer.sources.base import Begin, Fetch, Fetched, at_any_time
-from osg_token_renewer.text import outside, seconds
+from osg_token_renewer.sources import account_file, issuer_config
+from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, at_any_time
+from osg_token_renewer.text import line, outside, seconds
 
 if TYPE_CHECKING:
     import subprocess
 
+log = logging.getLogger(__name__)
+
 NAME = "oidc-agent"
 MARKER = "password_file"
 OVERLAPS = False
-OPTIONS = (Option("password_file", options.secret_file, required=True, summary="file whose first line is the encryption password"),)
+OPTIONS = (Option("password_file", options.secret_file, required=True),)
 PACKAGE = "oidc-agent-cli"
 
 # An agent is ready after some 20 ms; a machine that is short of everything may need far longer.
@@ -43,6 +46,8 @@ _DEFAULT_SCOPES = " "
 _OPENINGS_PER_CORE = 3
 # A request that is cut off may cost a rotating account: it is begun only while it has its timeout left, or so many seconds.
 _UNCUT = 30.0
+# As long as the agent lives it has the newest refresh token, also where there was no room to write it. Seconds between tries.
+_WRITE_AGAIN = (0.0, 1.0, 2.0, 4.0)
 _opening = threading.BoundedSemaphore(_OPENINGS_PER_CORE * len(os.sched_getaffinity(0)))
 
 
@@ -53,9 +58,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Agent:
-    """A running agent; `env` is what its clients must be started with."""
+    """A running agent.
+
+    `env` is what its clients must be started with; while a process has the descriptor `hold`, the agent is not ended, whatever becomes
+    of the program.
+    """
 
     env: Mapping[str, str]
+    hold: int
     user: Optional[User] = None
 
 
@@ -65,53 +75,72 @@ def settings(values: Mapping[str, Any]) -> Settings:
 
 def issuer(account: Account, known: Optional[str]) -> Optional[str]:
     """As oidc-agent remembers it: 5.x all accounts of an issuer, 4.2.6 only its first one."""
-    issuers = oidc_files.issuers()
+    issuers = issuer_config.read()
     listed = next((url for url, accounts in issuers.items() if account.name in accounts), None)
     # Each account that oidc-gen makes has its issuer in there: where it is only one, it is that of all.
     return listed or known or (next(iter(issuers)) if len(issuers) == 1 else None)
 
 
+def grant(account: Account) -> Optional[str]:
+    return account_file.fingerprint(account.name)
+
+
 @contextmanager
-def session(account: Account, directory: str, begin: Begin = at_any_time) -> Iterator[Fetch]:
+def session(account: Account, where: Directories, begin: Begin = at_any_time) -> Iterator[Fetch]:
     password_file: SecretFile = account.settings.password_file
     # Proves that it can be read, before an agent is started: oidc-add would ask for the password instead.
     password_file.first_line("password")
-    with agent(directory) as running:
+    copy = os.path.join(where.state, "accounts", account.name)
+    wait = _client_limit(account) + _ORPHAN_GRACE
+    with account_file.guarded(account.name, copy, wait) as guard, agent(where.sockets, guard=guard) as running:
         _add(account, os.path.abspath(password_file.path), running, begin)
-        yield _Session(account, running, begin).fetch
+        yield _Session(account, running, guard, begin).fetch
+
+
+# Starts the agent, and beside it a watcher that does nothing as long as somebody holds the other end of its standard input: the program,
+# and each client that it started. When the program was killed, its clients finish the request that is under way; then nothing is, and the
+# agent can be ended without loss. $1 is its directory, $2 a file to remove.
+_WATCHED = """
+exec 3<&0 </dev/null
+(
+    read -r _ <&3
+    trap : TERM
+    kill -TERM 0
+    rm -rf -- "$1" "$2"
+    left=30
+    while [ $left -gt 0 ] && kill -0 $$; do sleep 0.1; left=$((left - 1)); done
+    kill -KILL 0
+) &
+exec 3<&-
+shift 2
+exec "$@"
+"""
+# How long after its clients' end an agent whose program was killed may be there.
+_ORPHAN_GRACE = 5.0
 
 
 @contextmanager
-def agent(directory: str, user: Optional[User] = None) -> Iterator[Agent]:
-    """A private agent, ended on every way out, its directory removed."""
+def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file.Guard] = None) -> Iterator[Agent]:
+    """A private agent, ended on every way out, its directory (made in `parent`) removed.
+
+    When this program is killed, the agent ends by itself as soon as no client holds it any more, and removes its directory. What `guard`
+    has is then let go of, too.
+    """
     program = process.find("oidc-agent", PACKAGE)
-    with _private_directory(directory, user) as private:
+    held = guard.descriptors if guard else ()
+    with directories.private(parent, directories.AGENT, user) as (private, mark), process.pipe() as (watched, hold):
         path = os.path.join(private, "socket")
+        said = os.path.join(private, "log")
         env = process.environment(OIDC_SOCK=path, **({"HOME": user.home, "USER": user.name, "TMPDIR": private} if user else {}))
+        watcher = ["/bin/sh", "-c", _WATCHED, "oidc-agent", private, guard.room if guard else ""]
         argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
-        running = process.start([*argv, f"--socket-path={path}"], env, output=os.path.join(private, "log"), user=user)
+        command = [*watcher, *argv, f"--socket-path={path}"]
+        running = process.start(command, env, stdin=watched, output=said, pass_fds=(mark, *held), user=user)
         try:
-            _wait_for(path, running.process, os.path.join(private, "log"))
-            yield Agent(env, user)
+            _wait_for(path, running.process, said)
+            yield Agent(env, hold, user)
         finally:
             process.end(running)
-
-
-@contextmanager
-def _private_directory(parent: str, user: Optional[User]) -> Iterator[str]:
-    import shutil
-    import tempfile
-
-    try:
-        private = tempfile.mkdtemp(prefix="agent-", dir=parent)
-    except OSError as error:
-        raise Local(f"there can be no directory for an agent's socket in {parent}: {error.strerror}", "see runtime_dir") from error
-    try:
-        if user is not None:
-            os.chown(private, user.uid, user.gid)
-        yield private
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
 
 
 def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
@@ -160,11 +189,17 @@ def _add(account: Account, password_file: str, running: Agent, begin: Begin) -> 
         raise failure(done, account.name)
 
 
+def _client_limit(account: Account) -> float:
+    """When a client is ended that this program did not end, because it was killed."""
+    return account.timeout + process.GRACE
+
+
 def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) -> Completed:
+    limited = [process.find("timeout", "coreutils"), "--signal=KILL", f"{_client_limit(account):g}", *argv]
     with begin(min(account.timeout, _UNCUT)) as within:
         timeout = min(account.timeout, within)
         try:
-            return process.run(argv, running.env, timeout, user=running.user)
+            return process.run(limited, running.env, timeout, pass_fds=(running.hold,), user=running.user)
         except TimedOut as error:
             raise CutOff(
                 f"the issuer of account {account.name} had not answered after {seconds(timeout)}",
@@ -174,26 +209,38 @@ def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) ->
 
 
 class _Session:
-    def __init__(self, account: Account, running: Agent, begin: Begin) -> None:
+    def __init__(self, account: Account, running: Agent, guard: account_file.Guard, begin: Begin) -> None:
         self._account = account
         self._agent = running
+        self._guard = guard
         self._begin = begin
         self._program = process.find("oidc-token", PACKAGE)
         self._blank_scope = True
 
     def fetch(self, spec: TokenSpec) -> Fetched:
-        done = self._ask(spec, _DEFAULT_SCOPES if self._blank_scope else "")
+        """Also sees to it that a refresh token that came with the token is on the disk: the agent does not say when it is not."""
+        fetched = self._fetch(spec, self._begin)
+        for wait in _WRITE_AGAIN:
+            if self._guard.intact():
+                break
+            log.warning("account %s: oidc-agent did not write its file whole: asking again, so that it does", self._account.name)
+            self._guard.release()
+            time.sleep(wait)
+            # Whatever the run's limits: the newest refresh token may be nowhere but in the agent.
+            with suppress(Unavailable):
+                fetched = self._fetch(spec, at_any_time)
+        return fetched
+
+    def _fetch(self, spec: TokenSpec, begin: Begin) -> Fetched:
+        done = self._ask(spec, _DEFAULT_SCOPES if self._blank_scope else "", begin)
         if done.status != 0 and not spec.scope and self._blank_scope and "invalid_scope" in done.stderr:
             self._blank_scope = False
-            done = self._ask(spec, "")
+            done = self._ask(spec, "", begin)
         if done.status != 0:
             raise failure(done, self._account.name)
-        # Token, issuer, and expiry in seconds since 1970 (0: unknown), a line each.
-        lines = [*done.stdout.splitlines(), "", "", ""]
-        expires_at = float(lines[2]) if re.fullmatch(r"[1-9][0-9]{0,10}", lines[2].strip()) else None
-        return Fetched(Secret(lines[0]), expires_at, lines[1].strip() or None)
+        return fetched(done.stdout)
 
-    def _ask(self, spec: TokenSpec, default_scopes: str) -> Completed:
+    def _ask(self, spec: TokenSpec, default_scopes: str, begin: Begin) -> Completed:
         argv = [self._program, "--all"]
         if spec.audience:
             argv.append(f"--aud={' '.join(spec.audience)}")
@@ -202,7 +249,14 @@ class _Session:
             argv.append(f"--scope={scope}")
         if spec.min_lifetime:
             argv.append(f"--time={spec.min_lifetime}")
-        return _run([*argv, self._account.name], self._agent, self._account, self._begin)
+        return _run([*argv, self._account.name], self._agent, self._account, begin)
+
+
+def fetched(printed: str) -> Fetched:
+    """What `oidc-token --all` prints: token, issuer, and expiry in seconds since 1970 (0: unknown), a line each."""
+    token, issuer, expiry = [*printed.splitlines(), "", "", ""][:3]
+    expires_at = float(expiry) if re.fullmatch(r"\s*[1-9][0-9]{0,10}\s*", expiry, re.ASCII) else None
+    return Fetched(Secret(token), expires_at, line(issuer) or None)
 
 
 # What the programs print when they fail (4.2.6 and 5.3.3, several issuers), the first that fits; their exit status is always 1.
@@ -211,7 +265,7 @@ _SETUP = "osg-token-renewer-setup {account}"
 _REAUTHENTICATE = "osg-token-renewer-setup --reauthenticate {account}"
 _PATTERNS: tuple[tuple[str, type[Failure], str, Optional[str]], ...] = (
     # The issuer's own error codes (RFC 6749 section 5.2, RFC 8707 section 2) come first: what follows them is the issuer's text.
-    (r"^invalid_grant", Refused, "the issuer refused the refresh token ({said})", "run: " + _REAUTHENTICATE),
+    (r"^invalid_grant", DeadGrant, "the issuer refused the refresh token ({said})", "run: " + _REAUTHENTICATE),
     (
         r"^(invalid_scope|invalid_target|access_denied)",
         Refused,

@@ -73,6 +73,20 @@ def test_secrets_that_others_can_read_are_a_warning(host: Host, secret: Path) ->
     done = host.run("check")
     assert done.status == 0
     assert done.line(str(host.config) + ":4:").endswith(f"client_secret_file: others can read it: chmod o-rwx {secret} (warning)")
+    assert host.run("check", "--strict").status == 78
+    for _ in range(2):
+        assert f"client_secret_file: others can read it: chmod o-rwx {secret}\n" in host.run("renew", "--dry-run").stderr
+
+
+@pytest.mark.parametrize("what", ["configuration", "secret", "directory"])
+def test_what_others_can_change_is_refused_by_each_command_and_nothing_is_attempted(host: Host, secret: Path, what: str) -> None:
+    host.configure(GOOD)
+    {"configuration": host.config, "secret": secret, "directory": host.config.parent}[what].chmod(0o703)
+    for arguments in (["check"], ["renew"], ["status"], ["renew", "--dry-run"]):
+        done = host.run(*arguments)
+        assert done.status == 78
+        assert " others can write " in done.line(str(host.config))
+    assert not any(directory for place in (host.state, host.runtime, host.tokens) for directory in place.iterdir())
 
 
 def test_drop_ins_are_checked_too(host: Host) -> None:

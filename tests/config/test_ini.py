@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import random
 from pathlib import Path
 from typing import Optional, Union
 
@@ -146,39 +145,6 @@ def test_what_the_standard_refuses_is_a_problem(tmp_path: Path, text: str) -> No
     assert not same(tmp_path, text)
 
 
-def test_texts_of_all_sorts_are_read_as_the_standard_reads_them(tmp_path: Path) -> None:
-    """Texts made of the pieces that matter to a parser, always the same ones."""
-    chance = random.Random(20)
-    pieces = [
-        "[x]",
-        "[y]",
-        "[DEFAULT]",
-        "a",
-        "b",
-        "C",
-        " = ",
-        ":",
-        "=",
-        "1",
-        "%",
-        "%%",
-        "%(a)s",
-        "%(b)s",
-        "%(c)s",
-        "%(",
-        "$",
-        "#",
-        ";",
-        '"',
-    ]
-    pieces += ["\n", "\n", "\n", "\n", "\n\n", "\n  ", "\n\t", "\r\n", " ", "ü", "]", "[", "a = 1\n", "b = %(a)s\n", "[x]\n", "c =\n"]
-    accepted = 0
-    for _ in range(1000):
-        accepted += same(tmp_path, "[x]\n" * chance.choice((0, 1, 1)) + "".join(chance.choices(pieces, k=chance.randint(1, 14))))
-    # Else the pieces would prove nothing.
-    assert 100 < accepted < 900
-
-
 # What the standard does not have
 
 
@@ -231,6 +197,17 @@ def test_a_later_file_adds_sections_and_overrides_single_options(tmp_path: Path)
     assert values(sections) == {"x": {"a": "1", "b": "3", "c": "6"}, "y": {"a": "5"}}
     assert str(sections["x"].options["b"].place) == f"{tmp_path}/1:2"
     assert str(sections["x"].options["c"].place) == f"{tmp_path}/2:2"
+
+
+def test_a_later_file_may_write_the_title_of_a_section_with_other_blanks(tmp_path: Path) -> None:
+    sections, problems = read(tmp_path, "[token x]\na = 1\n", "[ token  x ]\nb = 2\n", "[token\tx]\na = 3\n[token\tx]\n")
+    assert values(sections) == {"token x": {"a": "3", "b": "2"}}
+    assert problems == ["2:3: [token\\tx] stands twice in this file, first in line 1"]
+
+
+def test_a_section_whose_title_is_almost_default_is_no_default(tmp_path: Path) -> None:
+    sections, problems = read(tmp_path, "[ DEFAULT ]\na = 1\n[x]\n", "[DEFAULT]\nb = 2\n[ DEFAULT ]\n")
+    assert (values(sections), problems) == ({" DEFAULT ": {"a": "1", "b": "2"}, "x": {"b": "2"}}, [])
 
 
 def test_references_see_the_options_of_all_files(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -52,7 +53,7 @@ WRONG = [
     "config.d/10.ini:6: [token f] stands twice in this file, first in line 3",
     "config.ini:1: stands before any section",
     "config.ini:4: [account robot] colour: is not an option here and is ignored (warning)",
-    "config.ini:5: [account --help] a name must not begin with '-'",
+    "config.ini:5: [account --help] a name must not begin with '-' (warning)",
     "config.ini:7: [account probe] client_id: is missing",
     "config.ini:8: [account probe] token_request_url: must be https: plain http is only for this host's loopback",
     "config.ini:10: is neither a section, an option, nor a comment",
@@ -216,19 +217,47 @@ def test_a_drop_in_that_cannot_be_read_is_a_problem_beside_the_others(tmp_path: 
     ]
 
 
+def test_a_configuration_that_others_can_change_is_refused_and_all_else_that_is_wrong_is_told_with_it(tmp_path: Path) -> None:
+    file = main(tmp_path, ACCOUNT + TOKEN.replace("{name}", "x") + "mode = 0666\n")
+    for name in ("10.ini", "20.ini"):
+        drop_in(tmp_path, name, "# nothing\n")
+    for name in ("config.ini", "pw", "config.d/10.ini"):
+        (tmp_path / name).chmod(0o602)
+    (tmp_path / "config.d").chmod(0o777)
+    assert problems(tmp_path, file) == [
+        "config.d/10.ini: others can write it: chmod o-w config.d/10.ini",
+        "config.d/10.ini: others can write to config.d, where it is: chmod o-w config.d",
+        "config.d/20.ini: others can write to config.d, where it is: chmod o-w config.d",
+        "config.ini: others can write it: chmod o-w config.ini",
+        "config.ini:2: [account robot] password_file: others can write it: chmod o-w pw",
+        "config.ini:6: [token x] mode: must not let others write",
+    ]
+
+
+if os.geteuid() == 0:  # nobody else can give files away
+
+    @pytest.mark.parametrize("name", ["config.ini", "config.d/10.ini"])
+    def test_a_configuration_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
+        file = main(tmp_path)
+        drop_in(tmp_path, "10.ini", "# nothing\n")
+        os.chown(tmp_path / name, 4242, 0)
+        (found,) = problems(tmp_path, file)
+        assert found.startswith(f"{name}: it belongs to 4242, neither to root nor to the service user: chown osg-token-svc ")
+
+
 def test_an_empty_configuration_has_no_problem_and_no_token(tmp_path: Path) -> None:
     found = config.load(main(tmp_path, "# nothing yet\n"))
     assert (found.accounts, found.tokens, found.warnings) == ({}, (), ())
 
 
 def test_the_example_that_is_installed_has_no_problem_and_neither_has_what_it_shows(tmp_path: Path) -> None:
-    example = Path(__file__).parents[2] / "etc" / "osg" / "token-renewer" / "config.ini"
-    assert config.load(str(example)).tokens == ()
-    shown = "".join(
-        line[1:] + "\n" for line in example.read_text().splitlines() if line.startswith("#") and (" = " in line or line.startswith("#["))
-    )
+    example = (Path(__file__).parents[2] / "etc" / "osg" / "token-renewer" / "config.ini").read_text()
     file = tmp_path / "config.ini"
-    file.write_text(shown)
+    file.write_text(example)
+    assert config.load(str(file)).tokens == ()
+    file.write_text(
+        "".join(line[1:] + "\n" for line in example.splitlines() if line.startswith("#") and (" = " in line or line.startswith("#[")))
+    )
     found = config.load(str(file))
     assert (len(found.accounts), len(found.tokens), found.tokens[0].min_lifetime) == (2, 1, 1800)
     # The files that it names are not on this host.

@@ -63,14 +63,16 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
         "[account probe]\nsource = client-credentials\ntoken_request_url = https://i/t\nclient_id = a b\n"
         "client_secret_file = {path}/secret\nclient_auth = post\nca_file = /ca.pem\ntimeout = 5\n"
         "[token x]\naccount = probe\ntoken_path = /x\naudience = one  two\n three\nscope = a b\nmin_lifetime = 1800\nmode = 0640\n"
-        "group = condor\nowner = 99\nclaims = enforce\n"
+        "group = condor\nowner = 99\nclaims = enforce\non_expiry = remove\n"
         "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\nrun_timeout = 90\n",
     )
     assert problems == []
     settings = client_credentials.Settings("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem")
     assert found.accounts["probe"] == Account("probe", "client-credentials", settings, 5.0)
     assert found.tokens == (
-        TokenSpec("x", "probe", "/x", ("one", "two", "three"), ("a", "b"), 1800, 0o640, "condor", "99", enforce_claims=True),
+        TokenSpec(
+            "x", "probe", "/x", ("one", "two", "three"), ("a", "b"), 1800, 0o640, "condor", "99", enforce_claims=True, remove_expired=True
+        ),
     )
     assert found.options == Options(workers=3, state_dir="/s", runtime_dir="/r", run_timeout=90)
 
@@ -172,6 +174,45 @@ def test_a_secret_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("mode", [0o602, 0o606])
+def test_a_secret_file_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "secret").touch()
+    (tmp_path / "secret").chmod(mode)
+    client = CLIENT.replace("client_secret = hunter2", "client_secret_file = {path}/secret")
+    written, *read = said(tmp_path, client + OF_PROBE)
+    assert written == "4: [account probe] client_secret_file: others can write it: chmod o-w {path}/secret"
+    assert read == ["4: [account probe] client_secret_file: others can read it: chmod o-rwx {path}/secret (warning)"] * (mode == 0o606)
+
+
+def test_a_directory_in_which_others_could_replace_a_secret_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "pw").touch(mode=0o600)
+    account = "[account robot]\npassword_file = {path}/open/pw\n"
+    (tmp_path / "open").chmod(0o1777)
+    assert said(tmp_path, account + TOKEN) == []
+    (tmp_path / "open").chmod(0o777)
+    assert said(tmp_path, account + TOKEN) == [
+        "2: [account robot] password_file: others can write to {path}/open, where it is: chmod o-w {path}/open"
+    ]
+
+
+def test_a_secret_file_of_an_account_that_no_token_uses_is_only_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "pw").touch()
+    (tmp_path / "pw").chmod(0o602)
+    assert said(tmp_path, "[account robot]\npassword_file = {path}/pw\n") == [
+        "2: [account robot] password_file: others can write it: chmod o-w {path}/pw (warning)"
+    ]
+
+
+def test_a_credential_is_the_service_managers_to_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    account = "[account robot]\npassword_file = credential:pw\n"
+    assert said(tmp_path, account + TOKEN) == ["2: [account robot] password_file: there is no such file (warning)"]
+    (tmp_path / "pw").touch()
+    (tmp_path / "pw").chmod(0o662)
+    assert said(tmp_path, account + TOKEN) == []
+
+
 def test_a_configuration_that_others_can_read_is_well_when_it_holds_no_secret(tmp_path: Path) -> None:
     build(tmp_path, AGENT + TOKEN)
     os.chmod(tmp_path / "config.ini", 0o644)
@@ -200,16 +241,29 @@ def test_a_credential_of_the_service_is_not_missed_outside_of_it(tmp_path: Path,
         ("[renewer robot]", "is not a section of this program; did you mean renewer?"),
         ("[account]", "must be [account NAME], the name without white space"),
         ("[token a b]", "must be [token NAME], the name without white space"),
-        ("[account --help]", "a name must not begin with '-'"),
+        ("[token --help]", "a name must not begin with '-'"),
         ("[token ../x]", "a name must not contain '/', nor be '.' or '..'"),
         ("[token a/b]", "a name must not contain '/', nor be '.' or '..'"),
         ("[token ..]", "a name must not contain '/', nor be '.' or '..'"),
-        ("[account a\u200bb]", "a name must not contain white space or control characters"),
-        ("[account a\x7fb]", "a name must not contain white space or control characters"),
+        ("[token a\u200bb]", "a name must not contain white space or control characters"),
+        ("[token a\x7fb]", "a name must not contain white space or control characters"),
     ],
 )
 def test_a_section_that_is_none_is_refused(tmp_path: Path, section: str, problem: str) -> None:
-    assert said(tmp_path, f"# comment\n{section}\n") == [f"2: {section} {problem}"]
+    shown = section.replace("\u200b", "\\u200b").replace("\x7f", "\\x7f")
+    assert said(tmp_path, f"# comment\n{section}\n") == [f"2: {shown} {problem}"]
+
+
+@pytest.mark.parametrize("name", ["--help", "a/b", ".."])
+def test_an_account_whose_name_no_token_can_give_is_a_warning(tmp_path: Path, name: str) -> None:
+    (warning,) = said(tmp_path, f"[account {name}]\n")
+    assert (warning.startswith(f"1: [account {name}] a name must not "), warning.endswith(" (warning)")) == (True, True)
+    assert not said(tmp_path, f"[account {name}]\n[token t]\naccount = {name}\ntoken_path = /t\n")[1].endswith(" (warning)")
+
+
+def test_a_title_of_a_section_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
+    (problem,) = said(tmp_path, f"[{'x' * 100_000}]\n")
+    assert len(problem) < 300
 
 
 @pytest.mark.parametrize(
@@ -227,6 +281,8 @@ def test_a_section_that_is_none_is_refused(tmp_path: Path, section: str, problem
         ("min_lifetime = 99999999999", "min_lifetime: must be a number of seconds from 0 to 315360000"),
         ("mode = rw-r-----", "mode: must be an octal mode of three or four digits, as 0600"),
         ("mode = 0680", "mode: must be an octal mode of three or four digits, as 0600"),
+        ("mode = 0666", "mode: must not let others write"),
+        ("on_expiry = delete", "on_expiry: must be one of keep, remove"),
         ("group = 4294967295", "group: must be a name, or a number that a user or group can have"),
         ("owner = con\x1bdor", "owner: must not contain control characters"),
         ("audience = one t\0wo", "audience: must not contain control characters"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import configparser
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 import requests
 
 from testbed import Issuer
-from tests.host import Host, pids_of
+from tests.host import LONGEST, Host, pids_of, until
 
 CONFIG = """\
 # Sites have such files: tabs and blanks where people put them, capitals, both delimiters.
@@ -115,7 +114,7 @@ def _from_issuer(token: Mapping[str, str], account: Mapping[str, str], ca_file: 
         data=form,
         auth=(account["client_id"], account["client_secret"]),
         verify=str(ca_file),
-        timeout=10,
+        timeout=LONGEST,
     )
     answer.raise_for_status()
     return str(answer.json()["access_token"])
@@ -127,9 +126,7 @@ def _agent(host: Host) -> Iterator[dict[str, str]]:
     env = {**host.environment({}), "OIDC_SOCK": str(socket)}
     agent = subprocess.Popen(["oidc-agent", "--console", "--no-webserver", f"--socket-path={socket}"], env=env, stdout=subprocess.DEVNULL)
     try:
-        while not socket.exists():
-            assert agent.poll() is None
-            time.sleep(0.01)
+        until(lambda: subprocess.run(["oidc-agent", "--status"], env=env, stdout=subprocess.DEVNULL, check=False).returncode == 0)
         yield env
     finally:
         agent.terminate()
@@ -138,7 +135,7 @@ def _agent(host: Host) -> Iterator[dict[str, str]]:
 
 
 def _call(command: list[str], env: Mapping[str, str]) -> str:
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL).stdout
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=LONGEST, stdin=subprocess.DEVNULL).stdout
 
 
 def granted(issuer: Issuer, directory: Path) -> dict[str, tuple[set[str], set[str]]]:
@@ -152,10 +149,10 @@ def granted(issuer: Issuer, directory: Path) -> dict[str, tuple[set[str], set[st
     return found
 
 
-def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(host: Host, issuer: Issuer, registry: Host) -> None:
+def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(host: Host, issuer: Issuer, registry_of_two: Host) -> None:
     issuer.settings(raw_basic=True)
     for account in ("robot", "drone"):
-        host.adopt(registry, account)
+        host.adopt(registry_of_two, account)
     client = issuer.add_client(client_secret=SECRET)
     host.configure(CONFIG, issuer=issuer, client=client, secret=SECRET.replace("%", "%%"))
     with pytest.MonkeyPatch.context() as environment:
@@ -185,7 +182,7 @@ def test_the_environment_names_the_configuration_as_in_the_original(host: Host, 
     host.configure(host.credentials_account(issuer, "probe", client) + host.token("t", "probe"))
     command = [part for part in host.renewer() if part not in ("--config", str(host.config))]
     env = {**host.environment({}), "OSG_TOKEN_RENEWER_CONFIG_PATH": str(host.config)}
-    assert subprocess.run(command, env=env, check=False, timeout=60, stdin=subprocess.DEVNULL).returncode == 0
+    assert subprocess.run(command, env=env, check=False, timeout=LONGEST, stdin=subprocess.DEVNULL).returncode == 0
     assert issuer.verify(host.read("t").strip())
     env["OSG_TOKEN_RENEWER_CONFIG_PATH"] = os.devnull + "/missing"
-    assert subprocess.run(command, env=env, check=False, timeout=60, stdin=subprocess.DEVNULL).returncode == 78
+    assert subprocess.run(command, env=env, check=False, timeout=LONGEST, stdin=subprocess.DEVNULL).returncode == 78

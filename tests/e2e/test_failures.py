@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
-import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from testbed import Client, Issuer
-from tests.host import Host, without_roots_privileges
+from tests.host import Host, closed_port, without_roots_privileges
+
+# With half an hour more, so that it is still said to be a day when some time has passed.
+DAY = 86400 + 1800
 
 # Nothing of this is a token that this program would publish: whatever replaced it would be seen.
 OLD = b"an old token, with no line break at its end"
@@ -37,10 +42,10 @@ def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(host: Host, i
     assert host.leftovers() == []
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    with closed_port() as closed:
+        yield closed
 
 
 def with_old_token(host: Host, *names: str) -> None:
@@ -54,7 +59,7 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: Issuer, registry: Host) -> None:
+def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: Issuer, registry_of_two: Host, port: int) -> None:
     shut = host.root / "shut"
     shut.mkdir()
     (shut / "unwritable").write_bytes(OLD)
@@ -62,12 +67,12 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: I
     good = [host.token(f"robot{number}", "robot", audience=f"ce{number}.example.org") for number in range(4)]
     good += [host.token(f"{name}{number}", name, scope="compute.read") for name in ("probe", "pilot") for number in range(3)]
     host.configure(
-        host.adopt(registry, "robot")
-        + host.adopt(registry, "drone")
+        host.adopt(registry_of_two, "robot")
+        + host.adopt(registry_of_two, "drone")
         + host.register(issuer, "mortal")
         + host.credentials_account(issuer, "probe", issuer.add_client())
         + host.credentials_account(issuer, "pilot", issuer.add_client())
-        + host.credentials_account(issuer, "far", issuer.add_client(), token_request_url=f"https://localhost:{closed_port()}/token")
+        + host.credentials_account(issuer, "far", issuer.add_client(), token_request_url=f"https://localhost:{port}/token")
         + "".join(good)
         + host.token("locked", "drone")
         + host.token("dead", "mortal")
@@ -104,6 +109,39 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: I
     assert reasons == {"locked": "refused", "dead": "refused", "unreachable": "unavailable", "unwritable": "local"}
 
 
+def test_a_limit_on_the_size_of_files_costs_no_token(host: Host, issuer: Issuer) -> None:
+    """As a quota does: what is written before it is reached is written."""
+    host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("t", "probe"))
+    with_old_token(host, "t")
+    host.prefix = ["prlimit", f"--fsize={len(OLD)}"]
+
+    done = host.run()
+
+    assert done.status == 1
+    assert f"failed (local): {host.tokens}/t cannot be written: File too large: " in done.line("token t: ")
+    assert files(host.tokens) == {"t": OLD}
+    assert "the history cannot be written" in done.stderr
+
+
+def test_where_others_could_replace_a_token_none_is_published_and_none_is_asked_for(host: Host, issuer: Issuer) -> None:
+    shared = host.root / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    tokens = host.token("safe", "probe", scope="compute.read") + host.token("unsafe", "probe", token_path=shared / "x")
+    host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + tokens)
+
+    done = host.run()
+
+    assert done.status == 1
+    assert done.line("token unsafe: ") == (
+        f"token unsafe: failed (local): others can write to the directory {shared}: no token is published; "
+        f"chmod o-w {shared}, or chmod +t {shared}"
+    )
+    assert files(shared) == {}
+    assert issuer.verify(host.read("safe").strip())["scope"] == "compute.read"
+    assert issuer.counts().token == 1
+
+
 BAD_ANSWERS: dict[str, tuple[dict[str, object], str]] = {
     "garbage": ({"status": 200, "body": "\x01\x02 garbage"}, "the issuer's answer is not JSON"),
     "html": ({"status": 200, "body": "<html>Welcome</html>", "headers": {"Content-Type": "text/html"}}, "is not JSON (text/html)"),
@@ -117,7 +155,9 @@ BAD_ANSWERS: dict[str, tuple[dict[str, object], str]] = {
 
 def test_an_issuer_that_answers_badly_fails_that_token_and_keeps_the_old_one(host: Host, issuer: Issuer, registry: Host) -> None:
     clients: dict[str, Client] = {name: issuer.add_client() for name in BAD_ANSWERS}
-    accounts = [host.credentials_account(issuer, name, client, timeout="2") for name, client in clients.items()]
+    # Who is answered has as long as it takes.
+    limits = {"silent": {"timeout": "2"}}
+    accounts = [host.credentials_account(issuer, name, client, **limits.get(name, {})) for name, client in clients.items()]
     tokens = [host.token(name, name) for name in BAD_ANSWERS]
     # With oidc-agent, all that is known is what it makes of the answer.
     host.configure("".join([*accounts, *tokens, host.adopt(registry, "robot") + "timeout = 3\n", host.token("agent", "robot")]))
@@ -159,9 +199,9 @@ def test_a_failure_says_how_long_the_published_token_is_still_good(host: Host, i
     account = host.credentials_account(issuer, "probe", issuer.add_client())
     tokens = [host.token(name, "probe") for name in ("valid", "expired", "closed")]
     host.configure("".join([account, *tokens, host.token("opaque", "probe", audience="dark")]))
-    issuer.settings(opaque_audiences=["dark"], access_token_ttl=3650)
+    issuer.settings(opaque_audiences=["dark"], access_token_ttl=DAY)
     assert host.run("renew", "valid", "opaque").status == 0
-    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() - 630}).encode()).decode().rstrip("=")
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() - DAY}).encode()).decode().rstrip("=")
     (host.tokens / "expired").write_text(f"e30.{claims}.e30\n")
     (host.tokens / "closed").touch(mode=0)
     host.prefix = without_roots_privileges()
@@ -170,9 +210,9 @@ def test_a_failure_says_how_long_the_published_token_is_still_good(host: Host, i
     done = host.run()
 
     assert "HTTP status 500: the published token cannot be read; " in done.line("token closed: ")
-    assert "HTTP status 500: the published token is valid for 1 h more; " in done.line("token valid: ")
-    assert "HTTP status 500: the published token is valid for 1 h more; " in done.line("token opaque: ")
-    assert "HTTP status 500: the published token expired 10 min ago; " in done.line("token expired: ")
+    assert "HTTP status 500: the published token is valid for 1 d more; " in done.line("token valid: ")
+    assert "HTTP status 500: the published token is valid for 1 d more; " in done.line("token opaque: ")
+    assert "HTTP status 500: the published token expired 1 d ago; " in done.line("token expired: ")
     states = {name: (one["state"], one["failures_in_row"]) for name, one in host.status().items()}
     assert states == {"valid": ("failed", 1), "opaque": ("failed", 1), "expired": ("expired", 1), "closed": ("failed", 1)}
     assert host.run().status == 1

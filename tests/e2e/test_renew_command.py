@@ -13,7 +13,7 @@ import pytest
 
 from osg_token_renewer import lock
 from testbed import Issuer
-from tests.host import Host, has_open, until
+from tests.host import LONGEST, Host, has_open, stop, until
 from tests.terminal import Terminal, unwrapped
 
 
@@ -38,7 +38,7 @@ def waiting(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) ->
         yield host, run
         # Where the test that looks at it is not run, nobody need wait for it.
         run.terminate()
-        run.wait(60)
+        run.wait(LONGEST)
 
 
 # what is due
@@ -193,16 +193,16 @@ def test_a_stopped_run_finishes_the_requests_under_way_and_fails_the_rest(host: 
     tokens = [host.token(f"{name}{turn}", name, audience=turn, min_lifetime=600) for name in accounts for turn in (1, 2)]
     sections = [host.credentials_account(issuer, name, client) for name, client in accounts.items()]
     host.configure("".join(sections + tokens), workers=2)
-    issuer.settings(latency_ms=800)
+    issuer.fault(endpoint="token", hold=True)
     run = host.start()
     until(lambda: issuer.counts().token == 2)
 
-    run.send_signal(number)
-    _, said = run.communicate(timeout=60)
+    assert stop(run, number) == "stopping: requests under way are let finish first\n"
+    issuer.clear_faults()
+    _, said = run.communicate(timeout=LONGEST)
 
     assert run.returncode == 128 + number
-    beginning, *lines = said.splitlines()
-    assert beginning == "stopping: requests under way are let finish first"
+    lines = said.splitlines()
     assert sorted(line.partition(",")[0] for line in lines[:4]) == [
         "token a1: renewed",
         "token a2: failed (stopped): the run was stopped before its turn came: no token is published",
@@ -220,21 +220,21 @@ def test_a_stopped_run_finishes_the_requests_under_way_and_fails_the_rest(host: 
         **dict.fromkeys(("a2", "b2"), ("missing", None)),
     }
     # Nothing stands in the way of the next run.
-    issuer.settings(latency_ms=0)
     assert host.run().line("4 tokens:") == "4 tokens: 2 renewed, 2 fresh, 0 failed"
 
 
 def test_a_run_that_waited_for_another_finds_fresh_what_that_one_renewed(host: Host, issuer: Issuer, probe: str) -> None:
     host.configure(probe + "".join(host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")), workers=1)
-    issuer.settings(latency_ms=700)
+    issuer.fault(endpoint="token", hold=True)
     first = host.start()
     until(lambda: issuer.counts().token == 1)
+    second = host.start()
+    until(lambda: has_open(second.pid, host.state / "lock"))
 
-    second = host.run()
+    issuer.clear_faults()
 
-    _, said = first.communicate(timeout=60)
-    assert (first.returncode, said.splitlines()[-1]) == (0, "2 tokens: 2 renewed, 0 fresh, 0 failed")
-    assert (second.status, second.stderr.splitlines()[-1]) == (0, "2 tokens: 0 renewed, 2 fresh, 0 failed")
+    ends = [(run.communicate(timeout=LONGEST)[1].splitlines()[-1], run.returncode) for run in (first, second)]
+    assert ends == [("2 tokens: 2 renewed, 0 fresh, 0 failed", 0), ("2 tokens: 0 renewed, 2 fresh, 0 failed", 0)]
     assert issuer.counts().token == 2
 
 
@@ -247,7 +247,7 @@ def test_a_run_that_is_stopped_while_it_waits_for_another_ends_at_once_as_stoppe
         run = host.start()
         until(lambda: has_open(run.pid, host.state / "lock"))
         run.send_signal(number)
-        _, said = run.communicate(timeout=60)
+        _, said = run.communicate(timeout=LONGEST)
     assert run.returncode == 128 + number
     assert said.splitlines() == ["stopping: requests under way are let finish first", f"warning: stopped by {number.name}"]
     assert issuer.counts().total == 0
@@ -265,12 +265,13 @@ def test_on_a_terminal_progress_is_shown_and_failures_stand_above_it(host: Host,
     )
     reason = " ".join(["for this and that reason"] * 6)
     issuer.fault(endpoint="token", client_id=clients["bad"].client_id, status=400, body=f'{{"error": "{reason}"}}')
-    issuer.fault(endpoint="token", client_id=clients["good"].client_id, delay_ms=700)
+    issuer.fault(endpoint="token", client_id=clients["good"].client_id, hold=True)
 
     with Terminal(host.renewer(), host.environment({})) as terminal:
         terminal.wait_for("token broken: ")
         terminal.wait_for("1/3")
         during = terminal.screen()
+        issuer.clear_faults()
         status = terminal.end()
 
     assert status == 1
@@ -302,7 +303,7 @@ def test_without_a_terminal_nothing_is_drawn(host: Host, probe: str) -> None:
 # Last in this file: by now it has waited long enough.
 def test_a_second_run_says_who_holds_the_lock_and_attempts_nothing(waiting: tuple[Host, subprocess.Popen[str]]) -> None:
     host, run = waiting
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=LONGEST)
     assert run.returncode == 1
     assert f"another run is at work (process {os.getpid()}, " in said
     assert ": nothing was attempted; wait for it to end" in said

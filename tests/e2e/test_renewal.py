@@ -12,14 +12,14 @@ from tests.host import Host
 
 
 @pytest.fixture
-def registered(host: Host, issuer: Issuer) -> str:
-    return host.register(issuer, "robot")
+def robot(host: Host, registry: Host) -> str:
+    return host.adopt(registry, "robot")
 
 
-def test_a_token_of_each_source_is_published_with_what_was_asked_for(host: Host, issuer: Issuer, registered: str) -> None:
+def test_a_token_of_each_source_is_published_with_what_was_asked_for(host: Host, issuer: Issuer, robot: str) -> None:
     client = issuer.add_client()
     host.configure(
-        registered
+        robot
         + host.credentials_account(issuer, "probe", client)
         + host.token("ce", "robot", audience="ce.example.org:9619", scope="compute.read")
         + host.token("monitoring", "probe", audience="one two", scope="compute.read compute.create")
@@ -37,10 +37,10 @@ def test_a_token_of_each_source_is_published_with_what_was_asked_for(host: Host,
         assert stat.S_IMODE(os.stat(host.tokens / name).st_mode) == 0o600
 
 
-def test_a_second_run_asks_the_issuer_for_nothing_and_starts_no_agent(host: Host, issuer: Issuer, registered: str) -> None:
+def test_a_second_run_asks_the_issuer_for_nothing_and_starts_no_agent(host: Host, issuer: Issuer, robot: str) -> None:
     client = issuer.add_client()
     host.configure(
-        registered
+        robot
         + host.credentials_account(issuer, "probe", client)
         + host.token("ce", "robot", min_lifetime=600)
         + host.token("monitoring", "probe", min_lifetime=600)

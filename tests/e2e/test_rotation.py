@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
-from osg_token_renewer.sources import oidc_agent
 from testbed import Issuer
-from tests.host import Host
+from tests.host import LONGEST, Host, spare_adding, stop, until
 
 # Each run derives nine keys, three seconds of work for oidc-agent on a slow machine. Which Python runs the program makes no
 # difference to it, so that only one of several need go all the way.
@@ -44,20 +42,17 @@ def test_each_of_many_runs_in_a_row_renews(host: Host, issuer: Issuer, rotating:
 
 def test_a_run_that_is_stopped_in_the_middle_of_a_refresh_keeps_the_account(host: Host, issuer: Issuer, rotating: str) -> None:
     host.configure(rotating + "".join(host.token(name, "rotating", audience=name) for name in ("one", "two")))
-    issuer.settings(latency_ms=500)
+    adding = spare_adding(issuer)
+    issuer.fault(endpoint="token", hold=True)
     run = host.start()
-    # Without that option, oidc-add asks for a token as well: the first of `one` is then the second.
-    first = 1 if oidc_agent.offers("oidc-add", "--skip-check") else 2
-    while issuer.counts().token < first:
-        assert run.poll() is None
-        time.sleep(0.02)
-    run.send_signal(signal.SIGTERM)
-    _, said = run.communicate(timeout=60)
+    until(lambda: issuer.counts().token == adding + 1)
+    assert stop(run, signal.SIGTERM).startswith("stopping: ")
+    issuer.clear_faults()
+    _, said = run.communicate(timeout=LONGEST)
     assert run.returncode == 128 + signal.SIGTERM
     assert "token one: renewed" in said
     assert "token two: failed (stopped): the run was stopped before its turn came" in said
 
-    issuer.settings(latency_ms=0)
     done = host.run()
 
     assert done.status == 0, done.stderr

@@ -154,7 +154,7 @@ def test_two_writers_at_once_lose_nothing(history: History) -> None:
 
     def write(name: str) -> None:
         try:
-            for number in range(20):
+            for number in range(8):
                 History(os.path.dirname(history.path)).record([failed(name), failed("both")], NOW + number)
         except HistoryError as error:
             errors.append(error)
@@ -166,7 +166,7 @@ def test_two_writers_at_once_lose_nothing(history: History) -> None:
         thread.join()
 
     assert errors == []
-    assert {name: record.failures_in_row for name, record in history.records().items()} == {"one": 20, "two": 20, "both": 40}
+    assert {name: record.failures_in_row for name, record in history.records().items()} == {"one": 8, "two": 8, "both": 16}
 
 
 def test_a_history_that_another_connection_has_locked_is_no_damage(used: History) -> None:

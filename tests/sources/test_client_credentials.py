@@ -20,7 +20,7 @@ from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavaila
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials
-from osg_token_renewer.sources.base import Fetched
+from osg_token_renewer.sources.base import Directories, Fetched
 from osg_token_renewer.sources.client_credentials import Settings
 from osg_token_renewer.stop import Stop
 from testbed import Client, Issuer
@@ -29,7 +29,11 @@ from testbed import Client, Issuer
 ODD = "p%40+s s:w&r=d/;"
 
 
-def account_of(issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 10.0) -> Account:
+# This source makes no files.
+NOWHERE = Directories("", "")
+
+
+def account_of(issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 60.0) -> Account:
     assert client.client_secret is not None
     given = Secret(client.client_secret if secret is None else secret)
     settings = Settings(f"{issuer.url}/token", client.client_id, given, auth, str(issuer.ca_file))
@@ -41,13 +45,13 @@ def spec_of(path: str = "/nowhere/token", **asked: Any) -> TokenSpec:
 
 
 def fetch(account: Account, spec: Optional[TokenSpec] = None) -> Fetched:
-    with client_credentials.session(account, "") as fetch_one:
+    with client_credentials.session(account, NOWHERE) as fetch_one:
         return fetch_one(spec or spec_of())
 
 
 def renew(account: Account, spec: TokenSpec) -> Outcome:
     """What a run makes of this one token: fetched, checked and published."""
-    (outcome,) = runner.run([spec], {"probe": account}, directory="", configured_workers=None, stop=Stop())
+    (outcome,) = runner.run([spec], {"probe": account}, where=NOWHERE, configured_workers=None, stop=Stop())
     return outcome
 
 
@@ -76,7 +80,7 @@ def test_without_audience_and_scope_the_issuer_chooses(issuer: Issuer) -> None:
 
 
 def test_many_tokens_take_one_connection(issuer: Issuer, client: Client) -> None:
-    with client_credentials.session(account_of(issuer, client), "") as fetch_one:
+    with client_credentials.session(account_of(issuer, client), NOWHERE) as fetch_one:
         tokens = {fetch_one(spec_of(audience=(str(number),))).text.reveal() for number in range(6)}
     counts = issuer.counts()
     assert (len(tokens), counts.token, counts.connections) == (6, 6, 1)
@@ -123,6 +127,12 @@ def test_a_configured_way_is_the_only_one_tried(issuer: Issuer, auth: str, raw_b
     assert issuer.counts().token == 1
 
 
+def test_an_issuer_that_refuses_with_status_200_gets_them_encoded_too(issuer: Issuer) -> None:
+    client = issuer.add_client(client_secret=ODD)
+    issuer.fault(endpoint="token", times=1, status=200, body='{"error": "invalid_client"}')
+    assert issuer.verify(fetch(account_of(issuer, client)).text.reveal())["client_id"] == client.client_id
+
+
 def test_encoding_is_tried_only_where_it_makes_a_difference(issuer: Issuer, client: Client) -> None:
     with pytest.raises(Refused, match="invalid_client"):
         fetch(account_of(issuer, client, secret="wrong-but-plain_1.2"))
@@ -143,7 +153,7 @@ def test_another_error_is_no_reason_to_encode(issuer: Issuer) -> None:
 
 def test_the_way_that_worked_is_kept_for_the_next_tokens(issuer: Issuer) -> None:
     client = issuer.add_client(client_secret=ODD)
-    with client_credentials.session(account_of(issuer, client), "") as fetch_one:
+    with client_credentials.session(account_of(issuer, client), NOWHERE) as fetch_one:
         for _ in range(3):
             fetch_one(spec_of())
     assert issuer.counts().token == 4
@@ -194,6 +204,11 @@ ANSWERS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ({"status": 200, "body": "{}"}, Unsuitable, "holds no access token"),
     ({"status": 200, "body": '{"access_token": ""}'}, Unsuitable, "holds no access token"),
     ({"status": 200, "body": '{"access_token": ["a"]}'}, Unsuitable, "holds no access token"),
+    # Some issuers say so even of an error.
+    ({"status": 200, "body": '{"error": "invalid_scope", "error_description": "none"}'}, Refused, "the request: invalid_scope: none"),
+    ({"status": 200, "body": '{"error": "slow_down"}'}, Unavailable, "HTTP status 200: slow_down"),
+    ({"status": 200, "body": '{"error": null}'}, Unsuitable, "holds no access token"),
+    ({"status": 302, "body": "", "headers": {"Location": "\u00e9"}}, Unavailable, "redirect, which is not followed"),
     ({"status": 200, "body": " " * (1024 * 1024 + 1)}, Unavailable, "more than 1024 KiB"),
     ({"status": 500, "body": "<h1>oops</h1>"}, Unavailable, "HTTP status 500$"),
     (
@@ -351,7 +366,7 @@ class _Server(ThreadingHTTPServer):
         self.drips = False
         self.over = threading.Event()
 
-    def account(self, auth: str, timeout: float = 5.0, secret: Union[Secret, SecretFile, None] = None) -> Account:
+    def account(self, auth: str, timeout: float = 60.0, secret: Union[Secret, SecretFile, None] = None) -> Account:
         settings = Settings(f"http://127.0.0.1:{self.server_address[1]}/token", "i d", secret or Secret("s+t"), auth)
         return Account("probe", client_credentials.NAME, settings, timeout)
 

@@ -1,0 +1,243 @@
+"""oidc-agent's file of one account: the only place where its refresh token is.
+
+An agent rewrites it in place whenever the issuer rotates the refresh token, and reports success even when that write failed. So the
+file is held while an agent has the account, room for it is proven before, it is looked at after each request, and a copy of the last
+complete one is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Optional
+
+from osg_token_renewer import directories
+from osg_token_renewer.errors import Local, Unavailable
+from osg_token_renewer.process import User
+
+log = logging.getLogger(__name__)
+
+# The first and the last line of a complete file, 4.2.6 to 5.3; it is written front to back.
+_FIRST_LINE = re.compile(rb"\A\d+\n")
+_LAST_LINE = re.compile(rb"\nGenerated using version: \d+\.\d+\.\d+\S*\s*\Z")
+# What a new refresh token may be longer than the old one.
+_GROWTH = 4096
+_LARGEST = 1024 * 1024
+
+
+def path(account: str, user: Optional[User] = None) -> str:
+    """Where oidc-agent keeps an account of this user: $OIDC_CONFIG_DIR, ~/.config/oidc-agent if it is there, else ~/.oidc-agent."""
+    given = os.environ.get("OIDC_CONFIG_DIR")
+    if given:
+        return os.path.join(given, account)
+    home = user.home if user else os.path.expanduser("~")
+    modern = os.path.join(home, ".config", "oidc-agent")
+    return os.path.join(modern if os.path.isdir(modern) else os.path.join(home, ".oidc-agent"), account)
+
+
+def fingerprint(account: str) -> Optional[str]:
+    """A digest of the account's file, which changes with its refresh token; None where there is no such file."""
+    import hashlib
+
+    try:
+        return hashlib.sha256(_content(path(account))).hexdigest()
+    except OSError:
+        return None
+
+
+@contextmanager
+def held(where: str, account: str, wait: float) -> Iterator[Optional[int]]:
+    """Holds the account file; yields its descriptor, or None where there is no file.
+
+    It stays held until every process that inherited the descriptor has ended: a program that was killed leaves its agent behind for as
+    long as a request is under way. Raises Unavailable when somebody else still has it after `wait` seconds, and Local.
+    """
+    try:
+        descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError as error:
+        raise Local(f"the account file {where} cannot be read: {error.strerror}", "it must be the service user's own") from error
+    try:
+        deadline = time.monotonic() + wait
+        if not directories.taken(descriptor):
+            log.info("account %s: waiting for the oidc-agent that another run left to finish", account)
+        while not directories.taken(descriptor):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"account {account} is in use by another oidc-agent of this program, still after {wait:.0f} s")
+            time.sleep(0.05)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def guarded(account: str, copy: str, wait: float) -> Iterator[Guard]:
+    """Holds the account file, proves that it can be rewritten, and looks at it for the last time; raises Unavailable or Local.
+
+    `copy` is where the copy of the last complete file is kept, `wait` the seconds that another agent may still have the account.
+    """
+    where = path(account)
+    with held(where, account, wait) as descriptor:
+        guard = Guard(account, where, copy, descriptor)
+        try:
+            guard.prepare()
+            yield guard
+        finally:
+            guard.close()
+
+
+class Guard:
+    """Watches over an account file while an agent has the account. Where there is no file, there is nothing to watch.
+
+    `descriptors` are for the agent to inherit: with them it holds the file. `room` is a file that keeps room for rewriting it.
+    """
+
+    def __init__(self, account: str, where: str, copy: str, descriptor: Optional[int]) -> None:
+        self.descriptors = () if descriptor is None else (descriptor,)
+        self.room = os.path.join(os.path.dirname(where), f".{account}.room")
+        self._account = account
+        self._path = where
+        self._copy = copy
+        self._kept: Optional[bytes] = None
+
+    def prepare(self) -> None:
+        """Makes sure that the file is complete, a copy is kept, and there is room to rewrite it; raises Local otherwise."""
+        if not self.descriptors:
+            return
+        content = self._read()
+        if _damaged(content):
+            content = self._put_back()
+        self._keep(content)
+        try:
+            if not os.access(self._path, os.W_OK):
+                raise PermissionError(13, os.strerror(13))
+            _write(self.room, bytes(len(content) + _GROWTH))
+        except OSError as error:
+            self.release()
+            raise Local(
+                f"the account file {self._path} could not be rewritten ({error.strerror}): the refresh token was not used",
+                f"make room in {os.path.dirname(self._path)}, and let the service user write there",
+            ) from error
+
+    def release(self) -> None:
+        """Gives back the room that was kept for the file."""
+        with suppress(OSError):
+            os.unlink(self.room)
+
+    def intact(self) -> bool:
+        """Whether the file is complete after a request; then it is safe on the disk, and its copy is kept."""
+        if not self.descriptors:
+            return True
+        try:
+            content = self._read()
+        except Local:
+            return False
+        if _damaged(content):
+            return False
+        if content != self._kept:
+            with suppress(OSError):
+                _synced(self._path)
+            self._keep(content)
+        return True
+
+    def close(self) -> None:
+        """To be called when the agent has ended: the last look at the file. Never raises."""
+        if not self.descriptors:
+            return
+        self.release()
+        with suppress(Local):
+            if _damaged(self._read()):
+                self._put_back()
+
+    def _read(self) -> bytes:
+        try:
+            return _content(self._path)
+        except OSError as error:
+            raise Local(f"the account file {self._path} cannot be read: {error.strerror}") from error
+
+    def _keep(self, content: bytes) -> None:
+        """A copy that cannot be kept is a warning: the account itself is well."""
+        if not _complete(content) or content == self._kept:
+            return
+        self._kept = content
+        try:
+            with suppress(FileNotFoundError):
+                if _content(self._copy) == content:
+                    return
+            directories.made(os.path.dirname(self._copy))
+            _replace(self._copy, content)
+        except OSError as error:
+            log.warning("account %s: no copy of its file can be kept in %s: %s", self._account, self._copy, error.strerror)
+
+    def _put_back(self) -> bytes:
+        """The copy, in place of the damaged file; raises Local where there is none."""
+        try:
+            content = _content(self._copy)
+        except OSError as error:
+            raise Local(
+                f"the account file {self._path} is damaged and there is no copy of it",
+                f"remove it and register the account anew: osg-token-renewer-setup {self._account}",
+            ) from error
+        try:
+            # In place: the file itself is what is held.
+            _write(self._path, content)
+        except OSError as error:
+            raise Local(
+                f"the account file {self._path} is damaged, and its copy {self._copy} cannot be put back: {error.strerror}",
+                f"make room in {os.path.dirname(self._path)}: the next run puts it back",
+            ) from error
+        log.error(
+            "account %s: its file %s was damaged; the copy of the last complete one was put back; "
+            "if the issuer refuses it, run: osg-token-renewer-setup --reauthenticate %s",
+            self._account,
+            self._path,
+            self._account,
+        )
+        return content
+
+
+def _complete(content: bytes) -> bool:
+    return _LAST_LINE.search(content) is not None
+
+
+def _damaged(content: bytes) -> bool:
+    """Whether it is the beginning of an account file, or nothing. What is neither complete nor that may be of a later version."""
+    return not content.strip(b"\0 \n") or (_FIRST_LINE.match(content) is not None and not _complete(content))
+
+
+def _content(where: str) -> bytes:
+    with open(where, "rb") as file:
+        return file.read(_LARGEST)
+
+
+def _write(where: str, content: bytes) -> None:
+    descriptor = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _synced(where: str) -> None:
+    descriptor = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(where: str, content: bytes) -> None:
+    temporary = f"{where}.new"
+    try:
+        _write(temporary, content)
+        os.replace(temporary, where)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,71 @@
+"""Whether a file can be believed: who can change it, or put another in its place.
+
+Believed are root, the user who runs this program, and the service user; and the groups of their names, which are theirs alone by
+convention. The rules are those of sshd's StrictModes (sshd_config(5)). Access control lists are not looked at beyond what they show
+in a mode.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import stat
+from collections.abc import Iterator
+from typing import Optional
+
+from osg_token_renewer.directories import SERVICE_USER, pwd_name
+
+
+def user(uid: int) -> bool:
+    """Whether what this user owns is believed."""
+    return uid in (0, os.geteuid()) or pwd_name(uid) == SERVICE_USER
+
+
+def flaws(path: str, also: Optional[int] = None) -> Iterator[str]:
+    """Why the file at `path` cannot be believed, each with the command that mends it; `also` is one more user to believe.
+
+    Raises OSError when it cannot be looked at.
+    """
+    status = os.stat(path)
+    if stat.S_ISCHR(status.st_mode):
+        # /dev/null holds what it holds, whoever may write to it.
+        return
+    if not user(status.st_uid) and status.st_uid != also:
+        yield f"it belongs to {pwd_name(status.st_uid)}, neither to root nor to the service user: chown {SERVICE_USER} {path}"
+    if status.st_mode & stat.S_IWOTH:
+        yield f"others can write it: chmod o-w {path}"
+    elif status.st_mode & stat.S_IWGRP and not _group(status.st_gid):
+        yield f"the group {_group_name(status.st_gid)} can write it: chmod g-w {path}"
+    for directory in _way(path):
+        # A volume that an orchestrator mounts is often for everyone to write, and read-only.
+        if open_to_all(os.stat(directory)) and not os.statvfs(directory).f_flag & os.ST_RDONLY:
+            yield f"others can write to {directory}, where it is: chmod o-w {directory}"
+
+
+def open_to_all(directory: os.stat_result) -> bool:
+    """Whether others can put something else in the place of what belongs to us in this directory.
+
+    A group that can is no flaw: to share the directory is what it was named for.
+    """
+    return bool(directory.st_mode & stat.S_IWOTH) and not directory.st_mode & stat.S_ISVTX
+
+
+def _way(path: str) -> list[str]:
+    """The directories from the root to a file, as its path is written and as it is once symbolic links are followed."""
+    found = set()
+    for here in (os.path.abspath(path), os.path.realpath(path)):
+        while (here := os.path.dirname(here)) not in found:
+            found.add(here)
+    return sorted(found)
+
+
+def _group(gid: int) -> bool:
+    """Whether it is a group of those who are believed: named as they are, for a primary group may be everybody's."""
+    return gid == 0 or _group_name(gid) in (SERVICE_USER, pwd_name(os.geteuid()))
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

@@ -1,0 +1,229 @@
+"""Faults at random moments, again and again: what was lost, leaked or torn is counted. `make chaos` runs the long versions.
+
+Each trial is a function of the number of its tries that returns its figures; a short run of each is in tests/e2e/test_chaos.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import jwt
+
+from testbed import Issuer
+from tests.faults import apart
+from tests.host import Host, processes_of, until
+
+
+@dataclass
+class Figures:
+    """`faults`: how many were really made; `lost`: accounts that renew no more; `leaked`: processes, sockets and files that stayed;
+    `torn`: token files that hold something else than one whole token."""
+
+    tries: int = 0
+    faults: int = 0
+    lost: int = 0
+    leaked: int = 0
+    torn: int = 0
+
+    @property
+    def well(self) -> bool:
+        return self.lost == self.leaked == self.torn == 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{field.name} {getattr(self, field.name)}" for field in fields(self))
+
+
+ACCOUNTS = ("first", "second")
+TOKENS = ("one", "two")
+
+
+@contextmanager
+def rotating(root: Path) -> Iterator[tuple[Issuer, Host]]:
+    """A host with accounts whose refresh tokens are of one use, and tokens that are due in every run."""
+    with Issuer(root / "issuer", settings={"device_interval": 0}) as issuer, Host.made(root / "host") as host:
+        accounts = "".join(host.register(issuer, account) for account in ACCOUNTS)
+        issuer.settings(rotate=True, latency_ms=50)
+        issuer.reset_counts()
+        host.configure(
+            accounts + "".join(host.token(f"{account}-{name}", account, audience=name) for account in ACCOUNTS for name in TOKENS)
+        )
+        yield issuer, host
+
+
+def torn(issuer: Issuer, host: Host) -> int:
+    """How many token files are not one whole token of this issuer and a newline."""
+    bad = 0
+    for path in host.tokens.iterdir():
+        if path.suffix == ".tmp":
+            continue
+        text = path.read_text()
+        try:
+            issuer.verify(text[:-1])
+            bad += text[-1] != "\n"
+        except (jwt.InvalidTokenError, IndexError):
+            bad += 1
+    return bad
+
+
+def killed(tries: int, root: Path) -> Figures:
+    """The program is killed at random moments of runs with an issuer that rotates; each run begins at once after the one before."""
+    figures = Figures()
+    with rotating(root) as (issuer, host):
+        started = time.monotonic()
+        assert host.run().status == 0
+        usual = time.monotonic() - started
+        for number in range(tries):
+            figures.tries += 1
+            run = host.start()
+            time.sleep(random.uniform(0, usual))
+            figures.faults += run.poll() is None
+            run.send_signal(signal.SIGKILL)
+            run.communicate()
+            figures.torn += torn(issuer, host)
+            if number % 10 == 9 or number == tries - 1:
+                done = host.run()
+                figures.lost += done.status != 0
+                if done.status != 0:
+                    sys.stderr.write(done.stderr)
+                    return figures
+                until(lambda: not processes_of(host.home))
+                figures.leaked += len(host.leftovers())
+        figures.torn += torn(issuer, host)
+    return figures
+
+
+def filled(tries: int, root: Path) -> Figures:
+    """The file system with the account files is full from a random moment of a rotating run on; what is freed is soon taken again."""
+    figures = Figures()
+    with rotating(root) as (issuer, host):
+        accounts = host.account_file("first").parent
+        outside = root / "accounts"
+        shutil.copytree(accounts, outside)
+
+        def body() -> None:
+            shutil.copytree(outside, accounts, dirs_exist_ok=True)
+            started = time.monotonic()
+            assert host.run().status == 0
+            usual = time.monotonic() - started
+            for _ in range(tries):
+                figures.tries += 1
+                run = host.start()
+                time.sleep(random.uniform(0, usual))
+                with full(accounts) as took:
+                    said = run.communicate()[1]
+                figures.faults += took()
+                figures.torn += torn(issuer, host)
+                done = host.run()
+                figures.lost += done.status != 0
+                if done.status != 0:
+                    sys.stderr.write(f"{said}---\n{done.stderr}")
+                    break
+                figures.leaked += len(host.leftovers()) + sum(path.name.endswith(".room") for path in accounts.iterdir())
+            figures.torn += torn(issuer, host)
+            (root / "figures").write_text(json.dumps(asdict(figures)))
+
+        apart(body, tmpfs={accounts: "mode=700,size=256k"}, longest=60 + 60 * tries)
+        return Figures(**json.loads((root / "figures").read_text()))
+
+
+TOGETHER = 20
+
+
+def together(tries: int, root: Path) -> Figures:
+    """Twenty runs start at once, as a timer, cron, a daemon and a person might, and one of them is killed: each of the others renews,
+    finds fresh what another has renewed, or leaves with a clear message."""
+    figures = Figures()
+    with rotating(root) as (issuer, host):
+        host.write_config(host.config.read_text().replace("audience", "min_lifetime = 60\naudience"))
+        for _ in range(tries):
+            figures.tries += 1
+            for path in host.tokens.iterdir():
+                path.unlink()
+            runs = [host.start() for _ in range(TOGETHER)]
+            until(lambda: (host.state / "lock").exists())
+            victim = random.choice(runs)
+            figures.faults += victim.poll() is None
+            victim.send_signal(signal.SIGKILL)
+            for run in runs:
+                said = run.communicate()[1]
+                well = run.returncode == 0 or (run.returncode == 1 and "another run is at work" in said) or run is victim
+                figures.lost += not well
+                if not well:
+                    sys.stderr.write(said)
+            figures.lost += host.run().status != 0
+            figures.torn += torn(issuer, host)
+            until(lambda: not processes_of(host.home))
+            figures.leaked += len(host.leftovers())
+        # No account was ever open twice.
+        figures.lost += issuer.counts().max_in_flight > len(ACCOUNTS)
+    return figures
+
+
+@contextmanager
+def full(directory: Path) -> Iterator[Callable[[], bool]]:
+    """Fills a file system and keeps it full; tells whether that was so."""
+    filler = subprocess.Popen([sys.executable, "-c", FILLER, str(directory / "issuer.config.filler")], stdout=subprocess.PIPE)
+    assert filler.stdout is not None
+    try:
+        filler.stdout.readline()
+        yield lambda: filler.returncode == -signal.SIGTERM
+    finally:
+        filler.terminate()
+        filler.wait()
+        filler.stdout.close()
+        (directory / "issuer.config.filler").unlink()
+
+
+FILLER = """
+import os, sys, time
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+said = False
+while True:
+    try:
+        os.write(file, bytes(4096))
+    except OSError:
+        if not said:
+            os.write(1, b"full\\n")
+        said = True
+        time.sleep(0.001)
+"""
+
+
+TRIALS: Mapping[str, tuple[Callable[[int, Path], Figures], int]] = {
+    "killed": (killed, 300),
+    "filled": (filled, 100),
+    "together": (together, 20),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"{', '.join(TRIALS)} (default: all)")
+    parser.add_argument("--tries", type=int, help="instead of the usual number")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    args = parser.parse_args()
+    random.seed(args.seed)
+    well = True
+    for name in args.trials or TRIALS:
+        trial, tries = TRIALS[name]
+        with tempfile.TemporaryDirectory(prefix="chaos-") as root:
+            figures = trial(args.tries or tries, Path(root))
+        print(f"{name}: {figures} (seed {args.seed})", flush=True)
+        well = well and figures.well
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,112 @@
+"""`on_expiry`: what becomes of an expired token that could not be renewed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from osg_token_renewer import config, renew
+from osg_token_renewer.stop import Stop
+from testbed import Issuer
+from tests.host import Host, without_roots_privileges
+
+
+def jwt(left: float) -> str:
+    """A token with so many seconds left; a negative number is how long it has been expired."""
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": int(time.time() + left)}).encode()).decode().rstrip("=")
+    return f"e30.{claims}.e30\n"
+
+
+def publish(path: Path, left: float) -> None:
+    path.touch(mode=0o600)
+    path.write_text(jwt(left))
+
+
+@pytest.fixture
+def shut(host: Host) -> Iterator[Path]:
+    """A directory that becomes shut for whoever is not root."""
+    directory = host.root / "shut"
+    directory.mkdir()
+    yield directory
+    directory.chmod(0o700)
+
+
+def test_an_expired_token_is_removed_only_where_that_is_configured_and_it_could_not_be_renewed(
+    host: Host, issuer: Issuer, shut: Path
+) -> None:
+    lost = issuer.add_client()
+    # oidc-agent has no such account: it cannot be opened.
+    unknown = f"[account robot]\npassword_file = {host.secret('robot.pw', 'password')}\n"
+    tokens = [host.token(name, "lost", on_expiry="remove") for name in ("expired", "valid", "link", "garbage", "gone")]
+    tokens += [host.token("kept", "lost"), host.token("closed", "robot", on_expiry="remove")]
+    tokens += [host.token("good", "well", on_expiry="remove"), host.token("shut", "well", on_expiry="remove", token_path=shut / "shut")]
+    accounts = [host.credentials_account(issuer, "lost", lost), host.credentials_account(issuer, "well", issuer.add_client()), unknown]
+    host.configure("".join([*accounts, *tokens]))
+    for path in (*(host.tokens / name for name in ("expired", "kept", "closed", "good", "target")), shut / "shut"):
+        publish(path, -630)
+    publish(host.tokens / "valid", 3650)
+    (host.tokens / "garbage").write_text("<html>")
+    (host.tokens / "link").symlink_to("target")
+    shut.chmod(0o555)
+    issuer.fault(endpoint="token", client_id=lost.client_id, status=503)
+    host.prefix = without_roots_privileges()
+
+    done = host.run()
+
+    assert done.status == 1
+    assert ": the expired token was removed; " in done.line("token expired: ")
+    assert ": the expired token was removed; " in done.line("token closed: ")
+    assert ": the published token expired 10 min ago; " in done.line("token kept: ")
+    assert ": the published token is valid for 1 h more; " in done.line("token valid: ")
+    for name in ("link", "garbage", "gone"):
+        assert ": no token is published; " in done.line(f"token {name}: ")
+    stays = f": the published token expired 10 min ago and stays: {shut}/shut cannot be removed: Permission denied; "
+    assert stays in done.line("token shut: ")
+    assert {path.name for path in host.tokens.iterdir()} == {"kept", "valid", "link", "target", "garbage", "good"}
+    assert os.listdir(shut) == ["shut"]
+    assert issuer.verify(host.read("good").strip())
+
+
+def test_what_will_become_of_an_expired_token_is_told_beforehand_and_afterwards(host: Host, issuer: Issuer) -> None:
+    client = issuer.add_client()
+    host.configure(host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove"))
+    publish(host.tokens / "t", -630)
+
+    assert host.run("renew", "--dry-run").stdout.splitlines()[0] == (
+        "token t: would be obtained: expired 10 min ago, to be removed if it cannot be renewed"
+    )
+    assert (host.status()["t"]["state"], host.status()["t"]["reason"]) == (
+        "expired",
+        "expired 10 min ago, to be removed if it cannot be renewed",
+    )
+    assert host.read("t")
+
+    issuer.fault(endpoint="token", status=503)
+    assert host.run().status == 1
+    assert (host.status()["t"]["state"], host.status()["t"]["expires_at"]) == ("missing", None)
+    issuer.clear_faults()
+    assert host.run().status == 0
+    assert issuer.verify(host.read("t").strip())
+
+
+def test_an_expired_token_that_a_stopped_run_did_not_come_to_is_removed(host: Host, issuer: Issuer) -> None:
+    client = issuer.add_client()
+    host.configure(host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove"))
+    publish(host.tokens / "t", -630)
+    stop = Stop()
+    run = renew.Run(config.load(str(host.config)), force=False, stop=stop)
+    planned = run.plan()
+    stop.signal = signal.SIGTERM
+
+    (outcome,) = run.outcomes(planned)
+
+    assert (outcome.reason, outcome.consequence, outcome.expires_at) == ("stopped", "the expired token was removed", None)
+    assert list(host.tokens.iterdir()) == []
+    assert issuer.counts().token == 0

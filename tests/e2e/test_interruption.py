@@ -1,0 +1,173 @@
+"""Programs that are ended, at the worst moment, and what becomes of the accounts that they had open."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from osg_token_renewer.sources import oidc_agent
+from testbed import Issuer
+from tests.host import SCOPE, Host, pids_of, processes_of, until
+
+# What oidc-add asks for by itself, where it cannot be told not to.
+OPENING = 0 if oidc_agent.offers("oidc-add", "--skip-check") else 1
+
+
+@pytest.fixture
+def rotating(host: Host, issuer: Issuer) -> Iterator[Host]:
+    """A host with an account whose refresh tokens are of one use, and two tokens of it."""
+    account = host.register(issuer, "rotating")
+    issuer.settings(rotate=True)
+    issuer.reset_counts()
+    host.configure(account + host.token("one", "rotating", audience="one") + host.token("two", "rotating", audience="two"))
+    yield host
+    issuer.clear_faults()
+
+
+def killed_in_a_refresh(host: Host, issuer: Issuer, delay_ms: int = 2000) -> None:
+    """Starts a run and kills the program while the issuer has its request."""
+    issuer.settings(latency_ms=delay_ms)
+    before = issuer.counts().token
+    run = host.start()
+    until(lambda: issuer.counts().token == before + OPENING + 1)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    issuer.settings(latency_ms=0)
+
+
+def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(rotating: Host, issuer: Issuer) -> None:
+    before = rotating.account_file("rotating").read_bytes()
+    killed_in_a_refresh(rotating, issuer)
+    during = rotating.account_file("rotating").read_bytes()
+    assert pids_of(rotating.home, "oidc-agent")
+    until(lambda: not processes_of(rotating.home))
+    # The refresh token that came after the program's end was written.
+    assert rotating.account_file("rotating").read_bytes() not in (before, during)
+    assert rotating.leftovers() == []
+    assert [path.name for path in rotating.account_file("rotating").parent.iterdir() if path.name.startswith(".")] == []
+    assert rotating.run().status == 0
+
+
+def test_the_next_run_waits_for_the_agent_of_a_killed_one(rotating: Host, issuer: Issuer) -> None:
+    killed_in_a_refresh(rotating, issuer)
+    assert processes_of(rotating.home)
+    done = rotating.run("-v")
+    assert done.status == 0, done.stderr
+    assert "account rotating: waiting for the oidc-agent that another run left to finish" in done.stderr
+    assert rotating.run().status == 0
+
+
+def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_program_for_ever(rotating: Host, issuer: Issuer) -> None:
+    rotating.configure(rotating.config.read_text().replace("password_file", "timeout = 2\npassword_file").replace("%", "%%"))
+    issuer.fault(endpoint="token", hang=True)
+    run = rotating.start()
+    until(lambda: issuer.counts().token > 0)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    until(lambda: not processes_of(rotating.home))
+    assert rotating.leftovers() == []
+
+
+def test_what_runs_left_that_were_killed_with_all_their_processes_is_cleared_by_the_next(rotating: Host, issuer: Issuer) -> None:
+    issuer.fault(endpoint="token", hang=True)
+    run = rotating.start()
+    until(lambda: issuer.counts().token > 0)
+    socket_directory = next(path for path in rotating.runtime.iterdir() if path.is_dir())
+    room = rotating.account_file(".rotating.room")
+    assert room.exists()
+    # As the end of a container does it.
+    every = [run.pid, *(pid for name in ("oidc-agent", "oidc-add", "oidc-token", "timeout") for pid in pids_of(rotating.home, name))]
+    for pid in every:
+        os.kill(pid, signal.SIGKILL)
+    run.communicate()
+    until(lambda: not processes_of(rotating.home))
+    torn = rotating.tokens / ".one.0123456789abcdef.tmp"
+    torn.write_text("half a tok")
+    issuer.clear_faults()
+    assert socket_directory.exists()
+
+    assert rotating.run().status == 0
+
+    assert not socket_directory.exists()
+    assert not room.exists()
+    assert not torn.exists()
+
+
+def test_a_killed_setup_leaves_nothing_running(host: Host, issuer: Issuer) -> None:
+    given = ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", SCOPE, "--pw-file", str(host.root / "x.pw")]
+    setup = host.popen(host.registrar(*given, "--create-pw-file", "fresh"), {})
+    until(lambda: bool(issuer.pending_user_codes()))
+    setup.send_signal(signal.SIGKILL)
+    setup.communicate()
+    until(lambda: not processes_of(host.home))
+    assert host.leftovers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_waits_for_its_turn_ends_at_once(host: Host, number: signal.Signals, tmp_path: Path) -> None:
+    """Idle, there is nothing to finish."""
+    host.secret("pw", "x\n")
+    host.configure(f"[account a]\npassword_file = {host.root}/pw\n" + host.token("one", "a"))
+    import fcntl
+
+    with (host.state / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        run = host.start()
+        until(lambda: any("lock" in os.readlink(entry) for entry in Path(f"/proc/{run.pid}/fd").iterdir() if entry.is_symlink()))
+        run.send_signal(number)
+        run.communicate()
+    assert run.returncode == 128 + number
+
+
+def test_a_login_waits_for_a_run_that_has_the_account(rotating: Host, issuer: Issuer) -> None:
+    issuer.settings(latency_ms=1500)
+    run = rotating.start()
+    until(lambda: issuer.counts().token > 0)
+    issuer.settings(latency_ms=0)
+    approval = threading.Thread(target=issuer.approve_next, daemon=True)
+    approval.start()
+    done = rotating.setup("--reauthenticate", "--pw-file", str(rotating.root / "rotating.pw"), "-v", "rotating")
+    approval.join()
+    _, said = run.communicate()
+    assert (run.returncode, done.status) == (0, 0), said + done.stderr
+    assert "waiting for the oidc-agent that another run left to finish" in done.stderr
+    assert rotating.run().status == 0
+
+
+def test_a_dead_grant_is_not_asked_again_until_it_is_another_one(host: Host, issuer: Issuer) -> None:
+    account = host.register(issuer, "mortal")
+    host.configure(account + host.token("one", "mortal") + host.token("two", "mortal"))
+    issuer.revoke(host.client_ids["mortal"])
+    remedy = "run: osg-token-renewer-setup --reauthenticate mortal"
+    assert remedy in host.run().line("token one: failed (refused)")
+
+    issuer.reset_counts()
+    again = host.run()
+    assert again.status == 1
+    for name in ("one", "two"):
+        line = again.line(f"token {name}: failed (refused): account mortal was not asked again, ")
+        assert "invalid_grant" in line
+        assert remedy in line
+    assert issuer.counts().total == 0
+    assert "but its account mortal rests: the issuer refused the refresh token" in host.run("renew", "--dry-run").stdout
+    attempt = time.time() + 86400
+    assert (
+        attempt - 600 < time.mktime(time.strptime(host.status()["one"]["next_attempt_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone <= attempt
+    )
+
+    host.run("renew", "--force")
+    assert issuer.counts().token > 0
+
+    approval = threading.Thread(target=issuer.approve_next, daemon=True)
+    approval.start()
+    assert host.setup("--reauthenticate", "--pw-file", str(host.root / "mortal.pw"), "mortal").status == 0
+    approval.join()
+    assert host.run().status == 0
+    # It is forgotten, not only passed over.
+    assert host.status()["one"]["next_attempt_at"] is None

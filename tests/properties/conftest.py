@@ -1,0 +1,33 @@
+"""How many inputs the property tests try, and the figure for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.properties import cases
+
+# What is slow is the machine, never the test: no case has a time limit.
+ALWAYS: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
+# Always the same cases, so that what passed once passes everywhere. The long run tries new ones, and keeps in .hypothesis/ what failed.
+settings.register_profile("short", max_examples=100, derandomize=True, **ALWAYS)
+settings.register_profile("long", max_examples=6000, **ALWAYS)
+# --hypothesis-profile comes later, and wins.
+settings.load_profile("short")
+
+
+@pytest.fixture(autouse=True)
+def counted(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    before = cases.answers
+    yield
+    record_property("answers", cases.answers - before)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    ends = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
+    answers = [value for report in ends for name, value in report.user_properties if name == "answers"]
+    unclear = len({report.nodeid for report in terminalreporter.getreports("failed")} & {report.nodeid for report in ends})
+    terminalreporter.write_line(f"any input: {len(answers)} properties, {sum(answers)} answers, {unclear} properties that do not hold")
