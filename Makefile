@@ -32,7 +32,7 @@ test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python th
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
 
 fuzz: $(READY) ## give the program 100,000 inputs of all sorts, new ones each time
-	$(VENV)/bin/python -m pytest -q $(PARALLEL) tests/properties --hypothesis-profile=long $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -q $(PARALLEL) -p no:logging tests/properties --hypothesis-profile=long $(PYTEST_ARGS)
 
 check: $(READY) ## style, types, shell scripts, README and man pages against the programs
 	tools/install-packages shellcheck systemd-analyze
@@ -88,4 +88,4 @@ $(TESTBED): testbed/package-lock.json | $(READY)
 	touch $@
 
 clean: ## remove what the other targets made
-	rm -rf .venv .venv-* build dist demo testbed/node_modules .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-* build dist demo testbed/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

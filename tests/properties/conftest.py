@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, settings
 from tests.properties import cases
 
 # What is slow is the machine, never the test: no case has a time limit.
-ALWAYS: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
+PATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+ALWAYS: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": PATIENT}
 # Always the same cases, so that what passed once passes everywhere. The long run tries new ones, and keeps in .hypothesis/ what failed.
 settings.register_profile("short", max_examples=100, derandomize=True, **ALWAYS)
 settings.register_profile("long", max_examples=6000, **ALWAYS)
