@@ -23,6 +23,7 @@ from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
 from osg_token_renewer.sources.base import Fetch, Fetched
+from osg_token_renewer.stop import undisturbed
 from osg_token_renewer.text import outside
 
 if TYPE_CHECKING:
@@ -78,12 +79,15 @@ def agent(directory: str, user: Optional[User] = None) -> Iterator[Agent]:
         path = os.path.join(private, "socket")
         env = process.environment(OIDC_SOCK=path, **({"HOME": user.home, "USER": user.name, "TMPDIR": private} if user else {}))
         argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
-        running = process.start([*argv, f"--socket-path={path}"], env, output=os.path.join(private, "log"), user=user)
+        running = None
         try:
+            with undisturbed():
+                running = process.start([*argv, f"--socket-path={path}"], env, output=os.path.join(private, "log"), user=user)
             _wait_for(path, running.process, os.path.join(private, "log"))
             yield Agent(env, user)
         finally:
-            process.end(running)
+            if running is not None:
+                process.end(running)
 
 
 @contextmanager
