@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local, ProgramMissing, TimedOut
+from osg_token_renewer.stop import undisturbed
 
 if TYPE_CHECKING:
     import subprocess
@@ -158,11 +159,14 @@ def run(
     Raises TimedOut when the deadline passed, Local when the program printed without end, and ProgramMissing or Local when it could
     not be started. However this is left, the whole process group has ended.
     """
-    running = start(argv, env, pass_fds=pass_fds, user=user)
+    running = None
     try:
+        with undisturbed():
+            running = start(argv, env, pass_fds=pass_fds, user=user)
         out, err = _drain(running.process, os.path.basename(argv[0]), timeout, watch or (lambda _: None))
     finally:
-        end(running, grace=0)
+        if running is not None:
+            end(running, grace=0)
     return Completed(running.process.returncode, out, err)
 
 

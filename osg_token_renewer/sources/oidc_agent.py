@@ -25,6 +25,7 @@ from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
 from osg_token_renewer.sources import account_file, issuer_config
 from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, at_any_time
+from osg_token_renewer.stop import undisturbed
 from osg_token_renewer.text import line, outside, seconds
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def session(account: Account, where: Directories, begin: Begin = at_any_time) ->
     # Proves that it can be read, before an agent is started: oidc-add would ask for the password instead.
     password_file.first_line("password")
     copy = os.path.join(where.state, "accounts", account.name)
-    wait = _client_limit(account) + _ORPHAN_GRACE
+    # What an earlier run may have left has no more time than that.
+    with begin(0.0) as left:
+        wait = min(left, _client_limit(account) + _ORPHAN_GRACE)
     with account_file.guarded(account.name, copy, wait) as guard, agent(where.sockets, guard=guard) as running:
         _add(account, os.path.abspath(password_file.path), running, begin)
         yield _Session(account, running, guard, begin).fetch
@@ -135,12 +138,15 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
         watcher = ["/bin/sh", "-c", _WATCHED, "oidc-agent", private, guard.room if guard else ""]
         argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
         command = [*watcher, *argv, f"--socket-path={path}"]
-        running = process.start(command, env, stdin=watched, output=said, pass_fds=(mark, *held), user=user)
+        running = None
         try:
+            with undisturbed():
+                running = process.start(command, env, stdin=watched, output=said, pass_fds=(mark, *held), user=user)
             _wait_for(path, running.process, said)
             yield Agent(env, hold, user)
         finally:
-            process.end(running)
+            if running is not None:
+                process.end(running)
 
 
 def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
