@@ -18,7 +18,6 @@ from typing import Optional
 from osg_token_renewer import directories
 from osg_token_renewer.errors import Local, Unavailable
 from osg_token_renewer.process import User
-from osg_token_renewer.sources import oidc_files
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +30,13 @@ _LARGEST = 1024 * 1024
 
 
 def path(account: str, user: Optional[User] = None) -> str:
-    """Where oidc-agent keeps an account of this user."""
-    return os.path.join(oidc_files.directory(user), account)
+    """Where oidc-agent keeps an account of this user: $OIDC_CONFIG_DIR, ~/.config/oidc-agent if it is there, else ~/.oidc-agent."""
+    given = os.environ.get("OIDC_CONFIG_DIR")
+    if given:
+        return os.path.join(given, account)
+    home = user.home if user else os.path.expanduser("~")
+    modern = os.path.join(home, ".config", "oidc-agent")
+    return os.path.join(modern if os.path.isdir(modern) else os.path.join(home, ".oidc-agent"), account)
 
 
 def fingerprint(account: str) -> Optional[str]:
