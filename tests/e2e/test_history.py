@@ -164,11 +164,11 @@ def test_a_full_file_system_stops_nothing(renewed: Host) -> None:
 
 
 def test_a_failed_token_is_remembered_with_its_reason_and_forgotten_with_the_next_success(renewed: Host, issuer: Issuer) -> None:
-    issuer.fault(endpoint="token", times=2, status=503)
+    issuer.fault(endpoint="token", times=2, status=500)
     assert [renewed.run().status for _ in range(2)] == [1, 1]
     failed = renewed.status()["x"]
     assert (failed["state"], failed["failures_in_row"], failed["last_failure"]["reason"]) == ("failed", 2, "unavailable")
-    assert "503" in failed["last_failure"]["message"]
+    assert "500" in failed["last_failure"]["message"]
 
     assert renewed.run().status == 0
 

@@ -244,10 +244,12 @@ def test_an_issuer_that_hangs_when_the_account_is_opened_is_left_at_the_runs_dea
 
 
 def test_what_would_probably_be_cut_off_by_the_end_of_the_run_is_not_begun(issuer: Issuer, robot: Host) -> None:
-    robot.program("oidc-add", f'{REAL["oidc-add"]} "$@" && case "$*" in *--help*) ;; *) sleep 3;; esac\n')
+    robot.program("oidc-add", f'{REAL["oidc-add"]} "$@" && case "$*" in *--help*) ;; *) sleep 9;; esac\n')
     record = recording(robot, "oidc-token")
-    (outcome,) = run(robot, [spec_of(str(robot.tokens / "one"))], run_timeout=6)
-    assert re.fullmatch(r"only \d s of the run were left, too little for a request that must not be cut off", outcome.message)
+    (outcome,) = run(robot, [spec_of(str(robot.tokens / "one"))], run_timeout=17)
+    # On a machine that takes ten seconds to open the account, nothing is left at all.
+    left = r"only \d s of the run were left, too little for a request that must not be cut off"
+    assert re.fullmatch(rf"{left}|the 17 s of the run were over before its turn came", outcome.message)
     assert not record.exists()
 
 
