@@ -46,7 +46,7 @@ def test_each_problem_is_a_line_with_its_place(host: Host) -> None:
         "F:9: [token x] mode: must be an octal mode of three or four digits, as 0600",
         "F:10: [token x] colour: is not an option here and is ignored (warning)",
         "F:11: [token ../x] a name must not contain '/', nor be '.' or '..'",
-        "F:12: [account --help] a name must not begin with '-'",
+        "F:12: [account --help] a name must not begin with '-' (warning)",
     ]
 
 
