@@ -122,7 +122,9 @@ def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
             yield path, True
             return
         if path and path == configured:
-            log.warning("runtime_dir %s is passed over: it must be this user's own, mode 0700, with a path of at most 80 bytes", path)
+            log.warning(
+                "runtime_dir %s is passed over: it must be this user's own, mode 0700, with room, and a path of at most 80 bytes", path
+            )
     import tempfile
 
     parent = tempfile.gettempdir()

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,7 +25,7 @@ import jwt
 
 from testbed import Issuer
 from tests.faults import apart
-from tests.host import Host, processes_of, until
+from tests.host import ROOT, Host, processes_of, until
 
 
 @dataclass
@@ -105,7 +107,7 @@ def killed(tries: int, root: Path) -> Figures:
 
 
 def filled(tries: int, root: Path) -> Figures:
-    """The file system with the account files is full from a random moment of a rotating run on; what is freed is soon taken again."""
+    """The file system with the account files is full from a random moment of a rotating run on; what is freed is taken again at once."""
     figures = Figures()
     with rotating(root) as (issuer, host):
         accounts = host.account_file("first").parent
@@ -171,6 +173,59 @@ def together(tries: int, root: Path) -> Figures:
     return figures
 
 
+# What an issuer may answer, or not answer, before it has acted on a request: nothing of it may cost an account.
+FAULTS: Sequence[Mapping[str, object]] = (
+    {"status": 502},
+    {"status": 503, "headers": {"Retry-After": "1"}},
+    {"status": 504, "body": "<html>upstream</html>"},
+    {"status": 429, "headers": {"Retry-After": "2"}},
+    {"status": 500, "body": ""},
+    {"status": 200, "body": "garbage"},
+    {"drop": True},
+)
+
+
+def failing(tries: int, root: Path) -> Figures:
+    """The issuer fails in all ways, on any endpoint, also by being away; once it is well again, each account renews."""
+    figures = Figures()
+    with rotating(root) as (issuer, host):
+        for _ in range(tries):
+            figures.tries += 1
+            for _ in range(random.randint(1, 4)):
+                issuer.fault(endpoint=random.choice(("discovery", "token", "*")), times=random.randint(1, 3), **random.choice(FAULTS))
+            before = issuer.counts().total
+            away = random.random() < 0.3
+            if away:
+                issuer.pause()
+            run = host.start()
+            if away:
+                time.sleep(random.uniform(0, 2))
+                issuer.resume()
+            said = run.communicate()[1]
+            figures.faults += away or issuer.counts().total > before
+            issuer.clear_faults()
+            done = host.run()
+            figures.lost += done.status != 0
+            if done.status != 0:
+                sys.stderr.write(f"{said}---\n{done.stderr}")
+                break
+            figures.torn += torn(issuer, host)
+            figures.leaked += len(host.leftovers())
+    return figures
+
+
+def fuzzed(tries: int, _root: Path) -> Figures:
+    """Any input: property tests, with so many cases in all, new ones each time. What has no clear answer counts as lost."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:logging", "tests/properties", "--hypothesis-profile=long"]
+    environment = {**os.environ, "FUZZ_CASES": str(tries)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    found = re.search(r"any input: \d+ properties, (\d+) answers, (\d+) properties that do not hold", done.stdout)
+    if done.returncode or found is None:
+        sys.stderr.write(done.stdout)
+        return Figures(tries, tries, lost=1)
+    return Figures(int(found[1]), int(found[1]), lost=int(found[2]))
+
+
 @contextmanager
 def full(directory: Path) -> Iterator[Callable[[], bool]]:
     """Fills a file system and keeps it full; tells whether that was so."""
@@ -187,7 +242,7 @@ def full(directory: Path) -> Iterator[Callable[[], bool]]:
 
 
 FILLER = """
-import os, sys, time
+import os, sys
 file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
 said = False
 while True:
@@ -197,14 +252,15 @@ while True:
         if not said:
             os.write(1, b"full\\n")
         said = True
-        time.sleep(0.001)
 """
 
 
 TRIALS: Mapping[str, tuple[Callable[[int, Path], Figures], int]] = {
     "killed": (killed, 300),
     "filled": (filled, 100),
+    "failing": (failing, 100),
     "together": (together, 20),
+    "fuzzed": (fuzzed, 100_000),
 }
 
 

@@ -1,12 +1,13 @@
 """oidc-agent's file of one account: the only place where its refresh token is.
 
-An agent rewrites it in place whenever the issuer rotates the refresh token, and reports success even when that write failed. So the
-file is held while an agent has the account, room for it is proven before, it is looked at after each request, and a copy of the last
-complete one is kept.
+An agent truncates and rewrites it whenever the issuer rotates the refresh token, and reports success even when that write failed. So the
+agent works on a copy; the file itself is held while an agent has the account, room for it is proven before, it is written after each
+request by this program, and a copy of the last complete one is kept.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -27,6 +28,8 @@ _LAST_LINE = re.compile(rb"\nGenerated using version: \d+\.\d+\.\d+\S*\s*\Z")
 # What a new refresh token may be longer than the old one.
 _GROWTH = 4096
 _LARGEST = 1024 * 1024
+# Seconds before each try to write the account file.
+_WRITE_AGAIN = (0.0, 0.0, 1.0, 2.0, 4.0)
 
 
 def path(account: str, user: Optional[User] = None) -> str:
@@ -93,61 +96,95 @@ def guarded(account: str, copy: str, wait: float) -> Iterator[Guard]:
 
 
 class Guard:
-    """Watches over an account file while an agent has the account. Where there is no file, there is nothing to watch.
+    """Stands between an account file and the agent that has the account. Where there is no file, there is nothing to guard.
 
-    `descriptors` are for the agent to inherit: with them it holds the file. `room` is a file that keeps room for rewriting it.
+    The agent is lent a copy, so that what it does to its file, at whatever moment, is not done to the only one; what it made of it is taken
+    back by writing into blocks that the file has already. `descriptors` are for the agent to inherit: with them it holds the file. `room`
+    is a file that keeps room for what might not fit into those blocks; `lent` is where the agent's copy is.
     """
 
     def __init__(self, account: str, where: str, copy: str, descriptor: Optional[int]) -> None:
         self.descriptors = () if descriptor is None else (descriptor,)
+        self.path = where
         self.room = os.path.join(os.path.dirname(where), f".{account}.room")
+        self.lent: Optional[str] = None
         self._account = account
-        self._path = where
         self._copy = copy
+        # What the account file holds, and what its copy holds.
+        self._content = b""
         self._kept: Optional[bytes] = None
 
     def prepare(self) -> None:
         """Makes sure that the file is complete, a copy is kept, and there is room to rewrite it; raises Local otherwise."""
         if not self.descriptors:
             return
-        content = self._read()
-        if _damaged(content):
-            content = self._put_back()
-        self._keep(content)
+        self._content = self._read()
+        if _damaged(self._content):
+            self._content = self._put_back()
+        self._keep(self._content)
         try:
-            if not os.access(self._path, os.W_OK):
+            if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, os.strerror(13))
-            _write(self.room, bytes(len(content) + _GROWTH))
+            _write(self.room, bytes(len(self._content) + _GROWTH))
         except OSError as error:
             self.release()
             raise Local(
-                f"the account file {self._path} could not be rewritten ({error.strerror}): the refresh token was not used",
-                f"make room in {os.path.dirname(self._path)}, and let the service user write there",
+                f"the account file {self.path} could not be rewritten ({error.strerror}): the refresh token was not used",
+                f"make room in {os.path.dirname(self.path)}, and let the service user write there",
             ) from error
+
+    def lend(self, directory: str) -> dict[str, str]:
+        """Makes a directory for oidc-agent with a copy of the file, in this private one; returns the environment that names it.
+
+        Whatever else oidc-agent keeps beside the file is there as well, as a link. Raises Local.
+        """
+        if not self.descriptors:
+            return {}
+        made = os.path.join(directory, "oidc-agent")
+        self.lent = os.path.join(made, self._account)
+        try:
+            os.mkdir(made, 0o700)
+            for name in os.listdir(os.path.dirname(self.path)):
+                if name != self._account and not name.startswith("."):
+                    os.symlink(os.path.join(os.path.dirname(os.path.abspath(self.path)), name), os.path.join(made, name))
+            _write(self.lent, self._content)
+        except OSError as error:
+            raise Local(f"no directory for oidc-agent can be made in {directory}: {error.strerror}", "see runtime_dir") from error
+        return {"OIDC_CONFIG_DIR": made}
+
+    def take_back(self) -> bool:
+        """Writes what the agent made of its copy to the account file; false if the agent, or this, could not write it whole."""
+        if self.lent is None:
+            return True
+        try:
+            content = _content(self.lent)
+        except OSError:
+            return False
+        if _damaged(content):
+            return False
+        if content == self._content:
+            return True
+        # First: as long as the account file is being written, this is the complete one.
+        self._keep(content)
+        for wait in _WRITE_AGAIN:
+            time.sleep(wait)
+            try:
+                _overwrite(self.path, content)
+            except OSError as error:
+                log.warning("account %s: its file %s cannot be written: %s", self._account, self.path, error.strerror)
+                self.release()
+            else:
+                self._content = content
+                return True
+        return False
 
     def release(self) -> None:
         """Gives back the room that was kept for the file."""
         with suppress(OSError):
             os.unlink(self.room)
 
-    def intact(self) -> bool:
-        """Whether the file is complete after a request; then it is safe on the disk, and its copy is kept."""
-        if not self.descriptors:
-            return True
-        try:
-            content = self._read()
-        except Local:
-            return False
-        if _damaged(content):
-            return False
-        if content != self._kept:
-            with suppress(OSError):
-                _synced(self._path)
-            self._keep(content)
-        return True
-
     def close(self) -> None:
-        """To be called when the agent has ended: the last look at the file. Never raises."""
+        """To be called when the agent has ended and what it had was taken back: the last look at the file. Never raises."""
         if not self.descriptors:
             return
         self.release()
@@ -157,9 +194,9 @@ class Guard:
 
     def _read(self) -> bytes:
         try:
-            return _content(self._path)
+            return _content(self.path)
         except OSError as error:
-            raise Local(f"the account file {self._path} cannot be read: {error.strerror}") from error
+            raise Local(f"the account file {self.path} cannot be read: {error.strerror}") from error
 
     def _keep(self, content: bytes) -> None:
         """A copy that cannot be kept is a warning: the account itself is well."""
@@ -181,22 +218,22 @@ class Guard:
             content = _content(self._copy)
         except OSError as error:
             raise Local(
-                f"the account file {self._path} is damaged and there is no copy of it",
+                f"the account file {self.path} is damaged and there is no copy of it",
                 f"remove it and register the account anew: osg-token-renewer-setup {self._account}",
             ) from error
         try:
             # In place: the file itself is what is held.
-            _write(self._path, content)
+            _write(self.path, content)
         except OSError as error:
             raise Local(
-                f"the account file {self._path} is damaged, and its copy {self._copy} cannot be put back: {error.strerror}",
-                f"make room in {os.path.dirname(self._path)}: the next run puts it back",
+                f"the account file {self.path} is damaged, and its copy {self._copy} cannot be put back: {error.strerror}",
+                f"make room in {os.path.dirname(self.path)}: the next run puts it back",
             ) from error
         log.error(
             "account %s: its file %s was damaged; the copy of the last complete one was put back; "
             "if the issuer refuses it, run: osg-token-renewer-setup --reauthenticate %s",
             self._account,
-            self._path,
+            self.path,
             self._account,
         )
         return content
@@ -224,9 +261,13 @@ def _write(where: str, content: bytes) -> None:
         os.fsync(descriptor)
 
 
-def _synced(where: str) -> None:
-    descriptor = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+def _overwrite(where: str, content: bytes) -> None:
+    """Without truncating it first: a full disk has no room but what the file has already."""
+    descriptor = os.open(where, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        if os.pwrite(descriptor, content, 0) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(descriptor, len(content))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -97,25 +97,30 @@ def session(account: Account, where: Directories, begin: Begin = at_any_time) ->
         wait = min(left, _client_limit(account) + _ORPHAN_GRACE)
     with account_file.guarded(account.name, copy, wait) as guard, agent(where.sockets, guard=guard) as running:
         _add(account, os.path.abspath(password_file.path), running, begin)
+        guard.take_back()
         yield _Session(account, running, guard, begin).fetch
 
 
 # Starts the agent, and beside it a watcher that does nothing as long as somebody holds the other end of its standard input: the program,
 # and each client that it started. When the program was killed, its clients finish the request that is under way; then nothing is, and the
-# agent can be ended without loss. $1 is its directory, $2 a file to remove.
+# agent can be ended without loss. What it made of the account file ($2, if it is whole) is then taken back ($3), as Guard does.
+# $1 is the agent's directory, $4 a file to remove.
 _WATCHED = """
 exec 3<&0 </dev/null
 (
     read -r _ <&3
+    if [ -s "$2" ] && tail -n 1 "$2" | grep -q "^Generated using version: "; then
+        cat "$2" 1<>"$3" && truncate -s "$(wc -c <"$2")" "$3" && sync "$3"
+    fi
     trap : TERM
     kill -TERM 0
-    rm -rf -- "$1" "$2"
+    rm -rf -- "$1" "$4"
     left=30
     while [ $left -gt 0 ] && kill -0 $$; do sleep 0.1; left=$((left - 1)); done
     kill -KILL 0
 ) &
 exec 3<&-
-shift 2
+shift 4
 exec "$@"
 """
 # How long after its clients' end an agent whose program was killed may be there.
@@ -134,8 +139,10 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
     with directories.private(parent, directories.AGENT, user) as (private, mark), process.pipe() as (watched, hold):
         path = os.path.join(private, "socket")
         said = os.path.join(private, "log")
-        env = process.environment(OIDC_SOCK=path, **({"HOME": user.home, "USER": user.name, "TMPDIR": private} if user else {}))
-        watcher = ["/bin/sh", "-c", _WATCHED, "oidc-agent", private, guard.room if guard else ""]
+        lent = guard.lend(private) if guard else {}
+        env = process.environment(OIDC_SOCK=path, **lent, **({"HOME": user.home, "USER": user.name, "TMPDIR": private} if user else {}))
+        files = [guard.lent or "", guard.path, guard.room] if guard else ["", "", ""]
+        watcher = ["/bin/sh", "-c", _WATCHED, "oidc-agent", private, *files]
         argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
         command = [*watcher, *argv, f"--socket-path={path}"]
         running = None
@@ -147,6 +154,8 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
         finally:
             if running is not None:
                 process.end(running)
+            if guard is not None:
+                guard.take_back()
 
 
 def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
@@ -227,10 +236,9 @@ class _Session:
         """Also sees to it that a refresh token that came with the token is on the disk: the agent does not say when it is not."""
         fetched = self._fetch(spec, self._begin)
         for wait in _WRITE_AGAIN:
-            if self._guard.intact():
+            if self._guard.take_back():
                 break
-            log.warning("account %s: oidc-agent did not write its file whole: asking again, so that it does", self._account.name)
-            self._guard.release()
+            log.warning("account %s: its file was not written whole: asking again, so that oidc-agent does", self._account.name)
             time.sleep(wait)
             # Whatever the run's limits: the newest refresh token may be nowhere but in the agent.
             with suppress(Unavailable):

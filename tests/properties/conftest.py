@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,10 @@ PATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_
 ALWAYS: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": PATIENT}
 # Always the same cases, so that what passed once passes everywhere. The long run tries new ones, and keeps in .hypothesis/ what failed.
 settings.register_profile("short", max_examples=100, derandomize=True, **ALWAYS)
-settings.register_profile("long", max_examples=6000, **ALWAYS)
+# FUZZ_CASES are for all properties together.
+PROPERTIES = 17
+CASES = int(os.environ.get("FUZZ_CASES", "100000"))
+settings.register_profile("long", max_examples=max(1, CASES // PROPERTIES), **ALWAYS)
 # --hypothesis-profile comes later, and wins.
 settings.load_profile("short")
 

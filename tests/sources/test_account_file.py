@@ -46,6 +46,14 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 @pytest.fixture
+def lent(tmp_path: Path) -> Path:
+    """What an agent has: its own directory, and in that a copy of the account file, once it was lent."""
+    private = tmp_path / "agent"
+    private.mkdir()
+    return private / "oidc-agent" / "robot"
+
+
+@pytest.fixture
 def copy(tmp_path: Path) -> Path:
     return tmp_path / "state" / "accounts" / "robot"
 
@@ -57,27 +65,41 @@ def guarded(copy: Path, wait: float = 0.0) -> AbstractContextManager[Guard]:
 def test_room_is_kept_beside_the_file_and_given_back(directory: Path, copy: Path) -> None:
     with guarded(copy) as guard:
         assert (directory / ".robot.room").stat().st_size > len(complete())
-        assert guard.intact()
+        assert guard.take_back()
 
 
-def test_a_copy_of_the_last_complete_file_is_kept_for_this_user_alone(directory: Path, copy: Path) -> None:
+def test_what_the_agent_wrote_is_taken_back_and_a_copy_kept_for_this_user_alone(directory: Path, copy: Path, lent: Path) -> None:
+    inode = (directory / "robot").stat().st_ino
     with guarded(copy) as guard:
         assert copy.read_bytes() == complete()
-        (directory / "robot").write_bytes(NEW)
-        assert guard.intact()
-        assert copy.read_bytes() == NEW
+        assert guard.lend(str(lent.parent.parent)) == {"OIDC_CONFIG_DIR": str(lent.parent)}
+        assert lent.read_bytes() == complete()
+        for content in (NEW, complete("x" * 9), complete("y")):
+            lent.write_bytes(content)
+            assert guard.take_back()
+            assert copy.read_bytes() == (directory / "robot").read_bytes() == content
+    # The file is held by what it is, not by its name.
+    assert (directory / "robot").stat().st_ino == inode
     assert copy.stat().st_mode & 0o777 == 0o600
     assert copy.parent.stat().st_mode & 0o777 == 0o700
     assert [path.name for path in copy.parent.iterdir()] == ["robot"]
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_what_an_agent_did_not_write_whole_is_not_taken_back(directory: Path, copy: Path, lent: Path, content: bytes) -> None:
+    with guarded(copy) as guard:
+        guard.lend(str(lent.parent.parent))
+        lent.write_bytes(content)
+        assert not guard.take_back()
+    assert (directory / "robot").read_bytes() == copy.read_bytes() == complete()
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_noticed_and_its_copy_put_back(
     directory: Path, copy: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    with guarded(copy) as guard:
+    with guarded(copy):
         (directory / "robot").write_bytes(content)
-        assert not guard.intact()
     assert (directory / "robot").read_bytes() == copy.read_bytes() == complete()
     (directory / "robot").write_bytes(content)
     with guarded(copy):
@@ -104,7 +126,7 @@ def test_a_file_of_a_form_that_is_not_known_is_left_alone(directory: Path, copy:
         pass
     (directory / "robot").write_bytes(content)
     with guarded(copy) as guard:
-        assert guard.intact()
+        assert guard.take_back()
     assert (directory / "robot").read_bytes() == content
     assert copy.read_bytes() == complete()
 
@@ -120,7 +142,7 @@ def test_a_damaged_file_without_a_copy_is_said_with_the_way_out(directory: Path,
 def test_where_there_is_no_account_there_is_nothing_to_guard(directory: Path, copy: Path) -> None:
     (directory / "robot").unlink()
     with guarded(copy) as guard:
-        assert (guard.descriptors, guard.intact()) == ((), True)
+        assert (guard.descriptors, guard.lend("/nowhere"), guard.take_back()) == ((), {}, True)
     assert not copy.parent.exists()
 
 
@@ -138,6 +160,30 @@ def test_without_room_to_rewrite_the_file_the_refresh_token_is_not_used(director
 
     # The directory, the file, the filler: four pages of four.
     apart(body, tmpfs={directory: "size=12k"})
+
+
+def test_a_disk_that_fills_up_meanwhile_costs_nothing(directory: Path, copy: Path, lent: Path) -> None:
+    (directory / "issuer.config").write_text("https://issuer robot\n")
+
+    def body() -> None:
+        (directory / "robot").write_bytes(complete())
+        (directory / "issuer.config").write_text("https://issuer robot\n")
+        with guarded(copy) as guard, (directory / "filler").open("wb", buffering=0) as filler:
+            guard.lend(str(lent.parent.parent))
+            assert (lent.parent / "issuer.config").read_text() == "https://issuer robot\n"
+            with pytest.raises(OSError, match="No space left"):
+                while True:
+                    filler.write(bytes(4096))
+            lent.write_bytes(NEW)
+            assert guard.take_back()
+            assert (directory / "robot").read_bytes() == NEW
+            # What needs more room than the file had is written with the room that was kept for it.
+            lent.write_bytes(complete("z" * 20))
+            assert guard.take_back()
+            assert (directory / "robot").read_bytes() == complete("z" * 20)
+
+    apart(body, tmpfs={directory: "size=64k"})
+    (directory / "issuer.config").unlink()
 
 
 def test_on_a_read_only_file_system_the_refresh_token_is_not_used(directory: Path, copy: Path) -> None:
@@ -166,8 +212,8 @@ def test_a_file_that_this_user_may_not_write_is_not_opened(monkeypatch: pytest.M
 
 def test_a_copy_that_cannot_be_kept_is_a_warning(tmp_path: Path, copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file in the place of the directory")
-    with guarded(copy) as guard:
-        assert guard.intact()
+    with guarded(copy):
+        pass
     assert "account robot: no copy of its file can be kept" in caplog.text
 
 
