@@ -13,8 +13,18 @@ PARALLEL := -n 3 --dist worksteal
 SYSTEM_CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
 TESTBED := testbed/node_modules/.package-lock.json
 
+
+# Where `make install` puts things. The programs run with the system's own Python.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+SYSTEM_PYTHON ?= /usr/bin/python3
+PYTHONDIR ?= $(shell $(SYSTEM_PYTHON) -c 'import site, sys; print(next((path for path in site.getsitepackages() \
+    if path.startswith(sys.argv[1] + "/lib/python")), ""))' "$(PREFIX)")
+INSTALLATION = DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" PYTHON="$(SYSTEM_PYTHON)" PYTHONDIR="$(PYTHONDIR)" \
+    tools/installation
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick issuer packages clean
+.PHONY: help demo test check bench bench-quick issuer packages install uninstall clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,7 +42,7 @@ check: $(READY) ## style, types, shell scripts, README against --help
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	shellcheck .ci/run benchmarks/reference.sh libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
+	shellcheck .ci/run benchmarks/reference.sh libexec/osg-token-renewer.sh tools/installation tools/install-packages tools/pythons tools/test-pythons
 	$(VENV)/bin/python -m pytest -q tests/test_documents.py
 
 bench: packages $(READY) $(TESTBED) ## what a run costs, beside what it must cost
@@ -45,6 +55,12 @@ bench-quick: packages $(READY) $(TESTBED) ## the same in small: that it works
 
 issuer: packages $(READY) $(TESTBED) ## start the testbed's issuer, to try things on
 	$(VENV)/bin/python -m testbed --approve-all
+
+install: $(MANUAL) ## install for the system's Python (DESTDIR=, PREFIX=/usr/local, SYSCONFDIR=/etc)
+	$(INSTALLATION) install
+
+uninstall: ## remove what install put there; the configuration, accounts and tokens stay
+	$(INSTALLATION) uninstall
 
 packages:
 	@tools/install-packages oidc-agent python-venv

@@ -14,7 +14,7 @@ PACKAGE = "osg_token_renewer"
 LAYERS = (
     ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log"),
     ("all_sources", "sources", "planner", "claims"),
-    ("config", "runner", "publisher", "report", "history", "directories", "lock"),
+    ("config", "runner", "publisher", "report", "history", "directories", "lock", "sandbox"),
     ("renew", "registration"),
     ("daemon",),
     ("commands",),
