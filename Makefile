@@ -24,7 +24,7 @@ INSTALLATION = DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)
     tools/installation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick issuer packages install uninstall clean
+.PHONY: help demo test check bench bench-quick issuer packages install uninstall rpm clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,7 +42,7 @@ check: $(READY) ## style, types, shell scripts, README against --help
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	shellcheck .ci/run benchmarks/reference.sh libexec/osg-token-renewer.sh tools/installation tools/install-packages tools/pythons tools/test-pythons
+	shellcheck .ci/run benchmarks/reference.sh libexec/osg-token-renewer.sh tools/build-rpms tools/installation tools/install-packages tools/pythons tools/test-pythons
 	$(VENV)/bin/python -m pytest -q tests/test_documents.py
 
 bench: packages $(READY) $(TESTBED) ## what a run costs, beside what it must cost
@@ -61,6 +61,11 @@ install: $(MANUAL) ## install for the system's Python (DESTDIR=, PREFIX=/usr/loc
 
 uninstall: ## remove what install put there; the configuration, accounts and tokens stay
 	$(INSTALLATION) uninstall
+
+rpm: ## build the source and binary packages, in build/rpm
+	@tools/install-packages rpmbuild rpmlint rst2man system-pytest system-requests system-rich
+	tools/build-rpms build/rpm
+	rpmlint -c rpm/rpmlint.toml build/rpm/SRPMS/*.rpm build/rpm/RPMS/*/*.rpm
 
 packages:
 	@tools/install-packages oidc-agent python-venv

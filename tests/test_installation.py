@@ -72,9 +72,8 @@ def test_the_installed_programs_run_with_the_systems_python(tmp_path: Path) -> N
         program = tmp_path / PREFIX[1:] / name
         assert program.read_text().startswith("#!/usr/bin/python3 -I\n")
         # Their Python is told where the modules are, as it would know of a place of its own.
-        start = (
-            "import runpy, sys; sys.argv[:] = sys.argv[1:]; sys.path.append(sys.argv.pop()); runpy.run_path(sys.argv[0], None, '__main__')"
-        )
+        start = "import runpy, sys; _, program, *sys.argv, modules = sys.argv; sys.argv[:0] = [program]; sys.path.append(modules); "
+        start += "runpy.run_path(program, None, '__main__')"
         command = ["/usr/bin/python3", "-I", "-c", start, str(program), "--version", str(modules)]
         done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
         assert done.stdout.split()[1:] == [__version__], done.stderr
@@ -112,3 +111,9 @@ def test_a_place_where_python_does_not_look_is_refused(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "set PYTHONDIR" in done.stderr
     assert files(tmp_path) == set()
+
+
+def test_the_packages_have_the_version_of_the_program() -> None:
+    spec = (ROOT / "rpm" / "osg-token-renewer.spec").read_text()
+    assert re.findall(r"^Version: *(.*)$", spec, re.MULTILINE) == [__version__]
+    assert re.findall(r"^%changelog\n.* - (.*)-\d+$", spec, re.MULTILINE) == [__version__]
