@@ -173,11 +173,12 @@ def _id(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Option
 def _opened(directory: str) -> Iterator[int]:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise Local(f"there is no directory {directory}", f"create it: install -d -m 0770 {directory}") from error
     except OSError as error:
-        if error.errno == errno.EACCES and sandbox.hides(directory):
-            raise Local(f"the directory {directory} is hidden from the service", f"let it in: {sandbox.opening(directory)}") from error
+        if sandbox.hides(directory):
+            what = f"the service's unit hides the directory {directory}, or it cannot be used: {error.strerror}"
+            raise Local(what, f"let the service see it: {sandbox.opening(directory)}") from error
+        if isinstance(error, FileNotFoundError):
+            raise Local(f"there is no directory {directory}", f"create it: install -d -m 0770 {directory}") from error
         hint = f"let the user of the service enter and write it: chgrp osg-token-svc {directory}; chmod 0770 {directory}"
         raise Local(f"the directory {directory} cannot be used: {error.strerror}", hint) from error
     try:

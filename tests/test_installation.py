@@ -8,6 +8,8 @@ import stat
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from osg_token_renewer import __version__
 from tests.host import ROOT
 
@@ -19,9 +21,18 @@ def make(target: str, destination: Path, *settings: str) -> str:
     # Nothing of a make that runs these tests.
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
     command = ["make", "--silent", "-C", str(ROOT), target, f"DESTDIR={destination}", f"PREFIX={PREFIX}", f"PYTHONDIR={MODULES}", *settings]
-    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+    # Root's umask is not to be seen in what is installed. The time limit only proves that there is an end.
+    done = subprocess.run(command, env=env, umask=0o077, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installation to look at."""
+    destination = tmp_path_factory.mktemp("installed")
+    make("install", destination)
+    return destination
 
 
 def files(root: Path) -> set[str]:
@@ -57,19 +68,17 @@ def test_everything_that_a_host_needs_is_installed_and_removed_again(tmp_path: P
     assert list(tmp_path.rglob("*osg[-_]token*")) == []
 
 
-def test_what_is_installed_in_another_place_finds_itself_there(tmp_path: Path) -> None:
-    make("install", tmp_path)
+def test_what_is_installed_in_another_place_finds_itself_there(installed: Path) -> None:
     for unit in ("lib/systemd/system/osg-token-renewer.service", "../../etc/cron.d/osg-token-renewer"):
-        text = (tmp_path / PREFIX[1:] / unit).read_text()
+        text = (installed / PREFIX[1:] / unit).read_text()
         assert f"{PREFIX}/libexec/osg-token-renewer/osg-token-renewer.sh" in text
         assert "/usr/libexec" not in text
 
 
-def test_the_installed_programs_run_with_the_systems_python(tmp_path: Path) -> None:
-    make("install", tmp_path)
-    modules = tmp_path / MODULES[1:]
+def test_the_installed_programs_run_with_the_systems_python(installed: Path) -> None:
+    modules = installed / MODULES[1:]
     for name in ("bin/osg-token-renewer", "sbin/osg-token-renewer-setup", "libexec/osg-token-renewer/osg-token-renewer"):
-        program = tmp_path / PREFIX[1:] / name
+        program = installed / PREFIX[1:] / name
         assert program.read_text().startswith("#!/usr/bin/python3 -I\n")
         # Their Python is told where the modules are, as it would know of a place of its own.
         start = "import runpy, sys; _, program, *sys.argv, modules = sys.argv; sys.argv[:0] = [program]; sys.path.append(modules); "
@@ -79,8 +88,7 @@ def test_the_installed_programs_run_with_the_systems_python(tmp_path: Path) -> N
         assert done.stdout.split()[1:] == [__version__], done.stderr
 
 
-def test_directories_and_secrets_are_closed_to_others(tmp_path: Path) -> None:
-    make("install", tmp_path)
+def test_directories_and_secrets_are_closed_to_others_and_nothing_else_is(installed: Path) -> None:
     for path, wanted in {
         "etc/osg/token-renewer": 0o750,
         "etc/osg/token-renewer/config.d": 0o750,
@@ -88,8 +96,12 @@ def test_directories_and_secrets_are_closed_to_others(tmp_path: Path) -> None:
         "etc/osg/tokens": 0o770,
         "var/spool/osg-token-svc": 0o700,
         "var/lib/osg-token-renewer": 0o700,
+        f"{PREFIX[1:]}/bin": 0o755,
+        f"{MODULES[1:]}/osg_token_renewer/report": 0o755,
+        f"{MODULES[1:]}/osg_token_renewer/report/__pycache__": 0o755,
+        f"{MODULES[1:]}/osg_token_renewer/cli.py": 0o644,
     }.items():
-        assert mode(tmp_path / path) == wanted, path
+        assert mode(installed / path) == wanted, path
 
 
 def test_a_configuration_that_was_changed_and_a_site_s_own_modes_survive_both(tmp_path: Path) -> None:

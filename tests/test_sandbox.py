@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Optional
@@ -16,8 +17,9 @@ from tests.host import ROOT
 
 
 @pytest.fixture(autouse=True)
-def under_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
+def service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is what systemd would have started (systemd.exec(5))."""
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
 
 
 def written_by(command: Optional[str], directory: Path) -> list[str]:
@@ -34,15 +36,16 @@ def written_by(command: Optional[str], directory: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("directory", "lines"),
     [
-        ("/srv/tokens", ["ReadWritePaths=/srv/tokens"]),
-        ("/srv", ["ReadWritePaths=/srv"]),
-        ("/", ["ReadWritePaths=/"]),
-        ("/tmpfiles", ["ReadWritePaths=/tmpfiles"]),
-        ("/tmp", ["PrivateTmp=no", "ReadWritePaths=/tmp"]),
-        ("/var/tmp/x", ["PrivateTmp=no", "ReadWritePaths=/var/tmp/x"]),
-        ("/home/alice", ["ProtectHome=read-only", "ReadWritePaths=/home/alice"]),
-        ("/run/user/1000", ["ProtectHome=read-only", "ReadWritePaths=/run/user/1000"]),
-        ('/srv/50% off\'s \\ "x"', ['ReadWritePaths="/srv/50%% off\'s \\\\ \\"x\\""']),
+        ("/srv/tokens", ["ReadWritePaths=-/srv/tokens"]),
+        ("/srv", ["ReadWritePaths=-/srv"]),
+        ("/", ["ReadWritePaths=-/"]),
+        ("/tmpfiles", ["ReadWritePaths=-/tmpfiles"]),
+        ("/tmp", ["PrivateTmp=no", "ReadOnlyPaths=", "ReadWritePaths=-/tmp"]),
+        ("/dev/shm", ["ReadOnlyPaths=", "ReadWritePaths=-/dev/shm"]),
+        ("/var/tmp/x", ["PrivateTmp=no", "ReadWritePaths=-/var/tmp/x"]),
+        ("/home/alice", ["ProtectHome=read-only", "ReadWritePaths=-/home/alice"]),
+        ("/run/user/1000", ["ProtectHome=read-only", "ReadWritePaths=-/run/user/1000"]),
+        ('/srv/50% off\'s \\ "x"', ['ReadWritePaths="-/srv/50%% off\'s \\\\ \\"x\\""']),
     ],
 )
 def test_the_command_for_a_directory_writes_a_drop_in(tmp_path: Path, directory: str, lines: list[str]) -> None:
@@ -64,18 +67,40 @@ def test_the_command_for_groups_takes_the_user_namespace_away(tmp_path: Path) ->
 def test_each_setting_that_a_command_changes_is_one_that_the_unit_makes() -> None:
     unit = (ROOT / "systemd" / "osg-token-renewer.service").read_text().splitlines()
     assert {"PrivateTmp=yes", "ProtectHome=yes", "PrivateUsers=yes", "ProtectSystem=strict"} <= set(unit)
+    read_only = [path.lstrip("-") for line in unit if line.startswith("ReadOnlyPaths=") for path in line.split("=")[1].split()]
+    for path in read_only:
+        assert "ReadOnlyPaths=" in str(sandbox.opening(path))
+    assert len(read_only) >= 4
 
 
-def test_elsewhere_than_under_systemd_there_is_no_such_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("INVOCATION_ID")
+@pytest.mark.parametrize("started", [None, "1", "0"])
+def test_what_systemd_did_not_start_itself_has_no_such_command(monkeypatch: pytest.MonkeyPatch, started: Optional[str]) -> None:
+    """A shell, a job of cron or a test inherits the environment of the service that it descends from."""
+    if started is None:
+        monkeypatch.delenv("SYSTEMD_EXEC_PID")
+    else:
+        monkeypatch.setenv("SYSTEMD_EXEC_PID", started)
     assert (sandbox.opening("/srv"), sandbox.foreign_groups(), sandbox.hides("/home/alice")) == (None, None, False)
 
 
 def test_a_read_only_directory_is_reported_with_the_command(tmp_path: Path) -> None:
     def body() -> None:
+        os.environ["SYSTEMD_EXEC_PID"] = str(os.getpid())
         mount(tmp_path, "remount,ro")
         with pytest.raises(Local, match=f"^no file can be made in {tmp_path}: Read-only file system$") as failure:
             publisher.preflight(TokenSpec("x", "a", str(tmp_path / "x")))
         assert failure.value.hint == f"if the service's unit forbids it: {sandbox.opening(str(tmp_path))}"
 
     apart(body, tmpfs={tmp_path: "size=128k"})
+
+
+@pytest.mark.parametrize("directory", ["/home/nobody-has-this", "/run/user/nobody-has-this", "/var/tmp/nobody-has-this"])
+def test_a_directory_that_the_unit_hides_is_reported_with_the_command(directory: str) -> None:
+    with pytest.raises(Local, match=f"^the service's unit hides the directory {directory}, or it cannot be used: ") as failure:
+        publisher.preflight(TokenSpec("x", "a", f"{directory}/x"))
+    assert failure.value.hint == f"let the service see it: {sandbox.opening(directory)}"
+
+
+def test_a_directory_that_is_nowhere_is_just_missing() -> None:
+    with pytest.raises(Local, match=r"^there is no directory /srv/nobody-has-this$"):
+        publisher.preflight(TokenSpec("x", "a", "/srv/nobody-has-this/x"))
