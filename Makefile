@@ -1,5 +1,6 @@
 # Everything a checkout can do. Each target installs what it needs and is not there yet: Debian's or EL's packages, a virtual environment,
-# the testbed's Node.js modules. Root (or sudo) is needed only for the first of these.
+# the testbed's Node.js modules. Root (or sudo) is needed for the first of these,
+# for e2e, and to install.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,6 @@ PARALLEL := -n 3 --dist worksteal
 SYSTEM_CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
 TESTBED := testbed/node_modules/.package-lock.json
 
-
 # Where `make install` puts things. The programs run with the system's own Python.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
@@ -22,12 +22,13 @@ PYTHONDIR ?= $(shell $(SYSTEM_PYTHON) -c 'import site, sys; print(next((path for
     if path.startswith(sys.argv[1] + "/lib/python")), ""))' "$(PREFIX)")
 INSTALLATION = DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" PYTHON="$(SYSTEM_PYTHON)" PYTHONDIR="$(PYTHONDIR)" \
     tools/installation
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick issuer packages install uninstall rpm clean
+.PHONY: help demo test check bench bench-quick issuer packages install uninstall rpm e2e clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer on this machine
 	$(VENV)/bin/python -m testbed.demo
@@ -36,6 +37,12 @@ test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python th
 	@tools/install-packages systemd-analyze
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
+	$(MAKE) e2e
+
+e2e: packages $(READY) $(TESTBED) ## install the packages on a booted system, as root (a part of make test)
+	@tools/install-packages createrepo_c dbus dnf rpmbuild rpmlint rst2man systemd-analyze systemd-nspawn \
+	    system-pytest system-requests system-rich
+	$(AS_ROOT) $(VENV)/bin/python -B -m pytest -x --durations=5 -p no:cacheprovider tests/system
 
 check: $(READY) ## style, types, shell scripts, README against --help
 	tools/install-packages shellcheck systemd-analyze
