@@ -1,5 +1,6 @@
 # Everything a checkout can do. Each target installs what it needs and is not there yet: Debian's or EL's packages, a virtual environment,
-# the testbed's Node.js modules. Root (or sudo) is needed only for the first of these.
+# the testbed's Node.js modules. Root (or sudo) is needed for the first of these,
+# for e2e, and to install.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,11 +18,21 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' osg_token_renewer/__i
 RST2MAN := $(or $(shell command -v rst2man),$(VENV)/bin/rst2man)
 MANUAL := $(patsubst docs/man/%.rst,build/man/%,$(wildcard docs/man/*.rst))
 
+# Where `make install` puts things. The programs run with the system's own Python.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+SYSTEM_PYTHON ?= /usr/bin/python3
+PYTHONDIR ?= $(shell $(SYSTEM_PYTHON) -c 'import site, sys; print(next((path for path in site.getsitepackages() \
+    if path.startswith(sys.argv[1] + "/lib/python")), ""))' "$(PREFIX)")
+INSTALLATION = DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" PYTHON="$(SYSTEM_PYTHON)" PYTHONDIR="$(PYTHONDIR)" \
+    tools/installation
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos fuzz bench bench-quick issuer man dist packages clean
+.PHONY: help demo test check chaos fuzz bench bench-quick issuer man dist packages install uninstall rpm e2e clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer on this machine
 	$(VENV)/bin/python -m testbed.demo
@@ -30,6 +41,12 @@ test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python th
 	@tools/install-packages bash-completion faketime logrotate man strace systemd-analyze zsh
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
+	$(MAKE) e2e
+
+e2e: packages $(READY) $(TESTBED) ## install the packages on a booted system, as root (a part of make test)
+	@tools/install-packages createrepo_c dbus dnf rpmbuild rpmlint rst2man systemd-analyze systemd-nspawn \
+	    system-pytest system-requests system-rich
+	$(AS_ROOT) $(VENV)/bin/python -B -m pytest -x --durations=5 -p no:cacheprovider tests/system
 
 fuzz: $(READY) ## give the program 100,000 inputs of all sorts, new ones each time
 	$(VENV)/bin/python -m pytest -q $(PARALLEL) -p no:logging tests/properties --hypothesis-profile=long $(PYTEST_ARGS)
@@ -39,7 +56,8 @@ check: $(READY) ## style, types, shell scripts, README and man pages against the
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	shellcheck .ci/run benchmarks/reference.sh completions/osg-token-renewer.bash libexec/osg-token-renewer.sh tools/install-packages tools/pythons tools/test-pythons
+	shellcheck .ci/run benchmarks/reference.sh completions/osg-token-renewer.bash libexec/osg-token-renewer.sh tools/build-rpms tools/installation \
+	    tools/install-packages tools/pythons tools/test-pythons
 	$(VENV)/bin/python -m pytest -q tests/test_documents.py tests/test_manual.py
 
 chaos: packages $(READY) $(TESTBED) ## faults at random moments, for long: what is lost, leaked or torn
@@ -69,6 +87,17 @@ dist: $(READY) ## make the wheel and the source distribution, in dist
 	rm -rf dist *.egg-info
 	$(VENV)/bin/python -m build --outdir dist .
 	$(VENV)/bin/twine check --strict dist/*
+
+install: $(MANUAL) ## install for the system's Python (DESTDIR=, PREFIX=/usr/local, SYSCONFDIR=/etc)
+	$(INSTALLATION) install
+
+uninstall: ## remove what install put there; the configuration, accounts and tokens stay
+	$(INSTALLATION) uninstall
+
+rpm: ## build the source and binary packages, in build/rpm
+	@tools/install-packages rpmbuild rpmlint rst2man system-pytest system-requests system-rich
+	tools/build-rpms build/rpm
+	rpmlint -c rpm/rpmlint.toml build/rpm/SRPMS/*.rpm build/rpm/RPMS/*/*.rpm
 
 packages:
 	@tools/install-packages oidc-agent python-venv

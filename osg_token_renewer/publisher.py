@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Optional
 
-from osg_token_renewer import directories, jwt, trust
+from osg_token_renewer import directories, jwt, sandbox, trust
 from osg_token_renewer.directories import pwd_name
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import AccessToken, Found, Published, TokenSpec
@@ -166,12 +166,16 @@ def _apply(wanted: _Attributes, old: Optional[os.stat_result], file: int, spec: 
     if (uid, gid) != (-1, -1):
         try:
             os.chown(file, -1 if uid is None else uid, -1 if gid is None else gid)
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
             verb = "given" if spec.owner or spec.group or old is None else "kept as they are"
-            raise Local(
-                f"owner and group of {spec.path} cannot be {verb}: this user may not",
-                "as root, give the file to the service user, or the service user the group",
-            ) from error
+            hint = "as root, give the file to the service user, or the service user the group"
+            # EINVAL: the service's user namespace does not know the id (user_namespaces(7)).
+            opening = sandbox.foreign_groups() if error.errno == errno.EINVAL and uid == -1 else None
+            if opening is not None:
+                hint = f"give the service user the group, and let the service's unit know it: {opening}"
+            raise Local(f"owner and group of {spec.path} cannot be {verb}: this user may not", hint) from error
     os.fchmod(file, wanted.mode)
 
 
@@ -197,9 +201,12 @@ def _id(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Option
 def _opened(directory: str) -> Iterator[int]:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise Local(f"there is no directory {directory}", f"create it: install -d -m 0770 {directory}") from error
     except OSError as error:
+        if sandbox.hides(directory):
+            what = f"the service's unit hides the directory {directory}, or it cannot be used: {error.strerror}"
+            raise Local(what, f"let the service see it: {sandbox.opening(directory)}") from error
+        if isinstance(error, FileNotFoundError):
+            raise Local(f"there is no directory {directory}", f"create it: install -d -m 0770 {directory}") from error
         hint = f"let the user of the service enter and write it: chgrp osg-token-svc {directory}; chmod 0770 {directory}"
         raise Local(f"the directory {directory} cannot be used: {error.strerror}", hint) from error
     try:
@@ -301,6 +308,9 @@ def _read_only(directory: str) -> bool:
 def _not_writable(directory: str, number: Optional[int]) -> Local:
     why = os.strerror(number or errno.EACCES)
     hint = None
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        hint = f"let this user write to {directory}; for a hardened service also ReadWritePaths={directory}"
+    opening = sandbox.opening(directory) if number == errno.EROFS else None
+    if opening is not None:
+        hint = f"if the service's unit forbids it: {opening}"
+    elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        hint = f"let this user write to {directory}"
     return Local(f"no file can be made in {directory}: {why}", hint)

@@ -14,7 +14,7 @@ PACKAGE = "osg_token_renewer"
 LAYERS = (
     ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log", "directories"),
     ("all_sources", "sources", "planner", "claims", "attempts"),
-    ("config", "runner", "publisher", "report", "history", "lock", "trust"),
+    ("config", "runner", "publisher", "report", "history", "lock", "trust", "sandbox"),
     ("renew", "registration"),
     ("daemon",),
     ("commands",),

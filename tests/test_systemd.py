@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import signal
 import subprocess
 from datetime import datetime, timedelta
@@ -13,15 +14,18 @@ import pytest
 
 from osg_token_renewer import directories, lock, options, renew, runner
 from osg_token_renewer.config import VARIABLE
+from osg_token_renewer.model import Account
 from tests.host import LONGEST, ROOT, Host, has_open, until
 
 UNITS = ROOT / "systemd"
+SERVICE, TIMER = UNITS / "osg-token-renewer.service", UNITS / "osg-token-renewer.timer"
 SHIM = ROOT / "libexec" / "osg-token-renewer.sh"
 INSTALLED = "/usr/libexec/osg-token-renewer/"
 
 
 def unit(name: str) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None)
+    # Of an option that stands several times, as SystemCallFilter does, the last one.
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
     # As systemd does, and not in lower case.
     parser.optionxform = str  # type: ignore[assignment]
     parser.read(UNITS / name)
@@ -36,10 +40,10 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
-    for file in UNITS.iterdir():
+    for file in (SERVICE, TIMER):
         # The only thing that is missing here is what the package installs.
         (tmp_path / file.name).write_text(file.read_text().replace(INSTALLED, f"{SHIM.parent}/"))
-    done = systemd_analyze("verify", "--man=no", *(str(tmp_path / file.name) for file in UNITS.iterdir()))
+    done = systemd_analyze("verify", "--man=no", *(str(tmp_path / file.name) for file in (SERVICE, TIMER)))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
@@ -64,9 +68,51 @@ def test_a_stop_of_the_service_does_not_reach_the_agents() -> None:
     assert unit("osg-token-renewer.service")["Service"]["KillMode"] == "mixed"
 
 
-def test_the_service_has_more_time_to_start_than_the_longest_run() -> None:
-    minutes = unit("osg-token-renewer.service")["Service"]["TimeoutStartSec"].removesuffix("min")
-    assert int(minutes) * 60 > options.time_limit("3600") + runner.LINGER + renew.LOCK_WAIT
+def test_the_service_has_no_more_power_than_it_needs() -> None:
+    shown = systemd_analyze("security", "--offline=true", "--no-pager", str(SERVICE)).stdout
+    exposure = re.search(r"exposure level for osg-token-renewer.service: ([0-9.]+)", shown)
+    assert exposure is not None, shown
+    assert float(exposure[1]) <= 1.2, shown
+
+
+def test_each_exception_from_the_hardening_has_its_comment() -> None:
+    """A setting that takes something back, or names what may be used, stands below a line that says why."""
+    lines = SERVICE.read_text().splitlines()
+    for setting in ("ReadWritePaths=", "RestrictAddressFamilies=", "SystemCallFilter=@chown", "ProcSubset=", "PrivateUsers=", "KillMode="):
+        (number,) = (number for number, line in enumerate(lines) if line.startswith(setting))
+        above = [line for line in lines[number - 3 : number] if not line.startswith("ProtectSystem=")]
+        assert any(line.startswith("# ") for line in above), setting
+
+
+def test_a_run_has_longer_than_it_allows_itself() -> None:
+    """The unit's limits are the last resort: a run ends itself before, and lets a request finish when it is stopped."""
+    service = unit("osg-token-renewer.service")["Service"]
+    assert seconds(service["TimeoutStartSec"]) > options.time_limit("3600") + runner.LINGER + renew.LOCK_WAIT
+    assert seconds(service["TimeoutStopSec"]) > Account("", "", None).timeout + runner.LINGER
+
+
+def seconds(timespan: str) -> float:
+    return float(systemd_analyze("timespan", timespan).stdout.split("μs:")[1].split()[0]) / 1e6
+
+
+def test_cron_does_nothing_until_it_is_told_to_and_nothing_where_the_timer_is_active(tmp_path: Path) -> None:
+    lines = (ROOT / "etc" / "cron.d" / "osg-token-renewer").read_text().splitlines()
+    assert all(line.startswith("#") for line in lines)
+    (entry,) = (line for line in lines if line.startswith("#*/15 * * * * osg-token-svc "))
+    command = entry.split(maxsplit=6)[-1].replace(INSTALLED + SHIM.name, str(tmp_path / "renewer"))
+    (tmp_path / "renewer").write_text("#!/bin/sh\necho it runs $*\n")
+    (tmp_path / "renewer").chmod(0o755)
+
+    def printed(systemctl: str) -> str:
+        path = tmp_path / "systemctl"
+        path.write_text(f"#!/bin/sh\n[ \"$*\" = 'is-active --quiet osg-token-renewer.timer' ] || exit 99\n{systemctl}\n")
+        path.chmod(0o755)
+        shell = ["/bin/sh", "-c", command]
+        return subprocess.run(shell, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True).stdout
+
+    assert printed("exit 0") == ""
+    assert printed("exit 3") == "it runs -q\n"
+    assert printed("exit 99") == "it runs -q\n"
 
 
 def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soon_after_boot() -> None:
@@ -77,6 +123,8 @@ def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soo
     assert {(later - earlier) % timedelta(days=1) for earlier, later in zip(clock, clock[1:])} == {timedelta(minutes=15)}
     assert "3min" in systemd_analyze("timespan", timer["RandomizedDelaySec"]).stdout
     assert systemd_analyze("timespan", timer["OnBootSec"]).returncode == 0
+    # With `OnCalendar=` in a drop-in OnBootSec is gone; what was missed is made up for all the same.
+    assert timer["Persistent"] == "true"
     assert unit("osg-token-renewer.timer")["Install"]["WantedBy"] == "timers.target"
 
 
