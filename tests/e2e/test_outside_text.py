@@ -40,7 +40,7 @@ def server() -> Iterator[Listener]:
 
 
 @pytest.fixture
-def exposed(host: Host, issuer: Issuer, registry: Host, server: Listener) -> Host:
+def exposed(host: Host, issuer: Issuer, registry_of_two: Host, server: Listener) -> Host:
     """A host all of whose tokens, paths, programs and files bring hostile text with them."""
     server.answer = f"HTTP/1.1 200 {HOSTILE}\r\nno colon {HOSTILE}\r\nX: 1\r\n\r\n{{}}".encode()
     said = {"error": f"invalid_scope {HOSTILE}", "error_description": HOSTILE + MEGABYTE}
@@ -51,7 +51,7 @@ def exposed(host: Host, issuer: Issuer, registry: Host, server: Listener) -> Hos
         "claims": (200, answer({"access_token": jws(claims)})),
         "token": (200, answer({"access_token": HOSTILE})),
     }
-    accounts = host.adopt(registry, "robot") + host.adopt(registry, "drone")
+    accounts = host.adopt(registry_of_two, "robot") + host.adopt(registry_of_two, "drone")
     tokens = host.token("agents-issuer", "robot") + host.token("agents-program", "drone", audience="ce")
     for name, (status, body) in bodies.items():
         client = issuer.add_client()
