@@ -6,8 +6,9 @@ import fcntl
 import logging
 import os
 import pwd
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Optional
 
@@ -24,6 +25,8 @@ _NAME = "osg-token-renewer"
 AGENT = "osg-agent-"
 # sun_path of unix(7) has 108 bytes, and the socket's own part of the path needs some.
 _LONGEST_FOR_SOCKETS = 80
+# What a directory for agents must have room for, in bytes, to be used.
+_ROOM = 64 * 1024
 
 
 def state(configured: Optional[str]) -> str:
@@ -76,7 +79,7 @@ def private(parent: str, prefix: str, owner: Optional[User] = None) -> Iterator[
         path = tempfile.mkdtemp(prefix=prefix, dir=parent)
     except OSError as error:
         raise Local(f"no directory can be made in {parent}: {error.strerror}", "see runtime_dir") from error
-    mark = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    mark = opened(path, os.O_DIRECTORY)
     try:
         taken(mark)
         if owner is not None:
@@ -87,28 +90,47 @@ def private(parent: str, prefix: str, owner: Optional[User] = None) -> Iterator[
         os.close(mark)
 
 
-def sweep(parent: str, prefix: str) -> None:
-    """Removes the private directories of programs that were killed, and whose agents have ended."""
+def opened(path: str, flags: int = 0) -> int:
+    """A descriptor to be inherited; symbolic links are not followed. It is of 10 or above: a shell may use the others for itself."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(parent: str, rescue: Callable[[str], None]) -> None:
+    """Removes the directories of agents whose programs were killed, and that have ended; `rescue` has a look at each before."""
     import shutil
 
-    with os.scandir(parent) as entries:
-        left = [entry for entry in entries if entry.name.startswith(prefix)]
-    ours = [entry.path for entry in left if entry.stat(follow_symlinks=False).st_uid == os.geteuid()]
-    for path in ours:
+    for path in _left(parent, AGENT):
         try:
             mark = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             continue
         try:
             if taken(mark):
+                rescue(path)
                 shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(mark)
 
 
+def _left(parent: str, prefix: str) -> list[str]:
+    """This user's own directories there that have names as tempfile.mkdtemp makes them."""
+    pattern = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
+    with os.scandir(parent) as entries:
+        left = [entry for entry in entries if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
+    found = [(entry.path, entry.stat(follow_symlinks=False)) for entry in left]
+    return [path for path, status in found if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o700]
+
+
 @contextmanager
-def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
-    """A directory that only this user can enter, and whether other runs find the same one (a lock is of use only there)."""
+def runtime(configured: Optional[str], rescue: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, bool]]:
+    """A directory that only this user can enter, and whether other runs find the same one (a lock is of use only there).
+
+    What agents of killed programs left in it is removed; `rescue` is called with each of their directories before.
+    """
     user_runtime = os.environ.get("XDG_RUNTIME_DIR")
     wanted = (
         configured,
@@ -118,7 +140,7 @@ def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
     )
     for path in wanted:
         if path and _private(path):
-            sweep(path, AGENT)
+            sweep(path, rescue)
             yield path, True
             return
         if path and path == configured:
@@ -127,10 +149,22 @@ def runtime(configured: Optional[str]) -> Iterator[tuple[str, bool]]:
             )
     import tempfile
 
-    parent = tempfile.gettempdir()
-    sweep(parent, f"{_NAME}-")
-    with private(parent, f"{_NAME}-") as (temporary, _mark):
+    for left in _left(tempfile.gettempdir(), f"{_NAME}-"):
+        _remove_unused(left, rescue)
+    temporary = tempfile.mkdtemp(prefix=f"{_NAME}-")
+    try:
         yield temporary, False
+    finally:
+        _remove_unused(temporary, rescue)
+
+
+def _remove_unused(path: str, rescue: Callable[[str], None]) -> None:
+    """Removes a temporary runtime directory, unless an agent is still at work in it."""
+    import shutil
+
+    sweep(path, rescue)
+    if not _left(path, AGENT):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _private(path: str) -> bool:
@@ -140,8 +174,9 @@ def _private(path: str) -> bool:
     try:
         made(path)
         status = os.lstat(path)
-        with private(path, AGENT):
-            pass
+        with private(path, AGENT) as (probe, _mark), open(os.path.join(probe, "room"), "wb", buffering=0) as room:
+            if room.write(os.urandom(_ROOM)) < _ROOM:
+                return False
     except (OSError, Local):
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077

@@ -6,6 +6,7 @@ Ctrl-C does not reach it, and ending it ends what it started.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -85,18 +86,18 @@ def start(
 ) -> Running:
     """A running subprocess, leader of its own session; the caller must `end` it. Raises ProgramMissing or Local.
 
-    `stdin` is a descriptor, by default there is nothing to read; `output` is a file that both its outputs are written to, by default each
-    has a pipe of its own.
+    `stdin` is a descriptor, by default there is nothing to read; `output` is a new file that both its outputs are written to, by default
+    each has a pipe of its own.
     """
     # Imported where it is used: a run with nothing due starts no process, and must not pay for being able to.
     import subprocess
 
     try:
-        alive, held = os.pipe()
+        alive, held = _pipe_to_inherit()
     except OSError as error:
         raise _not_started(argv, error) from error
     try:
-        with open(output, "wb") if output else nullcontext(subprocess.PIPE) as target:
+        with open(output, "xb") if output else nullcontext(subprocess.PIPE) as target:
             process = subprocess.Popen(
                 list(argv),
                 env=dict(env),
@@ -119,6 +120,15 @@ def start(
     finally:
         os.close(held)
     return Running(process, alive)
+
+
+def _pipe_to_inherit() -> tuple[int, int]:
+    """A pipe whose writing end is of 10 or above: a shell may use the others for itself."""
+    alive, low = os.pipe()
+    try:
+        return alive, fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        os.close(low)
 
 
 def _not_started(argv: Sequence[str], error: OSError) -> Local:

@@ -49,6 +49,13 @@ def _grant(account: Account) -> Optional[str]:
     return SOURCES[account.source].grant(account)
 
 
+def _rescue(directory: str) -> None:
+    from osg_token_renewer.all_sources import SOURCES
+
+    for source in SOURCES.values():
+        source.rescue(directory)
+
+
 def selected(config: Config, names: Sequence[str]) -> Config:
     """The configuration with only the tokens of these names (all, if none is given); raises UsageError for an unknown name."""
     known = {spec.name for spec in config.tokens}
@@ -116,7 +123,7 @@ class Run:
         """
         state = directories.state(self._config.options.state_dir)
         locked = self._lock(stack, state)
-        directory, shared = stack.enter_context(directories.runtime(self._config.options.runtime_dir))
+        directory, shared = stack.enter_context(directories.runtime(self._config.options.runtime_dir, _rescue))
         if not locked and not (shared and self._lock(stack, directory)):
             log.warning("going on without a lock: another run at the same time would not be noticed")
         return directory

@@ -19,6 +19,7 @@ from typing import Optional
 from osg_token_renewer import directories
 from osg_token_renewer.errors import Local, Unavailable
 from osg_token_renewer.process import User
+from osg_token_renewer.sources.base import Begin, at_any_time
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ _LAST_LINE = re.compile(rb"\nGenerated using version: \d+\.\d+\.\d+\S*\s*\Z")
 # What a new refresh token may be longer than the old one.
 _GROWTH = 4096
 _LARGEST = 1024 * 1024
+# In an agent's directory: what it has as its own, and what the account file was.
+_LENT, _BASE = "oidc-agent", "base"
 # Seconds before each try to write the account file.
 _WRITE_AGAIN = (0.0, 0.0, 1.0, 2.0, 4.0)
 
@@ -36,7 +39,7 @@ def path(account: str, user: Optional[User] = None) -> str:
     """Where oidc-agent keeps an account of this user: $OIDC_CONFIG_DIR, ~/.config/oidc-agent if it is there, else ~/.oidc-agent."""
     given = os.environ.get("OIDC_CONFIG_DIR")
     if given:
-        return os.path.join(given, account)
+        return os.path.join(os.path.abspath(given), account)
     home = user.home if user else os.path.expanduser("~")
     modern = os.path.join(home, ".config", "oidc-agent")
     return os.path.join(modern if os.path.isdir(modern) else os.path.join(home, ".oidc-agent"), account)
@@ -53,14 +56,14 @@ def fingerprint(account: str) -> Optional[str]:
 
 
 @contextmanager
-def held(where: str, account: str, wait: float) -> Iterator[Optional[int]]:
+def held(where: str, account: str, wait: float, begin: Begin = at_any_time) -> Iterator[Optional[int]]:
     """Holds the account file; yields its descriptor, or None where there is no file.
 
     It stays held until every process that inherited the descriptor has ended: a program that was killed leaves its agent behind for as
-    long as a request is under way. Raises Unavailable when somebody else still has it after `wait` seconds, and Local.
+    long as a request is under way. Raises Unavailable when somebody else still has it after `wait` seconds, Local, and what `begin` does.
     """
     try:
-        descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = directories.opened(where)
     except FileNotFoundError:
         yield None
         return
@@ -74,19 +77,21 @@ def held(where: str, account: str, wait: float) -> Iterator[Optional[int]]:
             if time.monotonic() > deadline:
                 raise Unavailable(f"account {account} is in use by another oidc-agent of this program, still after {wait:.0f} s")
             time.sleep(0.05)
+            with begin(0.0):
+                pass
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def guarded(account: str, copy: str, wait: float) -> Iterator[Guard]:
+def guarded(account: str, copy: str, wait: float, begin: Begin = at_any_time) -> Iterator[Guard]:
     """Holds the account file, proves that it can be rewritten, and looks at it for the last time; raises Unavailable or Local.
 
     `copy` is where the copy of the last complete file is kept, `wait` the seconds that another agent may still have the account.
     """
     where = path(account)
-    with held(where, account, wait) as descriptor:
+    with held(where, account, wait, begin) as descriptor:
         guard = Guard(account, where, copy, descriptor)
         try:
             guard.prepare()
@@ -108,11 +113,14 @@ class Guard:
         self.path = where
         self.room = os.path.join(os.path.dirname(where), f".{account}.room")
         self.lent: Optional[str] = None
-        self._account = account
+        self.account = account
+        self.remedy = f"if the issuer refuses it, run: osg-token-renewer-setup --reauthenticate {account}"
         self._copy = copy
         # What the account file holds, and what its copy holds.
         self._content = b""
         self._kept: Optional[bytes] = None
+        # In the agent's directory: what the account file held when this program last saw it, and room for the agent's copy.
+        self._base = self._spare = ""
 
     def prepare(self) -> None:
         """Makes sure that the file is complete, a copy is kept, and there is room to rewrite it; raises Local otherwise."""
@@ -125,7 +133,7 @@ class Guard:
         try:
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, os.strerror(13))
-            _write(self.room, bytes(len(self._content) + _GROWTH))
+            _write(self.room, os.urandom(len(self._content) + _GROWTH))
         except OSError as error:
             self.release()
             raise Local(
@@ -140,16 +148,21 @@ class Guard:
         """
         if not self.descriptors:
             return {}
-        made = os.path.join(directory, "oidc-agent")
-        self.lent = os.path.join(made, self._account)
+        made = os.path.join(directory, _LENT)
+        lent = os.path.join(made, self.account)
+        self._base, self._spare = os.path.join(directory, _BASE), os.path.join(directory, "room")
         try:
             os.mkdir(made, 0o700)
             for name in os.listdir(os.path.dirname(self.path)):
-                if name != self._account and not name.startswith("."):
+                # Its own files, not other accounts'.
+                if name.endswith(".config") and name != self.account:
                     os.symlink(os.path.join(os.path.dirname(os.path.abspath(self.path)), name), os.path.join(made, name))
-            _write(self.lent, self._content)
+            _write(lent, self._content)
+            _write(self._base, self._content)
+            _write(self._spare, os.urandom(len(self._content) + _GROWTH))
         except OSError as error:
             raise Local(f"no directory for oidc-agent can be made in {directory}: {error.strerror}", "see runtime_dir") from error
+        self.lent = lent
         return {"OIDC_CONFIG_DIR": made}
 
     def take_back(self) -> bool:
@@ -171,12 +184,27 @@ class Guard:
             try:
                 _overwrite(self.path, content)
             except OSError as error:
-                log.warning("account %s: its file %s cannot be written: %s", self._account, self.path, error.strerror)
+                log.warning("account %s: its file %s cannot be written: %s", self.account, self.path, error.strerror)
                 self.release()
             else:
                 self._content = content
+                with suppress(OSError):
+                    _write(self._base, content)
                 return True
         return False
+
+    def mend(self) -> None:
+        """Gives the agent a complete file again: it reads the one that it has before it writes a new refresh token."""
+        if self.lent is None:
+            return
+        try:
+            if not _damaged(_content(self.lent)):
+                return
+            with suppress(FileNotFoundError):
+                os.unlink(self._spare)
+            _write(self.lent, self._content)
+        except OSError as error:
+            log.warning("account %s: %s cannot be written: %s", self.account, self.lent, error.strerror)
 
     def release(self) -> None:
         """Gives back the room that was kept for the file."""
@@ -210,7 +238,7 @@ class Guard:
             directories.made(os.path.dirname(self._copy))
             _replace(self._copy, content)
         except OSError as error:
-            log.warning("account %s: no copy of its file can be kept in %s: %s", self._account, self._copy, error.strerror)
+            log.warning("account %s: no copy of its file can be kept in %s: %s", self.account, self._copy, error.strerror)
 
     def _put_back(self) -> bytes:
         """The copy, in place of the damaged file; raises Local where there is none."""
@@ -219,7 +247,7 @@ class Guard:
         except OSError as error:
             raise Local(
                 f"the account file {self.path} is damaged and there is no copy of it",
-                f"remove it and register the account anew: osg-token-renewer-setup {self._account}",
+                f"remove it and register the account anew: osg-token-renewer-setup {self.account}",
             ) from error
         try:
             # In place: the file itself is what is held.
@@ -230,13 +258,32 @@ class Guard:
                 f"make room in {os.path.dirname(self.path)}: the next run puts it back",
             ) from error
         log.error(
-            "account %s: its file %s was damaged; the copy of the last complete one was put back; "
-            "if the issuer refuses it, run: osg-token-renewer-setup --reauthenticate %s",
-            self._account,
-            self.path,
-            self._account,
+            "account %s: its file %s was damaged; the copy of the last complete one was put back; %s", self.account, self.path, self.remedy
         )
         return content
+
+
+def rescue(directory: str) -> None:
+    """Takes back what an agent made of an account file when neither its program nor its watcher lived to do it.
+
+    `directory` is what `lend` was given. Only what is complete, and only where the account file is damaged or still what it was then.
+    """
+    try:
+        base = _content(os.path.join(directory, _BASE))
+        names = [name for name in os.listdir(os.path.join(directory, _LENT)) if not name.endswith(".config")]
+        for name in names:
+            content = _content(os.path.join(directory, _LENT, name))
+            with held(path(name), name, 0.0) as descriptor:
+                if descriptor is None or content == base or not _complete(content):
+                    continue
+                now = _content(path(name))
+                if now == base or _damaged(now):
+                    _overwrite(path(name), content)
+                    log.warning("account %s: took back what the oidc-agent of a run that was killed had written", name)
+    except FileNotFoundError:
+        return
+    except (OSError, Local, Unavailable) as error:
+        log.warning("%s: an account file cannot be taken back: %s", directory, getattr(error, "strerror", None) or error)
 
 
 def _complete(content: bytes) -> bool:

@@ -73,6 +73,9 @@ class Source(Protocol):
     def settings(self, values: Mapping[str, Any]) -> Any:
         """The account's settings from its parsed options; raises ValueError for combinations that make no sense."""
 
+    def rescue(self, directory: str) -> None:
+        """Saves what must not be lost from a directory of a session whose program was killed; it is removed then. Never raises."""
+
     def issuer(self, account: Account, known: Optional[str]) -> Optional[str]:
         """Whom the account's requests go to, as a URL, without asking; None when that is not known.
 

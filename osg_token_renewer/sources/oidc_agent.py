@@ -48,7 +48,7 @@ _OPENINGS_PER_CORE = 3
 # A request that is cut off may cost a rotating account: it is begun only while it has its timeout left, or so many seconds.
 _UNCUT = 30.0
 # As long as the agent lives it has the newest refresh token, also where there was no room to write it. Seconds between tries.
-_WRITE_AGAIN = (0.0, 1.0, 2.0, 4.0)
+_WRITE_AGAIN = (0.0, 1.0, 2.0)
 _opening = threading.BoundedSemaphore(_OPENINGS_PER_CORE * len(os.sched_getaffinity(0)))
 
 
@@ -82,6 +82,10 @@ def issuer(account: Account, known: Optional[str]) -> Optional[str]:
     return listed or known or (next(iter(issuers)) if len(issuers) == 1 else None)
 
 
+def rescue(directory: str) -> None:
+    account_file.rescue(directory)
+
+
 def grant(account: Account) -> Optional[str]:
     return account_file.fingerprint(account.name)
 
@@ -95,7 +99,7 @@ def session(account: Account, where: Directories, begin: Begin = at_any_time) ->
     # What an earlier run may have left has no more time than that.
     with begin(0.0) as left:
         wait = min(left, _client_limit(account) + _ORPHAN_GRACE)
-    with account_file.guarded(account.name, copy, wait) as guard, agent(where.sockets, guard=guard) as running:
+    with account_file.guarded(account.name, copy, wait, begin) as guard, agent(where.sockets, guard=guard) as running:
         _add(account, os.path.abspath(password_file.path), running, begin)
         guard.take_back()
         yield _Session(account, running, guard, begin).fetch
@@ -104,17 +108,19 @@ def session(account: Account, where: Directories, begin: Begin = at_any_time) ->
 # Starts the agent, and beside it a watcher that does nothing as long as somebody holds the other end of its standard input: the program,
 # and each client that it started. When the program was killed, its clients finish the request that is under way; then nothing is, and the
 # agent can be ended without loss. What it made of the account file ($2, if it is whole) is then taken back ($3), as Guard does.
-# $1 is the agent's directory, $4 a file to remove.
+# $1 is the agent's directory, $4 a file to remove. What could not be taken back stays there for the next run.
 _WATCHED = """
 exec 3<&0 </dev/null
 (
     read -r _ <&3
-    if [ -s "$2" ] && tail -n 1 "$2" | grep -q "^Generated using version: "; then
-        cat "$2" 1<>"$3" && truncate -s "$(wc -c <"$2")" "$3" && sync "$3"
+    rm -f -- "$4"
+    done=yes
+    if [ -s "$2" ] && tail -n 1 "$2" | grep -Eq "^Generated using version: [0-9]+\\.[0-9]+\\.[0-9]+"; then
+        { cat "$2" 1<>"$3" && truncate -s "$(wc -c <"$2")" "$3" && sync "$3"; } || done=
     fi
     trap : TERM
     kill -TERM 0
-    rm -rf -- "$1" "$4"
+    [ -z "$done" ] || rm -rf -- "$1"
     left=30
     while [ $left -gt 0 ] && kill -0 $$; do sleep 0.1; left=$((left - 1)); done
     kill -KILL 0
@@ -154,8 +160,8 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
         finally:
             if running is not None:
                 process.end(running)
-            if guard is not None:
-                guard.take_back()
+            if guard is not None and not guard.take_back():
+                log.error("account %s: its file could not be written: its refresh token may be lost; %s", guard.account, guard.remedy)
 
 
 def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
@@ -163,7 +169,7 @@ def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
     while not _answers(path, deadline):
         status = started.poll()
         if status is not None:
-            with open(log, encoding="utf-8", errors="replace") as file:
+            with open(os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8", errors="replace") as file:
                 said = outside(file.read(4096))
             raise Local(f"oidc-agent ended at once with status {status}" + (f": {said}" if said else ""))
         if time.monotonic() > deadline:
@@ -239,9 +245,10 @@ class _Session:
             if self._guard.take_back():
                 break
             log.warning("account %s: its file was not written whole: asking again, so that oidc-agent does", self._account.name)
+            self._guard.mend()
             time.sleep(wait)
             # Whatever the run's limits: the newest refresh token may be nowhere but in the agent.
-            with suppress(Unavailable):
+            with suppress(Failure):
                 fetched = self._fetch(spec, at_any_time)
         return fetched
 

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 
 from osg_token_renewer.sources import oidc_agent
 from testbed import Issuer
-from tests.host import SCOPE, Host, pids_of, processes_of, until
+from tests.host import SCOPE, Host, has_open, pids_of, processes_of, spare_adding, until
 
 # What oidc-add asks for by itself, where it cannot be told not to.
 OPENING = 0 if oidc_agent.offers("oidc-add", "--skip-check") else 1
@@ -31,15 +31,14 @@ def rotating(host: Host, issuer: Issuer) -> Iterator[Host]:
     issuer.clear_faults()
 
 
-def killed_in_a_refresh(host: Host, issuer: Issuer, delay_ms: int = 2000) -> None:
-    """Starts a run and kills the program while the issuer has its request."""
-    issuer.settings(latency_ms=delay_ms)
-    before = issuer.counts().token
+def killed_in_a_refresh(host: Host, issuer: Issuer) -> None:
+    """Starts a run and kills the program while the issuer has its request, until the faults are cleared."""
+    spare_adding(issuer)
+    issuer.fault(endpoint="token", hold=True)
     run = host.start()
-    until(lambda: issuer.counts().token == before + OPENING + 1)
+    until(lambda: issuer.counts().token == OPENING + 1)
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    issuer.settings(latency_ms=0)
 
 
 def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(rotating: Host, issuer: Issuer) -> None:
@@ -47,6 +46,7 @@ def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(r
     killed_in_a_refresh(rotating, issuer)
     during = rotating.account_file("rotating").read_bytes()
     assert pids_of(rotating.home, "oidc-agent")
+    issuer.clear_faults()
     until(lambda: not processes_of(rotating.home))
     # The refresh token that came after the program's end was written.
     assert rotating.account_file("rotating").read_bytes() not in (before, during)
@@ -57,11 +57,39 @@ def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(r
 
 def test_the_next_run_waits_for_the_agent_of_a_killed_one(rotating: Host, issuer: Issuer) -> None:
     killed_in_a_refresh(rotating, issuer)
-    assert processes_of(rotating.home)
-    done = rotating.run("-v")
-    assert done.status == 0, done.stderr
-    assert "account rotating: waiting for the oidc-agent that another run left to finish" in done.stderr
+    run = rotating.start("-v")
+    until(lambda: has_open(run.pid, rotating.account_file("rotating")))
+    issuer.clear_faults()
+    _, said = run.communicate()
+    assert run.returncode == 0, said
+    assert "account rotating: waiting for the oidc-agent that another run left to finish" in said
     assert rotating.run().status == 0
+
+
+def test_what_an_agent_wrote_is_not_lost_when_all_its_processes_are_killed_before_it_is_taken_back(rotating: Host, issuer: Issuer) -> None:
+    killed_in_a_refresh(rotating, issuer)
+    account = rotating.account_file("rotating")
+    before = account.read_bytes()
+    lent = next(rotating.runtime.glob("osg-agent-*/oidc-agent/rotating"))
+    # The watcher, as the end of a container would end it.
+    kill(pids_of(rotating.home, "/bin/sh -c"))
+    issuer.clear_faults()
+    until(lambda: lent.read_bytes() not in (b"", before) and lent.read_bytes()[-20:].count(b"version: ") == 1)
+    kill([*pids_of(rotating.home, "oidc-agent"), *pids_of(rotating.home, "timeout")])
+    until(lambda: not processes_of(rotating.home))
+    assert account.read_bytes() == before
+
+    done = rotating.run()
+
+    assert done.status == 0, done.stderr
+    assert "account rotating: took back what the oidc-agent of a run that was killed had written" in done.stderr
+    assert not lent.exists()
+
+
+def kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_program_for_ever(rotating: Host, issuer: Issuer) -> None:
@@ -84,9 +112,7 @@ def test_what_runs_left_that_were_killed_with_all_their_processes_is_cleared_by_
     assert room.exists()
     # As the end of a container does it.
     every = [run.pid, *(pid for name in ("oidc-agent", "oidc-add", "oidc-token", "timeout") for pid in pids_of(rotating.home, name))]
-    for pid in every:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill(every)
     run.communicate()
     until(lambda: not processes_of(rotating.home))
     torn = rotating.tokens / ".one.0123456789abcdef.tmp"
@@ -130,17 +156,18 @@ def test_a_run_that_waits_for_its_turn_ends_at_once(host: Host, number: signal.S
 
 
 def test_a_login_waits_for_a_run_that_has_the_account(rotating: Host, issuer: Issuer) -> None:
-    issuer.settings(latency_ms=1500)
+    issuer.fault(endpoint="token", hold=True)
     run = rotating.start()
     until(lambda: issuer.counts().token > 0)
-    issuer.settings(latency_ms=0)
-    approval = threading.Thread(target=issuer.approve_next, daemon=True)
-    approval.start()
-    done = rotating.setup("--reauthenticate", "--pw-file", str(rotating.root / "rotating.pw"), "-v", "rotating")
-    approval.join()
+    options = ["--reauthenticate", "--pw-file", str(rotating.root / "rotating.pw"), "-v", "rotating"]
+    login = rotating.popen(rotating.registrar(*options), {})
+    until(lambda: has_open(login.pid, rotating.account_file("rotating")))
+    issuer.clear_faults()
+    issuer.approve_next()
     _, said = run.communicate()
-    assert (run.returncode, done.status) == (0, 0), said + done.stderr
-    assert "waiting for the oidc-agent that another run left to finish" in done.stderr
+    _, said_by_login = login.communicate()
+    assert (run.returncode, login.returncode) == (0, 0), said + said_by_login
+    assert "waiting for the oidc-agent that another run left to finish" in said_by_login
     assert rotating.run().status == 0
 
 

@@ -10,13 +10,14 @@ from testbed import Issuer
 from tests.faults import apart
 from tests.host import LONGEST, Host
 
-FULL, CLOSED = "mode=700,nr_inodes=1", "mode=700,ro"
+FULL, NO_ROOM, CLOSED = "mode=700,nr_inodes=1", "mode=700,size=4k", "mode=700,ro"
 
 
 @pytest.mark.parametrize(
     ("runtime", "state", "said"),
     [
         (FULL, "mode=700", ["runtime_dir"]),
+        (NO_ROOM, "mode=700", ["runtime_dir"]),
         ("mode=700", FULL, ["no copy of its file can be kept", "the history cannot be written"]),
         ("mode=700", CLOSED, ["no copy of its file can be kept", "the history cannot be written"]),
         (FULL, CLOSED, ["runtime_dir", "there can be no lock in", "no copy of its file can be kept", "the history cannot be written"]),

@@ -115,7 +115,8 @@ class Machine:
 
     def reboot(self) -> None:
         before = self._first_process()
-        self.run("systemctl", "reboot")
+        # The reboot may end the command that asked for it.
+        self.run("systemctl", "reboot", check=False)
         until(lambda: self._first_process() not in (None, before), "another first process")
         self._booted()
 

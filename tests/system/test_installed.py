@@ -113,6 +113,11 @@ def test_1_user_group_directories_modes_and_units_are_as_documented(machine: Mac
         assert machine.run("systemd-analyze", "verify", "--man=no", unit).stderr == ""
         assert machine.output("systemctl", "show", "--property=FragmentPath", "--value", unit).endswith(f"/lib/systemd/system/{unit}")
     assert machine.output("systemctl", "show", "--property=UnitFileState", "--value", TIMER) == "disabled"
+    files = machine.output("rpm", "-ql", "osg-token-renewer-client")
+    for page in ("man8/osg-token-renewer.8", "man8/osg-token-renewer-setup.8", "man5/osg-token-renewer.ini.5"):
+        assert f"/usr/share/man/{page}" in files
+    for completion in ("bash-completion/completions/osg-token-renewer", "zsh/site-functions/_osg-token-renewer"):
+        assert f"/usr/share/{completion}\n" in f"{files}\n"
 
 
 def test_1_the_untouched_configuration_succeeds_and_says_that_nothing_is_configured(machine: Machine) -> None:
