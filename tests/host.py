@@ -195,9 +195,14 @@ class Host:
 
     def leftovers(self) -> list[str]:
         """Processes, sockets and temporary files that a program of this host left behind."""
-        files = [str(path) for path in self.short.rglob("*") if path.name not in ("run", "lock")]
-        files += [str(path) for path in self.tokens.rglob("*.tmp")]
+        files = [path for path in _below(self.short) if os.path.basename(path) not in ("run", "lock")]
+        files += [path for path in _below(self.tokens) if path.endswith(".tmp")]
         return files + processes_of(self.home)
+
+
+def _below(directory: Path) -> list[str]:
+    """All that is in a directory, at any depth; what goes away meanwhile is no error."""
+    return [os.path.join(place, name) for place, directories, files in os.walk(directory) for name in directories + files]
 
 
 def stop(run: subprocess.Popen[str], number: int) -> str:

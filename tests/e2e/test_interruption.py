@@ -62,7 +62,7 @@ def test_the_next_run_waits_for_the_agent_of_a_killed_one(rotating: Host, issuer
     issuer.clear_faults()
     _, said = run.communicate()
     assert run.returncode == 0, said
-    assert "account rotating: waiting for the oidc-agent that another run left to finish" in said
+    assert "account rotating: waiting for the run or the login that has it to finish" in said
     assert rotating.run().status == 0
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_waits_for_its_turn_ends_at_once(host: Host, number: signal.S
     with (host.state / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         run = host.start()
-        until(lambda: any("lock" in os.readlink(entry) for entry in Path(f"/proc/{run.pid}/fd").iterdir() if entry.is_symlink()))
+        until(lambda: has_open(run.pid, host.state / "lock"))
         run.send_signal(number)
         run.communicate()
     assert run.returncode == 128 + number
@@ -167,7 +167,7 @@ def test_a_login_waits_for_a_run_that_has_the_account(rotating: Host, issuer: Is
     _, said = run.communicate()
     _, said_by_login = login.communicate()
     assert (run.returncode, login.returncode) == (0, 0), said + said_by_login
-    assert "waiting for the oidc-agent that another run left to finish" in said_by_login
+    assert "account rotating: waiting for the run or the login that has it to finish" in said_by_login
     assert rotating.run().status == 0
 
 
