@@ -22,7 +22,7 @@ STATE = "/var/lib/osg-token-renewer"
 RUNTIME = "/run/osg-token-renewer"
 _NAME = "osg-token-renewer"
 # What the names of agents' directories begin with.
-AGENT = "osg-agent-"
+_AGENT = "osg-agent-"
 # sun_path of unix(7) has 108 bytes, and the socket's own part of the path needs some.
 _LONGEST_FOR_SOCKETS = 80
 # What a directory for agents must have room for, in bytes, to be used.
@@ -67,8 +67,8 @@ def taken(descriptor: int) -> bool:
 
 
 @contextmanager
-def private(parent: str, prefix: str, owner: Optional[User] = None) -> Iterator[tuple[str, int]]:
-    """A new directory that only this user (or `owner`) can enter, removed afterwards; and a descriptor of it.
+def private(parent: str, owner: Optional[User] = None) -> Iterator[tuple[str, int]]:
+    """A new directory for an agent, which only this user (or `owner`) can enter, removed afterwards; and a descriptor of it.
 
     While a process has the descriptor, `sweep` leaves the directory alone. Raises Local.
     """
@@ -76,7 +76,7 @@ def private(parent: str, prefix: str, owner: Optional[User] = None) -> Iterator[
     import tempfile
 
     try:
-        path = tempfile.mkdtemp(prefix=prefix, dir=parent)
+        path = tempfile.mkdtemp(prefix=_AGENT, dir=parent)
     except OSError as error:
         raise Local(f"no directory can be made in {parent}: {error.strerror}", "see runtime_dir") from error
     mark = opened(path, os.O_DIRECTORY)
@@ -99,18 +99,17 @@ def opened(path: str, flags: int = 0) -> int:
         os.close(descriptor)
 
 
-def sweep(parent: str, rescue: Callable[[str], None]) -> None:
-    """Removes the directories of agents whose programs were killed, and that have ended; `rescue` has a look at each before."""
+def sweep(parent: str, rescue: Callable[[str], bool]) -> None:
+    """Removes the directories of agents whose programs were killed, and that have ended, once `rescue` has saved what is in them."""
     import shutil
 
-    for path in _left(parent, AGENT):
+    for path in _left(parent, _AGENT):
         try:
             mark = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             continue
         try:
-            if taken(mark):
-                rescue(path)
+            if taken(mark) and rescue(path):
                 shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(mark)
@@ -126,10 +125,11 @@ def _left(parent: str, prefix: str) -> list[str]:
 
 
 @contextmanager
-def runtime(configured: Optional[str], rescue: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, bool]]:
+def runtime(configured: Optional[str], rescue: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, bool]]:
     """A directory that only this user can enter, and whether other runs find the same one (a lock is of use only there).
 
-    What agents of killed programs left in it is removed; `rescue` is called with each of their directories before.
+    What agents of killed programs left in it is removed; `rescue` is called with each of their directories before,
+    and says whether it may be.
     """
     user_runtime = os.environ.get("XDG_RUNTIME_DIR")
     wanted = (
@@ -158,12 +158,12 @@ def runtime(configured: Optional[str], rescue: Callable[[str], None] = lambda _:
         _remove_unused(temporary, rescue)
 
 
-def _remove_unused(path: str, rescue: Callable[[str], None]) -> None:
-    """Removes a temporary runtime directory, unless an agent is still at work in it."""
+def _remove_unused(path: str, rescue: Callable[[str], bool]) -> None:
+    """Removes a temporary runtime directory, unless an agent is still at work in it, or something could not be saved."""
     import shutil
 
     sweep(path, rescue)
-    if not _left(path, AGENT):
+    if not _left(path, _AGENT):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -174,7 +174,7 @@ def _private(path: str) -> bool:
     try:
         made(path)
         status = os.lstat(path)
-        with private(path, AGENT) as (probe, _mark), open(os.path.join(probe, "room"), "wb", buffering=0) as room:
+        with private(path) as (probe, _mark), open(os.path.join(probe, "room"), "wb", buffering=0) as room:
             if room.write(os.urandom(_ROOM)) < _ROOM:
                 return False
     except (OSError, Local):

@@ -49,11 +49,10 @@ def _grant(account: Account) -> Optional[str]:
     return SOURCES[account.source].grant(account)
 
 
-def _rescue(directory: str) -> None:
+def _rescue(directory: str) -> bool:
     from osg_token_renewer.all_sources import SOURCES
 
-    for source in SOURCES.values():
-        source.rescue(directory)
+    return all(source.rescue(directory) for source in SOURCES.values())
 
 
 def selected(config: Config, names: Sequence[str]) -> Config:

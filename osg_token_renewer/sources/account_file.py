@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Optional
 
@@ -47,10 +47,8 @@ def path(account: str, user: Optional[User] = None) -> str:
 
 def fingerprint(account: str) -> Optional[str]:
     """A digest of the account's file, which changes with its refresh token; None where there is no such file."""
-    import hashlib
-
     try:
-        return hashlib.sha256(_content(path(account))).hexdigest()
+        return _digest(_content(path(account))).decode("ascii")
     except OSError:
         return None
 
@@ -72,10 +70,13 @@ def held(where: str, account: str, wait: float, begin: Begin = at_any_time) -> I
     try:
         deadline = time.monotonic() + wait
         if not directories.taken(descriptor):
-            log.info("account %s: waiting for the oidc-agent that another run left to finish", account)
+            log.info("account %s: waiting for the run or the login that has it to finish", account)
         while not directories.taken(descriptor):
             if time.monotonic() > deadline:
-                raise Unavailable(f"account {account} is in use by another oidc-agent of this program, still after {wait:.0f} s")
+                raise Unavailable(
+                    f"account {account} is in use by another run or login, still after {wait:.0f} s",
+                    f"wait for it to end, or see who has it: fuser -v {where}",
+                )
             time.sleep(0.05)
             with begin(0.0):
                 pass
@@ -116,9 +117,12 @@ class Guard:
         self.account = account
         self.remedy = f"if the issuer refuses it, run: osg-token-renewer-setup --reauthenticate {account}"
         self._copy = copy
+        # Beside the copy, when it is newer than the account file: the digest of that file.
+        self._newer = f"{copy}.newer"
         # What the account file holds, and what its copy holds.
         self._content = b""
         self._kept: Optional[bytes] = None
+        self._waits: Sequence[float] = _WRITE_AGAIN
         # In the agent's directory: what the account file held when this program last saw it, and room for the agent's copy.
         self._base = self._spare = ""
 
@@ -128,14 +132,18 @@ class Guard:
             return
         self._content = self._read()
         if _damaged(self._content):
-            self._content = self._put_back()
+            self._content = self._put_back("is damaged")
+        elif self._outdated():
+            self._content = self._put_back("could not be written by an earlier run")
+        with suppress(OSError):
+            os.unlink(self._newer)
         self._keep(self._content)
         try:
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, os.strerror(13))
             _write(self.room, os.urandom(len(self._content) + _GROWTH))
         except OSError as error:
-            self.release()
+            self._release()
             raise Local(
                 f"the account file {self.path} could not be rewritten ({error.strerror}): the refresh token was not used",
                 f"make room in {os.path.dirname(self.path)}, and let the service user write there",
@@ -166,7 +174,7 @@ class Guard:
         return {"OIDC_CONFIG_DIR": made}
 
     def take_back(self) -> bool:
-        """Writes what the agent made of its copy to the account file; false if the agent, or this, could not write it whole."""
+        """Writes what the agent made of its copy to the account file; false if the agent did not write that whole."""
         if self.lent is None:
             return True
         try:
@@ -175,23 +183,36 @@ class Guard:
             return False
         if _damaged(content):
             return False
-        if content == self._content:
-            return True
-        # First: as long as the account file is being written, this is the complete one.
-        self._keep(content)
-        for wait in _WRITE_AGAIN:
+        if content != self._content:
+            # First: as long as the account file is being written, this is the complete one.
+            self._keep(content)
+            self._rewrite(content)
+        return True
+
+    def _rewrite(self, content: bytes) -> None:
+        """Where the account file cannot be written for good (read-only by now), the copy is put back by the next run that can."""
+        why: Optional[str] = None
+        for wait in self._waits:
             time.sleep(wait)
             try:
                 _overwrite(self.path, content)
             except OSError as error:
-                log.warning("account %s: its file %s cannot be written: %s", self.account, self.path, error.strerror)
-                self.release()
+                why = error.strerror
+                self._release()
             else:
                 self._content = content
                 with suppress(OSError):
                     _write(self._base, content)
-                return True
-        return False
+                return
+        # To have waited once is enough.
+        self._waits = (0.0,)
+        with suppress(OSError):
+            _write(self._newer, _digest(self._content))
+        if self._kept == content:
+            then = f"the new refresh token is in {self._copy}, and the next run that can write the file puts it there"
+        else:
+            then = f"the new refresh token is lost when this run ends; {self.remedy}"
+        log.error("account %s: its file %s cannot be written (%s): %s", self.account, self.path, why, then)
 
     def mend(self) -> None:
         """Gives the agent a complete file again: it reads the one that it has before it writes a new refresh token."""
@@ -206,7 +227,7 @@ class Guard:
         except OSError as error:
             log.warning("account %s: %s cannot be written: %s", self.account, self.lent, error.strerror)
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Gives back the room that was kept for the file."""
         with suppress(OSError):
             os.unlink(self.room)
@@ -215,10 +236,10 @@ class Guard:
         """To be called when the agent has ended and what it had was taken back: the last look at the file. Never raises."""
         if not self.descriptors:
             return
-        self.release()
+        self._release()
         with suppress(Local):
             if _damaged(self._read()):
-                self._put_back()
+                self._put_back("is damaged")
 
     def _read(self) -> bytes:
         try:
@@ -230,23 +251,28 @@ class Guard:
         """A copy that cannot be kept is a warning: the account itself is well."""
         if not _complete(content) or content == self._kept:
             return
-        self._kept = content
         try:
-            with suppress(FileNotFoundError):
-                if _content(self._copy) == content:
-                    return
             directories.made(os.path.dirname(self._copy))
-            _replace(self._copy, content)
+            if not os.path.exists(self._copy) or _content(self._copy) != content:
+                _replace(self._copy, content)
+            self._kept = content
         except OSError as error:
             log.warning("account %s: no copy of its file can be kept in %s: %s", self.account, self._copy, error.strerror)
 
-    def _put_back(self) -> bytes:
-        """The copy, in place of the damaged file; raises Local where there is none."""
+    def _outdated(self) -> bool:
+        """Whether the copy was made to follow this very file, and the file could not be written then."""
+        try:
+            return _content(self._newer) == _digest(self._content) and _complete(_content(self._copy))
+        except OSError:
+            return False
+
+    def _put_back(self, why: str) -> bytes:
+        """The copy, in place of the file that is damaged or outdated; raises Local where there is none."""
         try:
             content = _content(self._copy)
         except OSError as error:
             raise Local(
-                f"the account file {self.path} is damaged and there is no copy of it",
+                f"the account file {self.path} {why} and there is no copy of it",
                 f"remove it and register the account anew: osg-token-renewer-setup {self.account}",
             ) from error
         try:
@@ -254,19 +280,20 @@ class Guard:
             _write(self.path, content)
         except OSError as error:
             raise Local(
-                f"the account file {self.path} is damaged, and its copy {self._copy} cannot be put back: {error.strerror}",
+                f"the account file {self.path} {why}, and its copy {self._copy} cannot be put back: {error.strerror}",
                 f"make room in {os.path.dirname(self.path)}: the next run puts it back",
             ) from error
         log.error(
-            "account %s: its file %s was damaged; the copy of the last complete one was put back; %s", self.account, self.path, self.remedy
+            "account %s: its file %s %s; the copy of the last complete one was put back; %s", self.account, self.path, why, self.remedy
         )
         return content
 
 
-def rescue(directory: str) -> None:
+def rescue(directory: str) -> bool:
     """Takes back what an agent made of an account file when neither its program nor its watcher lived to do it.
 
-    `directory` is what `lend` was given. Only what is complete, and only where the account file is damaged or still what it was then.
+    `directory` is what `lend` was given; false if something in it could not be saved. Only what is complete is taken back, and only
+    where the account file is damaged or still what it was then.
     """
     try:
         base = _content(os.path.join(directory, _BASE))
@@ -281,9 +308,18 @@ def rescue(directory: str) -> None:
                     _overwrite(path(name), content)
                     log.warning("account %s: took back what the oidc-agent of a run that was killed had written", name)
     except FileNotFoundError:
-        return
+        return True
     except (OSError, Local, Unavailable) as error:
-        log.warning("%s: an account file cannot be taken back: %s", directory, getattr(error, "strerror", None) or error)
+        why = getattr(error, "strerror", None) or error
+        log.error("%s: the account file in it cannot be taken back (%s): it stays there, and the next run tries again", directory, why)
+        return False
+    return True
+
+
+def _digest(content: bytes) -> bytes:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest().encode("ascii")
 
 
 def _complete(content: bytes) -> bool:

@@ -73,8 +73,8 @@ class Source(Protocol):
     def settings(self, values: Mapping[str, Any]) -> Any:
         """The account's settings from its parsed options; raises ValueError for combinations that make no sense."""
 
-    def rescue(self, directory: str) -> None:
-        """Saves what must not be lost from a directory of a session whose program was killed; it is removed then. Never raises."""
+    def rescue(self, directory: str) -> bool:
+        """Saves what must not be lost from a directory of a session whose program was killed; false if it could not. Never raises."""
 
     def issuer(self, account: Account, known: Optional[str]) -> Optional[str]:
         """Whom the account's requests go to, as a URL, without asking; None when that is not known.

@@ -60,8 +60,8 @@ def settings(values: Mapping[str, Any]) -> Settings:
     return Settings(values["token_request_url"], values["client_id"], inline or file, values["client_auth"], values["ca_file"])
 
 
-def rescue(directory: str) -> None:
-    """There is nothing to lose."""
+def rescue(directory: str) -> bool:  # noqa: ARG001  (there is nothing to lose)
+    return True
 
 
 def issuer(account: Account, known: Optional[str]) -> str:  # noqa: ARG001  (a token's issuer may have another host)

@@ -45,6 +45,7 @@ _READY_WITHIN = 10.0
 _DEFAULT_SCOPES = " "
 # Opening an account takes a core for 0.3 s and 67 MB; on 4.2.6 it also waits for the issuer, twice.
 _OPENINGS_PER_CORE = 3
+_AGENT_ENDED = "the next run starts another; if this lasts, see whether something ends it: journalctl -k"
 # A request that is cut off may cost a rotating account: it is begun only while it has its timeout left, or so many seconds.
 _UNCUT = 30.0
 # As long as the agent lives it has the newest refresh token, also where there was no room to write it. Seconds between tries.
@@ -82,8 +83,8 @@ def issuer(account: Account, known: Optional[str]) -> Optional[str]:
     return listed or known or (next(iter(issuers)) if len(issuers) == 1 else None)
 
 
-def rescue(directory: str) -> None:
-    account_file.rescue(directory)
+def rescue(directory: str) -> bool:
+    return account_file.rescue(directory)
 
 
 def grant(account: Account) -> Optional[str]:
@@ -142,7 +143,7 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
     """
     program = process.find("oidc-agent", PACKAGE)
     held = guard.descriptors if guard else ()
-    with directories.private(parent, directories.AGENT, user) as (private, mark), process.pipe() as (watched, hold):
+    with directories.private(parent, user) as (private, mark), process.pipe() as (watched, hold):
         path = os.path.join(private, "socket")
         said = os.path.join(private, "log")
         lent = guard.lend(private) if guard else {}
@@ -161,7 +162,9 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
             if running is not None:
                 process.end(running)
             if guard is not None and not guard.take_back():
-                log.error("account %s: its file could not be written: its refresh token may be lost; %s", guard.account, guard.remedy)
+                log.error(
+                    "account %s: its agent did not write its file whole: a new refresh token may be lost; %s", guard.account, guard.remedy
+                )
 
 
 def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
@@ -171,9 +174,11 @@ def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
         if status is not None:
             with open(os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8", errors="replace") as file:
                 said = outside(file.read(4096))
-            raise Local(f"oidc-agent ended at once with status {status}" + (f": {said}" if said else ""))
+            raise Local(f"oidc-agent ended at once with status {status}" + (f": {said}" if said else ""), _AGENT_ENDED)
         if time.monotonic() > deadline:
-            raise Local(f"oidc-agent was not ready after {_READY_WITHIN:g} s")
+            raise Local(
+                f"oidc-agent was not ready after {_READY_WITHIN:g} s", "the next run tries again; if this lasts, look at this host's load"
+            )
         time.sleep(0.005)
 
 
@@ -311,7 +316,7 @@ _PATTERNS: tuple[tuple[str, type[Failure], str, Optional[str]], ...] = (
         r"connect to oidc-agent|not receive any response|not loaded",
         Local,
         "the oidc-agent of account {account} ended, or lost the account ({said})",
-        None,
+        _AGENT_ENDED,
     ),
     (
         r"ssl|certificate",

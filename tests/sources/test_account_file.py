@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from osg_token_renewer import directories
 from osg_token_renewer.errors import Local, Unavailable
 from osg_token_renewer.sources import account_file
 from osg_token_renewer.sources.account_file import Guard
@@ -107,7 +108,7 @@ def test_a_damaged_file_is_noticed_and_its_copy_put_back(
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(said) == 2
     for line in said:
-        assert line.startswith(f"account robot: its file {directory}/robot was damaged; the copy of the last complete one was put back; ")
+        assert line.startswith(f"account robot: its file {directory}/robot is damaged; the copy of the last complete one was put back; ")
         assert line.endswith("run: osg-token-renewer-setup --reauthenticate robot")
 
 
@@ -186,6 +187,55 @@ def test_a_disk_that_fills_up_meanwhile_costs_nothing(directory: Path, copy: Pat
     (directory / "issuer.config").unlink()
 
 
+def test_a_file_system_that_becomes_read_only_meanwhile_costs_nothing(
+    directory: Path, copy: Path, lent: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def body() -> None:
+        account = directory / "robot"
+        account.write_bytes(complete())
+        with guarded(copy) as guard:
+            guard.lend(str(lent.parent.parent))
+            lent.write_bytes(NEW)
+            mount(directory, "remount,ro")
+            assert guard.take_back()
+        assert account.read_bytes() == complete()
+        assert f"its file {account} cannot be written (Read-only file system): the new refresh token is in {copy}, " in caplog.text
+        # The one in the file is used up: to use it again would look like theft.
+        with pytest.raises(Local, match=r"could not be written by an earlier run, and its copy .* cannot be put back"), guarded(copy):
+            raise AssertionError("it was opened")
+
+        mount(directory, "remount,rw")
+        with guarded(copy):
+            assert account.read_bytes() == NEW
+        # Only over the very file that the copy was to follow.
+        account.write_bytes(complete("later"))
+        with guarded(copy):
+            assert account.read_bytes() == complete("later")
+
+    apart(body, tmpfs={directory: "size=64k"})
+
+
+def test_what_cannot_be_taken_back_from_a_killed_run_is_not_removed(directory: Path, copy: Path, lent: Path) -> None:
+    def body() -> None:
+        account = directory / "robot"
+        account.write_bytes(complete())
+        private = lent.parent.parent.rename(lent.parent.parent.with_name("osg-agent-abcd1234"))
+        private.chmod(0o700)
+        with guarded(copy) as guard:
+            guard.lend(str(private))
+            lent_now = private / "oidc-agent" / "robot"
+            lent_now.write_bytes(NEW)
+        mount(directory, "remount,ro")
+        directories.sweep(str(private.parent), account_file.rescue)
+        assert lent_now.read_bytes() == NEW
+        mount(directory, "remount,rw")
+        directories.sweep(str(private.parent), account_file.rescue)
+        assert account.read_bytes() == NEW
+        assert not private.exists()
+
+    apart(body, tmpfs={directory: "size=64k"})
+
+
 def test_on_a_read_only_file_system_the_refresh_token_is_not_used(directory: Path, copy: Path) -> None:
     def body() -> None:
         (directory / "robot").write_bytes(complete())
@@ -241,7 +291,7 @@ with account_file.held(sys.argv[1], "robot", 0) as held:
         # The program is gone, what it started is not.
         holder.kill()
         holder.wait()
-        with pytest.raises(Unavailable, match="account robot is in use by another oidc-agent"), guarded(copy):
+        with pytest.raises(Unavailable, match="account robot is in use by another run or login"), guarded(copy):
             pass
         holder.stdin.close()
         with guarded(copy, wait=60):
