@@ -302,12 +302,10 @@ def clients_list(world: World, host: Host, tokens: Sequence[Wanted]) -> Path:
 def nothing_due(world: World) -> Result:
     fleet = many(world)
     loaded = only_computes(fleet.host)
-    ours: list[float] = []
-    interpreter: list[float] = []
-    short_runs(
+    ours, interpreter = short_runs(
         world,
-        (ours, lambda: world.renew(fleet.host, quiet=True)),
-        (interpreter, lambda: world.cost(fleet.host, [sys.executable, "-I", "-c", INTERPRETER], quiet=True)),
+        lambda: world.renew(fleet.host, quiet=True),
+        lambda: world.cost(fleet.host, [sys.executable, "-I", "-c", INTERPRETER], quiet=True),
     )
     return Result(
         "nothing-due",
@@ -326,13 +324,7 @@ def ten_thousand(world: World) -> Result:
     sizes = world.sizes
     factor = sizes.most // sizes.many
     fleet, larger = many(world), Fleet(world.host("most"), sizes.most, sizes.accounts_of_many * factor)
-    times: list[float] = []
-    times_of_larger: list[float] = []
-    short_runs(
-        world,
-        (times, lambda: world.renew(fleet.host, quiet=True)),
-        (times_of_larger, lambda: world.renew(larger.host, quiet=True)),
-    )
+    times, times_of_larger = short_runs(world, lambda: world.renew(fleet.host, quiet=True), lambda: world.renew(larger.host, quiet=True))
     return Result(
         "growth",
         f"{sizes.most} tokens of {sizes.accounts_of_many * factor} accounts, none due",
@@ -349,12 +341,10 @@ def five_due(world: World) -> Result:
     fleet = Fleet(world.host("few"), sizes.many, sizes.accounts_of_many, sizes.due, world.issuer)
     alone = world.host("alone")
     write(alone, [*fleet.sections_of_due, *(section_of(token) for token in fleet.due)])
-    with_all: list[float] = []
-    without: list[float] = []
-    short_runs(
+    with_all, without = short_runs(
         world,
-        (with_all, lambda: credentials_run(world, fleet.host, fleet.due, sizes.latency_ms).cost),
-        (without, lambda: credentials_run(world, alone, fleet.due, sizes.latency_ms).cost),
+        lambda: credentials_run(world, fleet.host, fleet.due, sizes.latency_ms).cost,
+        lambda: credentials_run(world, alone, fleet.due, sizes.latency_ms).cost,
     )
     return Result(
         "few-due",
@@ -371,16 +361,18 @@ def many(world: World) -> Fleet:
     return world.once("many", lambda: Fleet(world.host("many"), world.sizes.many, world.sizes.accounts_of_many))
 
 
-def short_runs(world: World, *sides: tuple[list[float], Callable[[], Cost]]) -> None:
-    """A run of some milliseconds says little: each side has some in turn, and its value of the round is their median."""
-    for _, run in sides:
+def short_runs(world: World, *sides: Callable[[], Cost]) -> list[list[float]]:
+    """Seconds of each side, one value a round. A run of some milliseconds says little: each has some in turn, and their median counts."""
+    values: list[list[float]] = [[] for _ in sides]
+    for run in sides:
         run()  # caches of byte code and of files
     for _ in range(world.sizes.rounds):
         times: list[list[float]] = [[] for _ in sides]
-        turns = [lambda run=run, of=of: of.append(run().seconds) for (_, run), of in zip(sides, times)]
+        turns = [lambda run=run, of=of: of.append(run().seconds) for run, of in zip(sides, times)]
         in_turn(world.sizes.repeats, *turns)
-        for (values, _), of in zip(sides, times):
-            values.append(statistics.median(of))
+        for side, of in zip(values, times):
+            side.append(statistics.median(of))
+    return values
 
 
 def milli(seconds: Sequence[float]) -> list[float]:

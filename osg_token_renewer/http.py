@@ -229,12 +229,12 @@ def trust(ca_file: Optional[str]) -> str:
 @functools.cache
 def _usable(bundle: str) -> str:
     if not os.access(bundle, os.R_OK):
-        raise Local(f"the CA bundle {bundle} cannot be read")
+        raise Local(f"the CA bundle {bundle} cannot be read", "let this user read it, or name another one: ca_file")
     if os.path.isfile(bundle):
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(bundle)
         except ssl.SSLError as error:
-            raise Local(f"the CA bundle {bundle} holds no certificate that can be read") from error
+            raise Local(f"the CA bundle {bundle} holds no certificate that can be read", "name another one: ca_file") from error
     return bundle
 
 

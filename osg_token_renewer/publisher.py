@@ -94,7 +94,7 @@ def publish(spec: TokenSpec, token: AccessToken) -> tuple[str, ...]:
                 _write(file, token.text.reveal().encode("ascii") + b"\n")
                 os.replace(temporary, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             except OSError as error:
-                raise Local(f"{spec.path} cannot be written: {error.strerror}") from error
+                raise Local(f"{spec.path} cannot be written: {error.strerror}", _mended_by(directory, error.errno)) from error
         with suppress(OSError):
             # The new name is there; whether the directory survives a power cut is all that this could still tell.
             os.fsync(descriptor)
@@ -194,7 +194,7 @@ def _id(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Option
     except KeyError:
         if name.isdecimal() and name.isascii():
             return int(name)
-        raise Local(f"there is no {what} {name} on this host") from None
+        raise Local(f"there is no {what} {name} on this host", "create it, or correct owner and group of this token") from None
 
 
 @contextmanager
@@ -306,11 +306,14 @@ def _read_only(directory: str) -> bool:
 
 
 def _not_writable(directory: str, number: Optional[int]) -> Local:
-    why = os.strerror(number or errno.EACCES)
-    hint = None
+    return Local(f"no file can be made in {directory}: {os.strerror(number or errno.EACCES)}", _mended_by(directory, number))
+
+
+def _mended_by(directory: str, number: Optional[int]) -> Optional[str]:
+    """What lets files be written there again, where the error says it."""
     opening = sandbox.opening(directory) if number == errno.EROFS else None
     if opening is not None:
-        hint = f"if the service's unit forbids it: {opening}"
-    elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        hint = f"let this user write to {directory}"
-    return Local(f"no file can be made in {directory}: {why}", hint)
+        return f"if the service's unit forbids it: {opening}"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"let this user write to {directory}"
+    return f"make room there: df {directory}; df -i {directory}" if number in (errno.ENOSPC, errno.EDQUOT) else None

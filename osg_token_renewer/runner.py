@@ -35,6 +35,7 @@ LINGER = 15.0
 Batch = list[TokenSpec]
 
 # The next step where nobody knows a better one.
+_STUCK = "look for a file system or a name server that does not answer"
 _LATER = "the next run tries again; if this lasts, check the network and ask the issuer's operators"
 
 
@@ -86,7 +87,7 @@ def run(
             del left[id(outcome.spec)]
             yield outcome
         for spec in left.values():
-            yield _failed(spec, Unavailable(f"its lane had not come back when the {duration(run_timeout)} of the run were over"))
+            yield _failed(spec, Unavailable(f"its lane had not come back when the {duration(run_timeout)} of the run were over", _STUCK))
     finally:
         abandoned.set()
         for thread in threads:
@@ -222,9 +223,10 @@ class _Lane:
         difference = claims.skew(token, fetched.clock_ahead, now)
         if difference:
             issuer.tell_clock(difference)
-        claims.check(spec, token, now)
         until = _valid_from(spec, token, now)
         if until > now:
+            # What could not be published then is not waited for.
+            claims.check(spec, token, now)
             log.debug("token %s: it becomes valid in %.0f s, and is published then", spec.name, until - now)
             self._waiting.append(_Waiting(spec, token, until))
         else:

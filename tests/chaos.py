@@ -79,17 +79,36 @@ def torn(issuer: Issuer, host: Host) -> int:
     return bad
 
 
+def leaked(host: Host) -> int:
+    """How many processes, sockets and files are there that should not be, when no run is at work."""
+    until(lambda: not processes_of(host.home))
+    places = (host.account_file(ACCOUNTS[0]).parent, host.state / "accounts")
+    strange = [path for place in places for path in place.iterdir() if path.name.startswith(".") or path.suffix in (".new", ".newer")]
+    return len(host.leftovers()) + len(strange)
+
+
+def duration(host: Host) -> float:
+    """Seconds that an undisturbed run takes."""
+    started = time.monotonic()
+    assert host.run().status == 0
+    return time.monotonic() - started
+
+
+def somewhere_within(host: Host, usual: float) -> subprocess.Popen[str]:
+    """A run that has come to a random point of its usual duration."""
+    run = host.start()
+    time.sleep(random.uniform(0, usual))
+    return run
+
+
 def killed(tries: int, root: Path) -> Figures:
     """The program is killed at random moments of runs with an issuer that rotates; each run begins at once after the one before."""
     figures = Figures()
     with rotating(root) as (issuer, host):
-        started = time.monotonic()
-        assert host.run().status == 0
-        usual = time.monotonic() - started
+        usual = duration(host)
         for number in range(tries):
             figures.tries += 1
-            run = host.start()
-            time.sleep(random.uniform(0, usual))
+            run = somewhere_within(host, usual)
             figures.faults += run.poll() is None
             run.send_signal(signal.SIGKILL)
             run.communicate()
@@ -100,8 +119,7 @@ def killed(tries: int, root: Path) -> Figures:
                 if done.status != 0:
                     sys.stderr.write(done.stderr)
                     return figures
-                until(lambda: not processes_of(host.home))
-                figures.leaked += len(host.leftovers())
+                figures.leaked += leaked(host)
         figures.torn += torn(issuer, host)
     return figures
 
@@ -116,13 +134,10 @@ def filled(tries: int, root: Path) -> Figures:
 
         def body() -> None:
             shutil.copytree(outside, accounts, dirs_exist_ok=True)
-            started = time.monotonic()
-            assert host.run().status == 0
-            usual = time.monotonic() - started
+            usual = duration(host)
             for _ in range(tries):
                 figures.tries += 1
-                run = host.start()
-                time.sleep(random.uniform(0, usual))
+                run = somewhere_within(host, usual)
                 with full(accounts) as took:
                     said = run.communicate()[1]
                 figures.faults += took()
@@ -132,7 +147,7 @@ def filled(tries: int, root: Path) -> Figures:
                 if done.status != 0:
                     sys.stderr.write(f"{said}---\n{done.stderr}")
                     break
-                figures.leaked += len(host.leftovers()) + sum(path.name.endswith(".room") for path in accounts.iterdir())
+                figures.leaked += leaked(host)
             figures.torn += torn(issuer, host)
             (root / "figures").write_text(json.dumps(asdict(figures)))
 
@@ -166,8 +181,7 @@ def together(tries: int, root: Path) -> Figures:
                     sys.stderr.write(said)
             figures.lost += host.run().status != 0
             figures.torn += torn(issuer, host)
-            until(lambda: not processes_of(host.home))
-            figures.leaked += len(host.leftovers())
+            figures.leaked += leaked(host)
         # No account was ever open twice.
         figures.lost += issuer.counts().max_in_flight > len(ACCOUNTS)
     return figures
@@ -210,7 +224,7 @@ def failing(tries: int, root: Path) -> Figures:
                 sys.stderr.write(f"{said}---\n{done.stderr}")
                 break
             figures.torn += torn(issuer, host)
-            figures.leaked += len(host.leftovers())
+            figures.leaked += leaked(host)
     return figures
 
 

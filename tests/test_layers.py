@@ -15,7 +15,7 @@ LAYERS = (
     ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log", "directories"),
     ("all_sources", "sources", "planner", "claims", "attempts"),
     ("config", "runner", "publisher", "report", "history", "lock", "trust", "sandbox"),
-    ("renew", "registration"),
+    ("renew", "registration", "setup_files"),
     ("daemon",),
     ("commands",),
     ("cli", "__main__"),

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import grp
 import logging
 import os
 import pwd
 import secrets
 import signal
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,9 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from osg_token_renewer import __version__, config, directories, options, process, registration, trust
+from osg_token_renewer import __version__, config, directories, options, process, registration, setup_files, trust
 from osg_token_renewer.commands.parser import Parser
-from osg_token_renewer.config import ini
 from osg_token_renewer.errors import ConfigError, Exit, Local, RenewerError, UsageError
 from osg_token_renewer.model import Account, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.options import SecretFile
@@ -182,12 +179,12 @@ class _Setup:
         account = self.args.account
         print(f"\nThe account {account} is ready.")
         main = config.main_file(self.args.config)
-        known = _section_in_config(account, self.args.config)
+        known = setup_files.place_of_section(account, self.args.config)
         text = f"[account {account}]\n" + "".join(f"{name} = {value.replace('%', '%%')}\n" for name, value in section.items())
         if known:
             print(f"[account {account}] is in the configuration already, at {known}: nothing was added to it.")
         elif self.args.write_config:
-            print(f"Wrote its section to {escaped(_write_section(account, text, main, self.args.service_user))}")
+            print(f"Wrote its section to {escaped(setup_files.write_section(account, text, main, self.args.service_user))}")
         else:
             print(f"Add the following section to {escaped(main)}:\n\n{text}")
         print(f"Then, where there is none yet, add a [token NAME] section with account = {account} and a token_path;")
@@ -255,7 +252,7 @@ class _Setup:
         """The encryption password; a file that was made for it goes again when the account cannot be made."""
         created = not os.path.exists(path) and self.args.create_pw_file
         if created:
-            _write_private(path, secrets.token_urlsafe(32) + "\n", self.user)
+            setup_files.write_private(path, secrets.token_urlsafe(32) + "\n", self.user)
             print(f"Wrote a random password to {escaped(path)}")
         try:
             yield Secret(SecretFile(path).first_line("password"))
@@ -277,7 +274,7 @@ class _Setup:
         if os.path.exists(path) and SecretFile(path).first_line("client secret") == secret.reveal():
             # An earlier try got as far as this.
             return path
-        _write_private(path, secret.reveal() + "\n", self.user)
+        setup_files.write_private(path, secret.reveal() + "\n", self.user)
         print(f"Wrote the client secret to {escaped(path)}")
         return path
 
@@ -338,50 +335,3 @@ class _Interrupted(RenewerError):
 def _require_file(path: str) -> None:
     if not os.path.exists(path):
         raise Local(f"there is no password file {path}", f"create it, or let it be created: {PROGRAM} --create-pw-file …")
-
-
-def _write_private(path: str, content: str, user: Optional[User]) -> None:
-    """A new file for the service user alone; raises Local, also when there is one already."""
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-            if user is not None:
-                os.fchown(file.fileno(), user.uid, user.gid)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        directory = os.path.dirname(path)
-        hint = None if os.path.isdir(directory) else f"create the directory: install -d -m 0770 -g {directories.SERVICE_USER} {directory}"
-        raise Local(f"{path} cannot be written: {error.strerror}", hint) from error
-
-
-def _section_in_config(account: str, main: Optional[str]) -> Optional[str]:
-    """Where the configuration has the account's section, None if nowhere."""
-    sections, _problems = ini.read([file for file in config.files(main) if os.path.exists(file)])
-    return next((str(section.place) for section in sections if section.name.split() == ["account", account]), None)
-
-
-def _write_section(account: str, text: str, main: str, service_user: str) -> str:
-    directory = os.path.join(os.path.dirname(main), "config.d")
-    path = os.path.join(directory, f"{account}.ini")
-    try:
-        if not os.path.isdir(directory):
-            os.mkdir(directory, 0o750)
-            _like_configuration(directory, service_user)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640), "w") as file:
-            file.write(text)
-        _like_configuration(path, service_user)
-    except OSError as error:
-        raise Local(f"{path} cannot be written: {error.strerror}", f"add this by hand:\n\n{text}") from error
-    return path
-
-
-def _like_configuration(path: str, service_user: str) -> None:
-    """Readable by the service: root:GROUP, where root writes it."""
-    mode = 0o750 if stat.S_ISDIR(os.stat(path).st_mode) else 0o640
-    if os.geteuid() == 0:
-        group = pwd.getpwnam(service_user).pw_gid
-        with suppress(KeyError):
-            group = grp.getgrnam(service_user).gr_gid
-        os.chown(path, 0, group)
-    os.chmod(path, mode)

@@ -19,7 +19,7 @@ settings.register_profile("short", max_examples=100, derandomize=True, **ALWAYS)
 # FUZZ_CASES are for all properties together.
 PROPERTIES = 17
 CASES = int(os.environ.get("FUZZ_CASES", "100000"))
-settings.register_profile("long", max_examples=max(1, CASES // PROPERTIES), **ALWAYS)
+settings.register_profile("long", max_examples=-(-CASES // PROPERTIES), **ALWAYS)
 # --hypothesis-profile comes later, and wins.
 settings.load_profile("short")
 
