@@ -6,11 +6,13 @@ import json
 import re
 import shlex
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from osg_token_renewer import __version__
 from testbed import Issuer
-from tests.host import SCOPE
+from tests.host import SCOPE, spare_adding
 from tests.system.machine import Machine, until
 
 SERVICE, TIMER = "osg-token-renewer.service", "osg-token-renewer.timer"
@@ -175,6 +177,39 @@ def test_4_an_issuer_that_is_down_fails_the_unit_which_recovers_by_itself(machin
     issuer.resume()
     another_token(machine)
     until(lambda: succeeded(machine), "a unit that is well")
+
+
+def test_4_a_stop_lets_the_request_under_way_finish_and_a_killed_program_leaves_nothing(machine: Machine, issuer: Issuer) -> None:
+    machine.run("systemctl", "stop", TIMER, SERVICE)
+    for how in ("stop --no-block", "kill --kill-who=main --signal=KILL"):
+        before = token(machine)
+        with under_way(machine, issuer):
+            machine.shell(f"systemctl {how} {SERVICE}")
+            if "KILL" in how:
+                # Its agents, too: all the processes of the unit end with the first one.
+                until(lambda: not processes(machine), lambda: processes(machine))
+        until(lambda: not processes(machine), lambda: processes(machine))
+        renewed = token(machine) != before
+        assert renewed == ("stop" in how), journal(machine)
+        assert start(machine).count("token ce: renewed") == 1
+    machine.run("systemctl", "start", TIMER)
+
+
+@contextmanager
+def under_way(machine: Machine, issuer: Issuer) -> Iterator[None]:
+    """A run of the service whose request for a token has come to the issuer, who answers it afterwards."""
+    issuer.reset_counts()
+    of_adding = spare_adding(issuer)
+    issuer.fault(endpoint="token", hold=True)
+    machine.run("systemctl", "start", "--no-block", SERVICE)
+    until(lambda: issuer.counts().token > of_adding, lambda: journal(machine))
+    yield
+    issuer.clear_faults()
+
+
+def processes(machine: Machine) -> str:
+    """What runs as the service user."""
+    return machine.shell(f"pgrep --list-full --uid {USER} || :")
 
 
 def test_5_after_a_reboot_the_timer_renews(machine: Machine) -> None:
