@@ -64,6 +64,9 @@ async function main() {
   // open, so that whoever connects finds a provider.
   const [jwk, { createProvider }] = await Promise.all([signingKey(), import('./provider.mjs')]);
   const server = createServer({ key: readFileSync(config.key), cert: readFileSync(config.cert) });
+  // A connection stays until its client closes it: one that ends by itself after five idle seconds is cut while a request is on its way
+  // to it, now and then, and has another number of connections counted for a client that was slow.
+  server.keepAliveTimeout = 0;
   const port = await listen(server, config.port ?? 0);
   const issuer = `https://localhost:${port}`;
 

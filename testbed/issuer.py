@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -98,10 +99,11 @@ class Issuer:
         self._session.verify = str(self.ca_file)
         self._public_keys: dict[str, Any] | None = None
         key, cert = self._make_certificates()
+        self._port = _taken() if port == 0 else None
         config: dict[str, Any] = {
             "key": str(key),
             "cert": str(cert),
-            "port": port,
+            "port": self._port.getsockname()[1] if self._port else port,
             "exit_with_stdin": True,
             "settings": dict(settings or {}),
             "clients": [dict(client) for client in clients],
@@ -132,6 +134,8 @@ class Issuer:
                 self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+        if self._port is not None:
+            self._port.close()
 
     def pause(self) -> None:
         """Refuses connections, with all state kept, until `resume()`: for a client, the issuer is down."""
@@ -304,6 +308,14 @@ class Issuer:
                 return codes[0]
             time.sleep(0.05)
         raise TestbedError(f"no device asked within {deadline:g} s")
+
+
+def _taken() -> socket.socket:
+    """A port of loopback that nobody else is given, also while the issuer, which listens on it by its number, is paused."""
+    taken = socket.socket()
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken.bind(("127.0.0.1", 0))
+    return taken
 
 
 def _write_private(path: Path, content: bytes) -> None:
