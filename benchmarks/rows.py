@@ -499,9 +499,9 @@ def last_good(host: Host, tokens: Sequence[Wanted], lost: int) -> float:
     remove(tokens)
     run = Arrivals(host)
     check_published(tokens)
-    said = "".join(run.said)[-2000:]
+    said, every = "".join(run.said)[-2000:], "".join(run.said)
     check_same(f"{said}\ntokens that were renewed", len(run.renewed), len(tokens))
-    failed = len(re.findall(r"^token dead\S+: ", said, re.MULTILINE))
+    failed = len(re.findall(r"^token dead\S+: ", every, re.MULTILINE))
     check_same(f"{said}\ntokens that failed", failed, lost)
     check_same(f"{said}\nexit status", run.status, 1 if lost else 0)
     return max(run.renewed.values())
