@@ -9,17 +9,21 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
-from tests.host import LONGEST
+from tests.host import LONGEST, until
 
 COLUMNS, ROWS = 120, 40
+# read(2), by its number on this machine.
+_READ = {"x86_64": "0"}.get(os.uname().machine, "63")
 # Becomes leader of a session whose terminal is its standard input, as getpass (which opens /dev/tty) needs, and then the program.
 _TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 _CONTROL = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
+# The beginning of one, of which the rest is yet to be read.
+_BEGUN = re.compile(r"\x1b(\[\??[0-9;]*)?\Z")
 
 
 class Terminal:
@@ -27,6 +31,7 @@ class Terminal:
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         self._own, other = pty.openpty()
+        self._name = os.ttyname(other)
         size = {"COLUMNS": str(COLUMNS), "LINES": str(ROWS)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _TAKE_TERMINAL, *command],
@@ -54,11 +59,29 @@ class Terminal:
         while text not in self.shown:
             assert self._read(deadline - time.monotonic()), f"{text!r} was not shown, but:\n{self.shown}"
 
+    def wait_until(self, looks: Callable[[list[str]], bool], timeout: float = LONGEST) -> list[str]:
+        """Reads until the screen looks so; returns its lines. What comes in pieces is looked at after each."""
+        deadline = time.monotonic() + timeout
+        while not looks(self.screen()):
+            assert self._read(deadline - time.monotonic()), "\n".join(self.screen())
+        return self.screen()
+
     def type(self, text: str) -> None:
-        """Waits until the program waits, as a person does: a Ctrl-C between its question and its reading would be lost on Python."""
-        while Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "R":
-            time.sleep(0.01)
+        """Waits until the program reads, as a person does: a Ctrl-C between its question and its reading would be lost on Python, and
+        what is typed before the echo is turned off is thrown away."""
+        until(self._is_read)
         os.write(self._own, text.encode())
+
+    def _is_read(self) -> bool:
+        """Whether the program waits in a system call that has to do with the terminal (proc(5): its number and arguments)."""
+        called = Path(f"/proc/{self.process.pid}/syscall").read_text().split()
+        if len(called) < 3:
+            # It runs.
+            return False
+        try:
+            return called[0] == _READ and os.readlink(f"/proc/{self.process.pid}/fd/{int(called[1], 16)}") in (self._name, "/dev/tty")
+        except OSError:
+            return False
 
     def end(self, timeout: float = LONGEST) -> int:
         """Reads to the end of the program; returns its exit status."""
@@ -87,6 +110,7 @@ class Terminal:
 def screen(shown: str) -> list[str]:
     """What a terminal of COLUMNS columns makes of the text: wrapping, and the few controls that move the cursor or erase."""
     cursor = _Cursor()
+    shown = _BEGUN.sub("", shown)
     while shown:
         control = _CONTROL.match(shown)
         if control:
