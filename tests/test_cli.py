@@ -24,7 +24,7 @@ PROBE = """\
 token_request_url = {url}
 client_id = probe
 client_secret_file = {host.root}/secret
-timeout = 5
+timeout = 300
 """
 # The one token is fresh: nothing is due.
 FRESH = PROBE + "[token x]\naccount = probe\ntoken_path = {host.tokens}/x\nmin_lifetime = 600\n"

@@ -181,9 +181,12 @@ def test_a_program_that_does_not_end_is_killed_with_all_it_started(tmp_path: Pat
 
 
 def test_a_program_that_closed_its_outputs_and_does_not_end_is_killed(tmp_path: Path) -> None:
+    def watch(_begun: str) -> float:
+        until((tmp_path / "closed").exists)
+        return SHORT
+
     with pytest.raises(TimedOut, match=r"^sh had not ended after \d+ s$"):
-        # All that is left to do within this limit is to close them.
-        shell(f"echo $$ . > '{tmp_path}/pids'; exec 2>&-; echo begun; exec >&-; sleep 1000", watch=lambda _begun: SHORT * 4)
+        shell(f"echo $$ . > '{tmp_path}/pids'; exec 2>&-; echo begun; exec >&-; : >'{tmp_path}/closed'; sleep 1000", watch=watch)
     have_ended(*written(tmp_path / "pids"))
 
 

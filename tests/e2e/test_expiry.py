@@ -17,6 +17,9 @@ from osg_token_renewer.stop import Stop
 from testbed import Issuer
 from tests.host import Host, without_roots_privileges
 
+# With half an hour more, so that it is still said to be a day when some time has passed.
+DAY = 86400 + 1800
+
 
 def jwt(left: float) -> str:
     """A token with so many seconds left; a negative number is how long it has been expired."""
@@ -50,8 +53,8 @@ def test_an_expired_token_is_removed_only_where_that_is_configured_and_it_could_
     accounts = [host.credentials_account(issuer, "lost", lost), host.credentials_account(issuer, "well", issuer.add_client()), unknown]
     host.configure("".join([*accounts, *tokens]))
     for path in (*(host.tokens / name for name in ("expired", "kept", "closed", "good", "target")), shut / "shut"):
-        publish(path, -630)
-    publish(host.tokens / "valid", 3650)
+        publish(path, -DAY)
+    publish(host.tokens / "valid", DAY)
     (host.tokens / "garbage").write_text("<html>")
     (host.tokens / "link").symlink_to("target")
     shut.chmod(0o555)
@@ -63,11 +66,11 @@ def test_an_expired_token_is_removed_only_where_that_is_configured_and_it_could_
     assert done.status == 1
     assert ": the expired token was removed; " in done.line("token expired: ")
     assert ": the expired token was removed; " in done.line("token closed: ")
-    assert ": the published token expired 10 min ago; " in done.line("token kept: ")
-    assert ": the published token is valid for 1 h more; " in done.line("token valid: ")
+    assert ": the published token expired 1 d ago; " in done.line("token kept: ")
+    assert ": the published token is valid for 1 d more; " in done.line("token valid: ")
     for name in ("link", "garbage", "gone"):
         assert ": no token is published; " in done.line(f"token {name}: ")
-    stays = f": the published token expired 10 min ago and stays: {shut}/shut cannot be removed: Permission denied; "
+    stays = f": the published token expired 1 d ago and stays: {shut}/shut cannot be removed: Permission denied; "
     assert stays in done.line("token shut: ")
     assert {path.name for path in host.tokens.iterdir()} == {"kept", "valid", "link", "target", "garbage", "good"}
     assert os.listdir(shut) == ["shut"]
@@ -77,14 +80,14 @@ def test_an_expired_token_is_removed_only_where_that_is_configured_and_it_could_
 def test_what_will_become_of_an_expired_token_is_told_beforehand_and_afterwards(host: Host, issuer: Issuer) -> None:
     client = issuer.add_client()
     host.configure(host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove"))
-    publish(host.tokens / "t", -630)
+    publish(host.tokens / "t", -DAY)
 
     assert host.run("renew", "--dry-run").stdout.splitlines()[0] == (
-        "token t: would be obtained: expired 10 min ago, to be removed if it cannot be renewed"
+        "token t: would be obtained: expired 1 d ago, to be removed if it cannot be renewed"
     )
     assert (host.status()["t"]["state"], host.status()["t"]["reason"]) == (
         "expired",
-        "expired 10 min ago, to be removed if it cannot be renewed",
+        "expired 1 d ago, to be removed if it cannot be renewed",
     )
     assert host.read("t")
 
@@ -99,7 +102,7 @@ def test_what_will_become_of_an_expired_token_is_told_beforehand_and_afterwards(
 def test_an_expired_token_that_a_stopped_run_did_not_come_to_is_removed(host: Host, issuer: Issuer) -> None:
     client = issuer.add_client()
     host.configure(host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove"))
-    publish(host.tokens / "t", -630)
+    publish(host.tokens / "t", -DAY)
     stop = Stop()
     run = renew.Run(config.load(str(host.config)), force=False, stop=stop)
     planned = run.plan()

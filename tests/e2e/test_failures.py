@@ -32,9 +32,11 @@ def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(host: Host, i
     issuer.fault(endpoint="*", hang=True)
     done = host.run()
     assert done.status == 1
+    # Where a program takes seconds to start, too little is left to ask at all.
+    late = "only [0-2] s of the run were left, too little for a request that must not be cut off|the 4 s of the run were over before .*"
     for name, who in (("ce", "the issuer of account robot"), ("monitoring", issuer.url[8:])):
         line = done.line(f"token {name}: ")
-        assert re.match(rf"token {name}: failed \(unavailable\): {who} had not answered after [1-4](\.\d)? s: ", line)
+        assert re.match(rf"token {name}: failed \(unavailable\): ({who} had not answered after [0-4](\.\d)? s|{late}): ", line)
     assert {name: token["last_failure"]["reason"] for name, token in host.status().items()} == {
         "ce": "unavailable",
         "monitoring": "unavailable",
