@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import jwt
 
 from testbed import Issuer
 from tests.faults import apart
-from tests.host import ROOT, Host, processes_of, until
+from tests.host import LONGEST, ROOT, Host, processes_of, until
 
 
 @dataclass
@@ -94,21 +94,31 @@ def duration(host: Host) -> float:
     return time.monotonic() - started
 
 
-def somewhere_within(host: Host, usual: float) -> subprocess.Popen[str]:
-    """A run that has come to a random point of its usual duration."""
-    run = host.start()
-    time.sleep(random.uniform(0, usual))
-    return run
+class Moments:
+    """Random points of a run. How long one takes is learned from those that come to their end before: the first may have been slow."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._usual = duration(host)
+
+    def run(self) -> subprocess.Popen[str]:
+        """A run that has come to a random point."""
+        started = time.monotonic()
+        run = self._host.start()
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(random.uniform(0, self._usual))
+            self._usual = min(self._usual, time.monotonic() - started)
+        return run
 
 
 def killed(tries: int, root: Path) -> Figures:
     """The program is killed at random moments of runs with an issuer that rotates; each run begins at once after the one before."""
     figures = Figures()
     with rotating(root) as (issuer, host):
-        usual = duration(host)
+        moments = Moments(host)
         for number in range(tries):
             figures.tries += 1
-            run = somewhere_within(host, usual)
+            run = moments.run()
             figures.faults += run.poll() is None
             run.send_signal(signal.SIGKILL)
             run.communicate()
@@ -134,10 +144,10 @@ def filled(tries: int, root: Path) -> Figures:
 
         def body() -> None:
             shutil.copytree(outside, accounts, dirs_exist_ok=True)
-            usual = duration(host)
+            moments = Moments(host)
             for _ in range(tries):
                 figures.tries += 1
-                run = somewhere_within(host, usual)
+                run = moments.run()
                 with full(accounts) as took:
                     said = run.communicate()[1]
                 figures.faults += took()
@@ -151,7 +161,7 @@ def filled(tries: int, root: Path) -> Figures:
             figures.torn += torn(issuer, host)
             (root / "figures").write_text(json.dumps(asdict(figures)))
 
-        apart(body, tmpfs={accounts: "mode=700,size=256k"}, longest=60 + 60 * tries)
+        apart(body, tmpfs={accounts: "mode=700,size=256k"}, longest=LONGEST * (1 + tries))
         return Figures(**json.loads((root / "figures").read_text()))
 
 
@@ -170,7 +180,7 @@ def together(tries: int, root: Path) -> Figures:
                 path.unlink()
             runs = [host.start() for _ in range(TOGETHER)]
             until(lambda: (host.state / "lock").exists())
-            victim = random.choice(runs)
+            victim = random.choice([run for run in runs if run.poll() is None] or runs)
             figures.faults += victim.poll() is None
             victim.send_signal(signal.SIGKILL)
             for run in runs:
