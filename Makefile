@@ -37,7 +37,7 @@ help: ## show this list
 demo: packages $(READY) $(TESTBED) ## see tokens being renewed by a real issuer on this machine
 	$(VENV)/bin/python -m testbed.demo
 
-test: packages $(READY) $(TESTBED) ## run all tests, on each supported Python that is installed
+test: packages $(READY) $(TESTBED) ## run all tests, and on each supported Python that is installed what depends on it
 	@tools/install-packages bash-completion faketime logrotate man strace systemd-analyze zsh
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 	tools/test-pythons $(OLDEST) "$(OLDEST_DEPENDENCIES)"
