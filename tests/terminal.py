@@ -17,8 +17,8 @@ from typing import Optional
 from tests.host import LONGEST, until
 
 COLUMNS, ROWS = 120, 40
-# read(2), by its number on this machine.
-_READ = {"x86_64": "0"}.get(os.uname().machine, "63")
+# By their numbers on this machine: read, and what else waits for input (poll, select, pselect6 and ppoll).
+_READ, *_WAIT = ("0", "7", "23", "270", "271") if os.uname().machine == "x86_64" else ("63", "72", "73")
 # Becomes leader of a session whose terminal is its standard input, as getpass (which opens /dev/tty) needs, and then the program.
 _TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 _CONTROL = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
@@ -73,13 +73,13 @@ class Terminal:
         os.write(self._own, text.encode())
 
     def _is_read(self) -> bool:
-        """Whether the program waits in a system call that has to do with the terminal (proc(5): its number and arguments)."""
-        called = Path(f"/proc/{self.process.pid}/syscall").read_text().split()
-        if len(called) < 3:
-            # It runs.
-            return False
+        """Whether the program waits for input: in the system call that reads from the terminal (proc(5) has its number and arguments),
+        as Python does, or in one for several files, as shells do."""
+        number, *arguments = Path(f"/proc/{self.process.pid}/syscall").read_text().split()
+        if number in _WAIT:
+            return True
         try:
-            return called[0] == _READ and os.readlink(f"/proc/{self.process.pid}/fd/{int(called[1], 16)}") in (self._name, "/dev/tty")
+            return number == _READ and os.readlink(f"/proc/{self.process.pid}/fd/{int(arguments[0], 16)}") in (self._name, "/dev/tty")
         except OSError:
             return False
 
