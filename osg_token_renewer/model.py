@@ -117,6 +117,8 @@ class Options:
     runtime_dir: Optional[str] = None
     # Seconds that a run may take.
     run_timeout: int = 600
+    # Seconds that a renewal may be moved ahead of its token's min_lifetime.
+    spread: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ class Why(Enum):
     NOT_A_FILE = "not a regular file"
     EXPIRED = "expired"
     EXPIRING = "expiring"
+    SPREAD = "spread"
     UNKNOWN_EXPIRY = "unknown expiry"
     CHANGED = "asked for differently"
     EVERY_RUN = "every run"

@@ -12,6 +12,9 @@ from osg_token_renewer.text import duration
 
 # How long an account with a dead grant is not tried, in seconds.
 REST = 86400.0
+# A token is moved ahead only if it lives, beyond its min_lifetime, for so many times the spread. So it is obtained at most a seventh more
+# often; and one that lives for only a few intervals of the timer is left alone: moving it would cost requests, and part nothing.
+ENOUGH = 4
 
 _UNUSABLE = {
     Found.NOTHING: Why.MISSING,
@@ -37,12 +40,19 @@ class Planned:
     rest: Optional[Rest] = None
 
 
-def plan(spec: TokenSpec, published: Published, record: Optional[TokenRecord], now: float, force: bool = False) -> Planned:
-    return Planned(spec, published, record, decide(spec, published, record, now, force), expiry(published, record))
+def plan(
+    spec: TokenSpec, published: Published, record: Optional[TokenRecord], now: float, force: bool = False, spread: float = 0
+) -> Planned:
+    return Planned(spec, published, record, decide(spec, published, record, now, force, spread), expiry(published, record))
 
 
-def decide(spec: TokenSpec, published: Published, record: Optional[TokenRecord], now: float, force: bool = False) -> Decision:
-    """`record` is what the history knows of this token, None if nothing; `now` is in seconds since 1970."""
+def decide(
+    spec: TokenSpec, published: Published, record: Optional[TokenRecord], now: float, force: bool = False, spread: float = 0
+) -> Decision:
+    """`record` is what the history knows of this token, None if nothing; `now` is in seconds since 1970.
+
+    A token that has enough life is due up to `spread` seconds earlier than its min_lifetime says.
+    """
     token = published.token
     if token is None:
         why = _UNUSABLE[published.found]
@@ -63,6 +73,11 @@ def decide(spec: TokenSpec, published: Published, record: Optional[TokenRecord],
     left = expires_at - now
     if left < spec.min_lifetime:
         return Decision(Why.EXPIRING, f"{duration(left)} left, less than the {duration(spec.min_lifetime)} of min_lifetime")
+    if left < spec.min_lifetime + spread and record is not None and _about(record, published):
+        ahead = _ahead(record, spec.account, expires_at - spec.min_lifetime, spread)
+        if left < spec.min_lifetime + ahead:
+            moved = f"moved {duration(ahead)} ahead of the {duration(spec.min_lifetime)} of min_lifetime by spread"
+            return Decision(Why.SPREAD, f"{duration(left)} left, {moved}")
     return Decision(Why.FRESH, f"{duration(left)} left")
 
 
@@ -84,6 +99,21 @@ def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[floa
 def to_be_removed(planned: Planned, now: float) -> bool:
     """Whether the published token, which could not be renewed, is to be taken away: it has no life left, and is not to be kept then."""
     return planned.spec.remove_expired and planned.expires_at is not None and planned.expires_at <= now
+
+
+def _ahead(record: TokenRecord, account: str, latest: float, spread: float) -> float:
+    """By how many seconds, less than `spread`, a token is due before `latest`; 0 if it has not enough life.
+
+    The same number in each run, and for all tokens of an account that one run obtained, so that they still need only one session. When
+    that was, no two hosts agree upon; and as the next number is another one, accounts that fell together part again.
+    """
+    obtained_at = record.obtained_at
+    if obtained_at is None or latest - obtained_at < ENOUGH * spread:
+        return 0.0
+    import hashlib
+
+    digest = hashlib.sha256(f"{account} {obtained_at}".encode()).digest()
+    return spread * int.from_bytes(digest[:4], "big") / 2**32
 
 
 def _removed(spec: TokenSpec, why: Why, record: Optional[TokenRecord], now: float) -> str:

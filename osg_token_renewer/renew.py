@@ -32,7 +32,8 @@ T = TypeVar("T")
 def plan(config: Config, memory: History, now: float, force: bool = False, level: int = logging.WARNING) -> list[Planned]:
     """What is to be done about each token; a history that cannot be read is a message of that level and nothing more."""
     records = _remembered(memory.records, level)
-    planned = [planner.plan(spec, publisher.read(spec), records.get(spec.name), now, force) for spec in config.tokens]
+    spread = config.options.spread
+    planned = [planner.plan(spec, publisher.read(spec), records.get(spec.name), now, force, spread) for spec in config.tokens]
     if force or not any(each.decision.due for each in planned):
         return planned
     resting = {

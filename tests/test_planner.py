@@ -9,7 +9,7 @@ from typing import Any, Optional
 import pytest
 
 from osg_token_renewer import jwt, publisher
-from osg_token_renewer.model import Found, Published, TokenRecord, TokenSpec, Why
+from osg_token_renewer.model import Decision, Found, Published, TokenRecord, TokenSpec, Why
 from osg_token_renewer.planner import decide, expiry, plan, to_be_removed
 from tests.test_jwt import jws
 
@@ -136,6 +136,87 @@ def test_a_record_of_failures_alone_says_nothing_of_the_token() -> None:
     known = TokenRecord("x", failed_at=NOW - 5, failure_reason="refused", failures_in_row=3)
     assert decide(SPEC, signed(), known, NOW).why is Why.FRESH
     assert decide(SPEC, OPAQUE, known, NOW).why is Why.UNKNOWN_EXPIRY
+
+
+# Spread
+
+SPREAD = 100
+# Just enough to be moved.
+LIFETIME = 600 + 4 * SPREAD
+
+
+def when(left: float, run: float = 0, lifetime: float = LIFETIME, spread: float = SPREAD, **changes: Any) -> Decision:
+    """What is decided of a token when it has so much left; `run` tells the run that obtained it from others."""
+    wanted, obtained_at = spec(**changes), NOW + run
+    token = published(jws({**GRANTED, "exp": obtained_at + lifetime}))
+    known = TokenRecord("x", token.fingerprint, wanted.asked, obtained_at=obtained_at)
+    return decide(wanted, token, known, obtained_at + lifetime - left, spread=spread)
+
+
+def ahead(run: float, **changes: Any) -> int:
+    """By how many seconds the token is moved, rounded up; it is due before that, and stays so."""
+    return [when(600 + seconds, run, **changes).due for seconds in range(SPREAD + 1)].index(False)
+
+
+def test_a_token_that_is_moved_says_so() -> None:
+    decision = when(600, run=1)
+    assert (decision.due, decision.why) == (True, Why.SPREAD)
+    assert decision.text == "10 min left, moved 38 s ahead of the 10 min of min_lifetime by spread"
+    assert when(599, run=1) == when(599, run=1, spread=0)
+
+
+def test_a_token_is_moved_ahead_by_less_than_spread_and_never_back() -> None:
+    for run in range(50):
+        assert 0 <= ahead(run) <= SPREAD
+        for left in (599, 1, 0, -1):
+            assert when(left, run) == when(left, run, spread=0)
+        assert not when(600 + SPREAD, run).due
+
+
+def test_the_runs_of_many_hosts_are_spread_evenly() -> None:
+    """Hosts that start together do so within some seconds, and obtain their tokens in the order of the same configuration."""
+    found = [ahead(0.37 * run) for run in range(400)]
+    quarters = [sum(first < each <= first + SPREAD / 4 for each in found) for first in range(0, SPREAD, SPREAD // 4)]
+    assert all(75 <= quarter <= 125 for quarter in quarters)
+
+
+def test_accounts_of_a_run_are_spread_evenly() -> None:
+    found = [ahead(0, account=f"account{number}") for number in range(400)]
+    quarters = [sum(first < each <= first + SPREAD / 4 for each in found) for first in range(0, SPREAD, SPREAD // 4)]
+    assert all(75 <= quarter <= 125 for quarter in quarters)
+
+
+def test_tokens_of_an_account_that_were_obtained_together_stay_together() -> None:
+    """To open an account is what costs most."""
+    assert len({ahead(7, name=f"token{number}", path=f"/{number}", audience=("aud1",)) for number in range(20)}) == 1
+    assert len({ahead(run) for run in range(20)}) > 10
+
+
+@pytest.mark.parametrize("lifetime", [LIFETIME - 1, 700, 600, 60])
+def test_a_token_that_has_not_enough_life_is_not_moved(lifetime: float) -> None:
+    """It would only be obtained more often; were it younger than it is moved, in every run."""
+    for run in range(20):
+        for left in (599, 600, 600 + SPREAD):
+            assert when(left, run, lifetime) == when(left, run, lifetime, spread=0)
+    assert not any(when(LIFETIME, run, spread=10**6).due for run in range(20))
+
+
+def test_a_token_of_which_little_is_known_is_not_moved() -> None:
+    token, changes = signed(600), ({"min_lifetime": None}, {"min_lifetime": 0})
+    enough: dict[str, Any] = {"expires_at": NOW + 600, "obtained_at": NOW - 10**6}
+    others = TokenRecord("x", "another", SPEC.asked, **enough)
+    undated = TokenRecord("x", token.fingerprint, SPEC.asked, expires_at=NOW + 600)
+    for known in (None, others, undated):
+        assert decide(SPEC, token, known, NOW, spread=10).why is Why.FRESH
+    for change in changes:
+        known = TokenRecord("x", token.fingerprint, spec(**change).asked, **enough)
+        assert decide(spec(**change), token, known, NOW, spread=10) == decide(spec(**change), token, known, NOW)
+    assert decide(SPEC, OPAQUE, record(OPAQUE, expires_at=None), NOW, spread=10).why is Why.UNKNOWN_EXPIRY
+
+
+def test_an_opaque_token_is_moved_as_any_other() -> None:
+    known = TokenRecord("x", OPAQUE.fingerprint, SPEC.asked, expires_at=NOW + 600, obtained_at=NOW - 10**6)
+    assert decide(SPEC, OPAQUE, known, NOW, spread=100_000).why is Why.SPREAD
 
 
 # What becomes of an expired token

@@ -38,6 +38,7 @@ RENEWER = (
     Option("state_dir", options.absolute_path),
     Option("runtime_dir", options.absolute_path),
     Option("run_timeout", options.time_limit, default=Options.run_timeout),
+    Option("spread", options.seconds, default=Options.spread),
 )
 _KINDS = ("account", "token", "renewer")
 

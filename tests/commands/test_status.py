@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from osg_token_renewer import jwt
 from osg_token_renewer.history import History
 from osg_token_renewer.model import Outcome, State, TokenSpec
 from tests.host import LONGEST, Host
@@ -52,6 +53,25 @@ def full(host: Host) -> Host:
     for ago in (600, 300):
         History(str(host.state)).record(failures, time.time() - ago)
     return host
+
+
+def test_a_token_that_spread_moves_ahead_is_due(host: Host) -> None:
+    token, renewer = host.token("ce", "probe", min_lifetime=600), f"[renewer]\nstate_dir = {host.state}\n"
+    host.configure(ACCOUNT + token + renewer + "spread = 100000000\n")
+    publish(host, "ce", DAY)
+    text = (host.tokens / "ce").read_text()
+    spec = TokenSpec("ce", "probe", str(host.tokens / "ce"))
+    renewed = Outcome(spec, State.RENEWED, "renewed", "renewed", token=jwt.parse(text), fingerprint=jwt.fingerprint(text))
+    # So long ago that it has enough life to be moved by years.
+    History(str(host.state)).record([renewed], 1_000_000_000.0)
+    (shown,) = json.loads(host.run("status", "--json").stdout)["tokens"]
+    assert shown["state"] == "due"
+    assert re.fullmatch("1 d left, moved [0-9]+ d [0-9]+ h ahead of the 10 min of min_lifetime by spread", shown["reason"])
+    assert f"token ce: would be obtained: {shown['reason']}" in host.run("renew", "--dry-run").stdout
+
+    host.configure(ACCOUNT + token + renewer)
+    (shown,) = json.loads(host.run("status", "--json").stdout)["tokens"]
+    assert shown["state"] == "fresh"
 
 
 def on_a_terminal(host: Host, columns: int, **env: str) -> tuple[int, str]:

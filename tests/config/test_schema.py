@@ -64,7 +64,7 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
         "client_secret_file = {path}/secret\nclient_auth = post\nca_file = /ca.pem\ntimeout = 5\n"
         "[token x]\naccount = probe\ntoken_path = /x\naudience = one  two\n three\nscope = a b\nmin_lifetime = 1800\nmode = 0640\n"
         "group = condor\nowner = 99\nclaims = enforce\non_expiry = remove\n"
-        "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\nrun_timeout = 90\n",
+        "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\nrun_timeout = 90\nspread = 3600\n",
     )
     assert problems == []
     settings = client_credentials.Settings("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem")
@@ -74,7 +74,7 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
             "x", "probe", "/x", ("one", "two", "three"), ("a", "b"), 1800, 0o640, "condor", "99", enforce_claims=True, remove_expired=True
         ),
     )
-    assert found.options == Options(workers=3, state_dir="/s", runtime_dir="/r", run_timeout=90)
+    assert found.options == Options(workers=3, state_dir="/s", runtime_dir="/r", run_timeout=90, spread=3600)
 
 
 def test_an_empty_value_is_an_absent_one(tmp_path: Path) -> None:
@@ -333,6 +333,10 @@ def test_a_wrong_option_of_an_account_is_refused(tmp_path: Path, option: str, pr
         ("state_dir = state", "state_dir: must be an absolute path"),
         ("runtime_dir = ./run", "runtime_dir: must be an absolute path"),
         ("run_timeout = 0", "run_timeout: must be a number of seconds from 1 to 3600"),
+        ("spread = 1 h", "spread: must be a number of seconds"),
+        ("spread = -60", "spread: must be a number of seconds"),
+        ("spread = 10 %", "spread: must be a number of seconds"),
+        ("spread = 99999999999", "spread: must be a number of seconds from 0 to 315360000"),
     ],
 )
 def test_a_wrong_option_of_the_program_is_refused(tmp_path: Path, option: str, problem: str) -> None:

@@ -17,7 +17,7 @@ ALWAYS: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health
 # Always the same cases, so that what passed once passes everywhere. The long run tries new ones, and keeps in .hypothesis/ what failed.
 settings.register_profile("short", max_examples=100, derandomize=True, **ALWAYS)
 # FUZZ_CASES are for all properties together.
-PROPERTIES = 17
+PROPERTIES = 18
 CASES = int(os.environ.get("FUZZ_CASES", "100000"))
 settings.register_profile("long", max_examples=-(-CASES // PROPERTIES), **ALWAYS)
 # --hypothesis-profile comes later, and wins.

@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from osg_token_renewer import claims, jwt, planner, publisher
-from osg_token_renewer.errors import HistoryError, Unsuitable
+from osg_token_renewer.errors import HistoryError, RenewerError, Unsuitable
 from osg_token_renewer.history import History
-from osg_token_renewer.model import AccessToken, Found, Outcome, Published, State, TokenRecord, TokenSpec
+from osg_token_renewer.model import AccessToken, Decision, Found, Outcome, Published, Secret, State, TokenRecord, TokenSpec, Why
 from osg_token_renewer.report import json as json_report
 from osg_token_renewer.report import states, table
 from osg_token_renewer.text import outside
@@ -72,6 +72,28 @@ def test_any_token_is_checked_planned_and_shown(text: str) -> None:
     said = [cases.said(notes)] if isinstance(notes, Unsuitable) else notes
     assert all(cases.harmless(note) for note in said)
     shown(None, token)
+
+
+@given(left=st.floats(-1e9, 1e9), lifetime=st.floats(0, 1e9), min_lifetime=st.integers(0, 10**9), spread=st.integers(0, 10**9))
+@example(left=600, lifetime=4600, min_lifetime=600, spread=1000)
+def test_spread_makes_a_token_due_earlier_never_later_and_never_at_once(
+    left: float, lifetime: float, min_lifetime: int, spread: int
+) -> None:
+    spec = TokenSpec("x", "robot", "/tokens/x", min_lifetime=min_lifetime)
+    token = Published(Found.TOKEN, "", AccessToken(Secret("x"), None), "f")
+
+    def decision(left: float, spread: int) -> Decision:
+        record = TokenRecord("x", "f", spec.asked, expires_at=NOW + lifetime, obtained_at=NOW)
+        found = cases.answer(lambda: planner.decide(spec, token, record, NOW + lifetime - left, spread=spread), RenewerError)
+        assert isinstance(found, Decision)
+        assert cases.harmless(found.text)
+        return found
+
+    with_it, without = decision(left, spread), decision(left, 0)
+    assert with_it == without or (with_it.why, without.why) == (Why.SPREAD, Why.FRESH)
+    assert with_it == without or min_lifetime <= left < min_lifetime + spread
+    # As soon as it was obtained.
+    assert decision(lifetime, spread) == decision(lifetime, 0)
 
 
 @pytest.fixture(scope="module")
