@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.day import day
 from benchmarks.figures import Figure, Goal, Result, ratios
 from benchmarks.fleet import Fleet, credentials, write
 from benchmarks.world import HERE, Arrivals, Broken, Cost, Wanted, World, check_published, check_same, program, remove, section_of, wanted
@@ -518,4 +519,5 @@ ROWS: dict[str, Row] = {
     "requests": requests,
     "connections": connections,
     "dead-issuer": dead_issuer,
+    "day": day,
 }

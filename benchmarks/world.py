@@ -53,10 +53,11 @@ class Sizes:
     due: int
     repeats: int  # of a short run, in each round
     timeout: int  # seconds that a dead issuer is waited for
+    site: tuple[int, int, int]  # simulated hosts, accounts of each, tokens of each of these
 
 
-FULL = Sizes(5, 300, 16, 4, 4, 200, 1000, 10_000, 100, 5, 5, 5)
-QUICK = Sizes(1, 50, 2, 2, 2, 10, 100, 1000, 10, 5, 1, 1)
+FULL = Sizes(5, 300, 16, 4, 4, 200, 1000, 10_000, 100, 5, 5, 5, (50, 40, 5))
+QUICK = Sizes(1, 50, 2, 2, 2, 10, 100, 1000, 10, 5, 1, 1, (2, 10, 2))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.day import INTERVAL, START, Request, load
 from benchmarks.figures import Figure, Goal, Result, number, ratios
 from benchmarks.report import summary, text
 
@@ -46,3 +47,12 @@ def test_the_summary_names_what_was_missed_and_what_did_not_work() -> None:
         "not met: memory (peak memory: 80 MiB, goal at most 64)",
         "did not work: agent",
     ]
+
+
+def test_the_load_of_an_issuer_is_counted_by_hours_and_minutes_and_at_a_time() -> None:
+    begun = START + INTERVAL
+    at = {60: 500, 60.25: 400, 60.5: 300, 130: 90, 7200: 200}
+    requests = [Request(0, begun + when, begun + when + 0.5, left) for when, left in at.items()]
+    found = load(requests)
+    assert (found.hourly[:4], len(found.hourly)) == ([4, 0, 1, 0], 24)
+    assert (found.minute, found.in_flight, found.left) == (3, 2, 90)
