@@ -15,17 +15,20 @@ import ssl
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http.client import RemoteDisconnected
+from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
+from urllib3.util.ssl_ import create_urllib3_context
 
 from osg_token_renewer import __version__
 from osg_token_renewer.errors import Local, TimedOut, Unavailable, Unreachable
@@ -35,9 +38,13 @@ from osg_token_renewer.text import outside, seconds
 MAX_ANSWER = 1024 * 1024
 # The three-way handshake and TLS of a reachable issuer take far less.
 CONNECT_TIMEOUT = 10.0
+# To how many issuers a thread keeps its connections: there may be many threads, and a process has a limit of open files.
+MOST_KEPT = 10
 
 # Where distributions keep the system's store, when OpenSSL was built to look elsewhere.
 _SYSTEM_STORES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem")
+
+_loading: dict[str, threading.Lock] = {}
 
 
 @dataclass(frozen=True)
@@ -52,18 +59,49 @@ class Answer:
     clock_ahead: Optional[float] = None
 
 
-class Client:
-    """One keep-alive connection pool to one issuer. Redirects are never followed: they would carry credentials elsewhere."""
+class Connections:
+    """Keep-alive connections of one thread, for its Clients one after the other.
 
-    def __init__(self, ca_file: Optional[str], timeout: float) -> None:
+    They belong to no account: what makes an account (credentials) is sent with each request. Who trusts other authorities has other ones.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str, str], _Connection] = OrderedDict()
+
+    def __enter__(self) -> Connections:
+        return self
+
+    def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for each in self._kept.values():
+            each.close()
+
+    def to(self, url: str, bundle: str) -> _Connection:
+        scheme, server = urlsplit(url)[:2]
+        key = bundle, scheme, server
+        if key not in self._kept:
+            self._kept[key] = _Connection(bundle)
+        self._kept.move_to_end(key)
+        if len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)[1].close()
+        return self._kept[key]
+
+
+class Client:
+    """One account's requests, over `connections` or its own. Redirects are never followed: they would carry credentials elsewhere."""
+
+    def __init__(self, ca_file: Optional[str], timeout: float, connections: Optional[Connections] = None) -> None:
         self._trust = trust(ca_file)
         self._timeout = timeout
+        self._connections = connections or Connections()
+        self._own = None if connections else self._connections
         self._session = _Session()
-        self._connections = _Connections()
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, self._connections)
         # The environment could otherwise add credentials (netrc) and replace the CA bundle.
         self._session.trust_env = False
+        # No answer has anything to remember for the next request.
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self._session.headers["User-Agent"] = f"osg-token-renewer/{__version__}"
         self._session.headers["Accept"] = "application/json"
 
@@ -71,7 +109,8 @@ class Client:
         return self
 
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
-        self._session.close()
+        if self._own is not None:
+            self._own.close()
 
     def post(self, url: str, form: Mapping[str, bytes], headers: Mapping[str, str], within: float = math.inf) -> Answer:
         """Posts a form; `within` seconds, where that is less than the client's own limit.
@@ -85,10 +124,13 @@ class Client:
 
     def _request(self, method: str, url: str, form: Optional[Mapping[str, bytes]], headers: Mapping[str, str], timeout: float) -> Answer:
         deadline = time.monotonic() + timeout
+        connection = self._connections.to(url, self._trust)
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, connection)
         asked_at = time.time()
         with (
             _translated(url, timeout),
-            self._connections.until(deadline),
+            connection.until(deadline),
             self._session.request(
                 method,
                 url,
@@ -126,22 +168,24 @@ class _Session(requests.Session):
         return None
 
 
-class _Connections(requests.adapters.HTTPAdapter):
-    """Cuts its connections at a request's deadline: the time limits of requests are for each read, and a peer can drip for ever."""
+class _Connection(requests.adapters.HTTPAdapter):
+    """To one issuer, for one request at a time. It cuts that at its deadline: requests' own limits are for each read, and a peer can drip
+    for ever."""
 
-    def __init__(self) -> None:
+    def __init__(self, bundle: str) -> None:
+        self._bundle = bundle
         self._open: list[weakref.ref[Any]] = []
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **settings: Any) -> None:
         super().init_poolmanager(*args, **settings)
-        self._remember(self.poolmanager)
+        self._have_made(self.poolmanager)
 
     def proxy_manager_for(self, proxy: Any, **settings: Any) -> Any:
         known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **settings)
         if not known:
-            self._remember(manager)
+            self._have_made(manager)
         return manager
 
     @contextmanager
@@ -172,19 +216,23 @@ class _Connections(requests.adapters.HTTPAdapter):
             done.set()
             watch.join()
 
-    def _remember(self, manager: Any) -> None:
-        """Has urllib3 make connections whose sockets are known here: an answer keeps its socket when the connection has let go of it."""
-        known = self._open
+    def _have_made(self, manager: Any) -> None:
+        """Has urllib3 make connections that do not load the CA bundle each for itself, and whose sockets are known here: an answer keeps
+        its socket when the connection has let go of it."""
+        known, bundle = self._open, self._bundle
 
-        def knowing(pool: Any) -> Any:
-            class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        def knowing(scheme: str, pool: Any) -> Any:
+            class Made(pool.ConnectionCls):  # type: ignore[misc]
                 def connect(self) -> None:
+                    # The bundle is also for a proxy that speaks TLS, and then left to urllib3.
+                    if scheme == "https" and getattr(self.proxy, "scheme", None) != "https":
+                        self.ssl_context, self.ca_certs, self.ca_cert_dir = _context(bundle), None, None
                     super().connect()
                     known.append(weakref.ref(self.sock))
 
-            return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+            return type(pool.__name__, (pool,), {"ConnectionCls": Made})
 
-        manager.pool_classes_by_scheme = {scheme: knowing(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
+        manager.pool_classes_by_scheme = {scheme: knowing(scheme, pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
 
 
 def _retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:
@@ -226,16 +274,28 @@ def trust(ca_file: Optional[str]) -> str:
     raise Local("no system CA bundle was found", "set ca_file in the account's section")
 
 
-@functools.cache
 def _usable(bundle: str) -> str:
     if not os.access(bundle, os.R_OK):
         raise Local(f"the CA bundle {bundle} cannot be read", "let this user read it, or name another one: ca_file")
-    if os.path.isfile(bundle):
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(bundle)
-        except ssl.SSLError as error:
-            raise Local(f"the CA bundle {bundle} holds no certificate that can be read", "name another one: ca_file") from error
+    try:
+        _context(bundle)
+    except ssl.SSLError as error:
+        raise Local(f"the CA bundle {bundle} holds no certificate that can be read", "name another one: ca_file") from error
     return bundle
+
+
+def _context(bundle: str) -> ssl.SSLContext:
+    """urllib3's own settings, and trust in this bundle; the same one each time, for a system's bundle takes 75 ms of CPU time."""
+    # One of each bundle: a file system that does not answer must keep nobody waiting whose bundle is elsewhere.
+    with _loading.setdefault(bundle, threading.Lock()):
+        return _loaded(bundle)
+
+
+@functools.cache
+def _loaded(bundle: str) -> ssl.SSLContext:
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    context.load_verify_locations(**{"capath" if os.path.isdir(bundle) else "cafile": bundle})
+    return context
 
 
 def host(url: str) -> str:

@@ -20,7 +20,7 @@ from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.attempts import Asking, Issuer, Limits
 from osg_token_renewer.errors import REPORT, CutOff, DeadGrant, Failure, NotAsked, Stopped, TimedOut, Unavailable, Unsuitable
 from osg_token_renewer.model import BUG, AccessToken, Account, Options, Outcome, State, TokenSpec
-from osg_token_renewer.sources.base import Directories, Fetch, Fetched
+from osg_token_renewer.sources.base import Directories, Fetch, Fetched, Kept
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration, plural
 
@@ -102,12 +102,13 @@ def _start(every: Sequence[_Lane], at_once: int) -> list[threading.Thread]:
         waiting.put(lane)
 
     def work() -> None:
-        while True:
-            try:
-                lane = waiting.get_nowait()
-            except queue.Empty:
-                return
-            lane.run()
+        with Kept() as kept:
+            while True:
+                try:
+                    lane = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                lane.run(kept)
 
     threads = [threading.Thread(target=work, name=f"lane_{number}", daemon=True) for number in range(min(at_once, len(every)))]
     for thread in threads:
@@ -149,9 +150,9 @@ class _Lane:
         self._waiting: list[_Waiting] = []
         self._grant: Optional[str] = None
 
-    def run(self) -> None:
+    def run(self, kept: Kept) -> None:
         try:
-            self._obtain()
+            self._obtain(kept)
             self._publish_waiting()
         except BaseException as error:
             # Anything else would end this thread, and nothing but it.
@@ -170,7 +171,7 @@ class _Lane:
         for spec in specs:
             self._done(_failed(spec, failure, self._grant))
 
-    def _obtain(self) -> None:
+    def _obtain(self, kept: Kept) -> None:
         """Opens the account, and asks for what is left of each batch, until something ends the lane."""
         try:
             # The issuer is not asked for what could not be published.
@@ -185,7 +186,7 @@ class _Lane:
             log.debug("account %s: opening it as %s, for %s", name, source.NAME, plural(len(self._left), "token"))
             with ExitStack() as stack:
                 asking = Asking(self._limits, self.account)
-                fetch = asking.persistently(lambda: stack.enter_context(source.session(self.account, self._where, asking.begin)))
+                fetch = asking.persistently(lambda: stack.enter_context(source.session(self.account, self._where, asking.begin, kept)))
                 for batch in self._batches:
                     wanted = [spec for spec in batch if id(spec) in self._left]
                     if wanted:

@@ -478,6 +478,66 @@ def test_a_connection_that_the_issuer_closed_meanwhile_is_replaced(server: Serve
     assert server.connections == 2
 
 
+def answers_on_and_on(server: Server, *headers: str) -> Behaviour:
+    """As long as the client stays."""
+    lines = ["HTTP/1.1 200 OK", "Content-Length: 2", *headers, "", "{}"]
+
+    def behave(connection: socket.socket) -> None:
+        while server.request(connection):
+            connection.sendall("\r\n".join(lines).encode())
+
+    return behave
+
+
+def test_clients_share_connections_and_nothing_else(server: Server, ca_file: str) -> None:
+    server.behaviour = answers_on_and_on(server, "Set-Cookie: balancer=7; Path=/")
+    with http.Connections() as connections:
+        for name in ("one", "two"):
+            with http.Client(ca_file, BOUND, connections) as client:
+                client.post(server.url, {"from": name.encode()}, {"Authorization": f"Basic {name}"})
+                client.post(server.url, {"from": name.encode()}, {})
+        assert server.closed == 0
+    until(lambda: server.closed == 1)
+    assert server.connections == 1
+    assert ["authorization: basic one" in request.lower() for request in server.requests] == [True, False, False, False]
+    assert ["authorization: basic two" in request.lower() for request in server.requests] == [False, False, True, False]
+    assert not any("cookie" in request.lower() for request in server.requests)
+
+
+def test_a_connection_is_shared_only_by_who_trusts_the_same_authorities(server: Server, ca_file: str, tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    server.behaviour = answers_on_and_on(server)
+    with http.Connections() as connections:
+        with http.Client(ca_file, BOUND, connections) as client:
+            client.post(server.url, {}, {})
+        with http.Client(str(tmp_path / "other.pem"), BOUND, connections) as client, pytest.raises(Unavailable, match=NOT_VERIFIED):
+            client.post(server.url, {}, {})
+    assert len(server.requests) == 1
+
+
+def test_connections_to_too_many_issuers_are_not_kept(
+    serving: Callable[[Optional[trustme.LeafCert]], Server], ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MOST_KEPT", 2)
+    servers = [serving(None) for _ in range(3)]
+    with http.Connections() as connections:
+        for server in (*servers, servers[2], servers[1]):
+            server.behaviour = answers_on_and_on(server)
+            with http.Client(ca_file, BOUND, connections) as client:
+                client.post(server.url, {}, {})
+        until(lambda: servers[0].closed == 1)
+        assert [server.closed for server in servers] == [1, 0, 0]
+    assert [server.connections for server in servers] == [1, 1, 1]
+
+
+def test_a_ca_bundle_is_read_once(server: Server, ca_file: str) -> None:
+    """A system's bundle costs more to read than all the rest of a request."""
+    assert post(server, ca_file).status == 200
+    trustme.CA().cert_pem.write_to_path(ca_file)
+    assert post(server, ca_file).status == 200
+    assert server.connections == 2
+
+
 # What an answer says of time
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol
+from types import TracebackType
+from typing import Any, Optional, Protocol, TypeVar
 
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,26 @@ def at_any_time(_wanted: float) -> AbstractContextManager[float]:
     return nullcontext(math.inf)
 
 
+class Kept:
+    """What a worker's sessions, opened one after the other, have in common: made when it is first asked for, closed with the worker."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._made: dict[object, Any] = {}
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        self._stack.close()
+
+    def get(self, make: Callable[[], AbstractContextManager[T]]) -> T:
+        if make not in self._made:
+            self._made[make] = self._stack.enter_context(make())
+        made: T = self._made[make]
+        return made
+
+
 class Source(Protocol):
     """A module is one: module-level names satisfy this protocol."""
 
@@ -85,8 +108,10 @@ class Source(Protocol):
     def grant(self, account: Account) -> Optional[str]:
         """A text that changes when the account is given another grant; None where the account has none that could die."""
 
-    def session(self, account: Account, directories: Directories, begin: Begin = at_any_time) -> AbstractContextManager[Fetch]:
-        """Opens the account, for tokens one after the other.
+    def session(
+        self, account: Account, directories: Directories, begin: Begin = at_any_time, kept: Optional[Kept] = None
+    ) -> AbstractContextManager[Fetch]:
+        """Opens the account, for tokens one after the other. What may outlive it for the next one is in `kept`.
 
         Entering raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it. It
         repeats no request by itself: an Unavailable says with `retry_after` that this may be done.

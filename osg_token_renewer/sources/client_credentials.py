@@ -14,7 +14,7 @@ from osg_token_renewer import options
 from osg_token_renewer.errors import Refused, Unavailable, Unreachable, Unsuitable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
-from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, at_any_time
+from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, Kept, at_any_time
 from osg_token_renewer.text import duration, outside
 
 if TYPE_CHECKING:
@@ -74,10 +74,15 @@ def grant(account: Account) -> None:
 
 
 @contextmanager
-def session(account: Account, directories: Directories, begin: Begin = at_any_time) -> Iterator[Fetch]:  # noqa: ARG001  (no files)
-    from osg_token_renewer.http import Client
+def session(
+    account: Account,
+    directories: Directories,  # noqa: ARG001  (no files)
+    begin: Begin = at_any_time,
+    kept: Optional[Kept] = None,
+) -> Iterator[Fetch]:
+    from osg_token_renewer.http import Client, Connections
 
-    with Client(account.settings.ca_file, account.timeout) as client:
+    with Client(account.settings.ca_file, account.timeout, kept.get(Connections) if kept else None) as client:
         yield _Session(account, client, begin).fetch
 
 

@@ -24,7 +24,7 @@ from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
 from osg_token_renewer.sources import account_file, issuer_config
-from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, at_any_time
+from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, Kept, at_any_time
 from osg_token_renewer.stop import undisturbed
 from osg_token_renewer.text import line, outside, seconds
 
@@ -92,7 +92,12 @@ def grant(account: Account) -> Optional[str]:
 
 
 @contextmanager
-def session(account: Account, where: Directories, begin: Begin = at_any_time) -> Iterator[Fetch]:
+def session(
+    account: Account,
+    where: Directories,
+    begin: Begin = at_any_time,
+    kept: Optional[Kept] = None,  # noqa: ARG001  (an agent has one account)
+) -> Iterator[Fetch]:
     password_file: SecretFile = account.settings.password_file
     # Proves that it can be read, before an agent is started: oidc-add would ask for the password instead.
     password_file.first_line("password")

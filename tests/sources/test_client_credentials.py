@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -84,6 +85,17 @@ def test_many_tokens_take_one_connection(issuer: Issuer, client: Client) -> None
         tokens = {fetch_one(spec_of(audience=(str(number),))).text.reveal() for number in range(6)}
     counts = issuer.counts()
     assert (len(tokens), counts.token, counts.connections) == (6, 6, 1)
+
+
+def test_accounts_of_an_issuer_take_one_connection_for_each_worker(issuer: Issuer, tmp_path: Path) -> None:
+    accounts = {f"a{number}": account_of(issuer, issuer.add_client()) for number in range(6)}
+    named = {name: replace(account, name=name) for name, account in accounts.items()}
+    specs = [TokenSpec(name, name, str(tmp_path / name)) for name in named]
+    outcomes = list(runner.run(specs, named, where=NOWHERE, configured_workers=2, stop=Stop()))
+    assert [outcome.state for outcome in outcomes] == [State.RENEWED] * 6
+    whose = {name: issuer.verify((tmp_path / name).read_text().strip())["client_id"] for name in named}
+    assert whose == {name: account.settings.client_id for name, account in named.items()}
+    assert issuer.counts().connections <= 2
 
 
 def test_the_secret_may_come_from_a_file(issuer: Issuer, client: Client, tmp_path: Path) -> None:
