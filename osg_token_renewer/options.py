@@ -6,6 +6,7 @@ without showing the text: it may be a secret in the wrong place.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from osg_token_renewer import trust
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import Secret
 
@@ -54,7 +56,7 @@ class SecretFile:
     def first_line(self, what: str) -> str:
         """The secret; raises Local, naming `what` it was to be."""
         try:
-            with open(self.path, encoding="utf-8", errors="surrogateescape") as file:
+            with open(self.path, encoding="utf-8", errors="surrogateescape", opener=trust.opener) as file:
                 line = file.readline(64 * 1024).rstrip("\r\n")
         except OSError as error:
             raise Local(f"the {what} file {self.path} cannot be read: {error.strerror}", self._remedy(error)) from error
@@ -67,7 +69,7 @@ class SecretFile:
             return f"let the user of the service read it: chown osg-token-svc {self.path}"
         if isinstance(error, FileNotFoundError):
             return "create it, readable by the user of the service alone"
-        return None
+        return "name a regular file" if error.errno in (errno.EINVAL, errno.EISDIR) else None
 
 
 def text(value: str) -> str:

@@ -1,12 +1,13 @@
 """Whether a file can be believed: who can change it, or put another in its place.
 
 Believed are root, the user who runs this program, and the service user; and the groups of their names, which are theirs alone by
-convention. The rules are those of sshd's StrictModes (sshd_config(5)). Access control lists are not looked at beyond what they show
-in a mode.
+convention. It is much as with sshd's StrictModes (sshd_config(5)), but that a directory may belong to anybody, or to a group that can
+write to it: what they put there is theirs, and not believed. Access control lists are not looked at beyond what they show in a mode.
 """
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import stat
@@ -15,21 +16,36 @@ from typing import Optional
 
 from osg_token_renewer.directories import SERVICE_USER, pwd_name
 
+_NOT_A_FILE = "not a regular file"
+
 
 def user(uid: int) -> bool:
     """Whether what this user owns is believed."""
     return uid in (0, os.geteuid()) or pwd_name(uid) == SERVICE_USER
 
 
-def flaws(path: str, also: Optional[int] = None) -> Iterator[str]:
-    """Why the file at `path` cannot be believed, each with the command that mends it; `also` is one more user to believe.
+def opener(path: str, flags: int) -> int:
+    """For open(), which raises OSError then for what is not a file: a pipe might never begin, a device never end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    # Directories open() refuses by itself.
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or _is_null(status)):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _NOT_A_FILE)
+    return descriptor
 
-    Raises OSError when it cannot be looked at.
+
+def flaws(path: str, also: Optional[int] = None, descriptor: Optional[int] = None) -> Iterator[str]:
+    """Why the file at `path`, which `descriptor` may be of, cannot be believed, each with the command that mends it.
+
+    `also` is one more user to believe. Raises OSError when it cannot be looked at.
     """
-    status = os.stat(path)
-    if stat.S_ISCHR(status.st_mode):
-        # /dev/null holds what it holds, whoever may write to it.
+    status = os.stat(path) if descriptor is None else os.fstat(descriptor)
+    if _is_null(status):
+        # It holds what it holds, whoever may write to it.
         return
+    if not stat.S_ISREG(status.st_mode):
+        yield f"it is {_NOT_A_FILE}"
     if not user(status.st_uid) and status.st_uid != also:
         yield f"it belongs to {pwd_name(status.st_uid)}, neither to root nor to the service user: chown {SERVICE_USER} {path}"
     if status.st_mode & stat.S_IWOTH:
@@ -40,6 +56,10 @@ def flaws(path: str, also: Optional[int] = None) -> Iterator[str]:
         # A volume that an orchestrator mounts is often for everyone to write, and read-only.
         if open_to_all(os.stat(directory)) and not os.statvfs(directory).f_flag & os.ST_RDONLY:
             yield f"others can write to {directory}, where it is: chmod o-w {directory}"
+
+
+def _is_null(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
 
 
 def open_to_all(directory: os.stat_result) -> bool:

@@ -187,6 +187,15 @@ def test_a_secret_is_masked_wherever_it_is_shown() -> None:
     assert "hunter2" not in f"{secret} {secret!r} {[secret]} %s %r {Option('a', options.secret, default=secret)}" % (secret, secret)
 
 
+def test_a_secret_file_that_is_none_is_said_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "directory").mkdir()
+    for name, why in (("pipe", "not a regular file"), ("directory", "Is a directory")):
+        with pytest.raises(Local, match=f"^the password file {tmp_path}/{name} cannot be read: {why}$") as raised:
+            SecretFile(str(tmp_path / name)).first_line("password")
+        assert raised.value.hint == "name a regular file"
+
+
 def test_a_secret_file_gives_its_first_line(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     for content, line in ((b"one\ntwo\n", "one"), (b"one\r\n", "one"), (b" in ner \n", " in ner "), (b"caf\xe9", "caf\udce9")):

@@ -84,6 +84,20 @@ def test_the_null_device_is_believed() -> None:
     assert flaws(Path(os.devnull)) == []
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/tty"])
+def test_another_device_is_not(device: str) -> None:
+    assert "it is not a regular file" in flaws(Path(device))
+
+
+def test_what_was_opened_is_judged_not_what_has_its_name_by_now(file: Path) -> None:
+    file.chmod(0o606)
+    with file.open() as opened:
+        file.unlink()
+        file.touch(mode=0o600)
+        assert flaws(file) == []
+        assert list(trust.flaws(str(file), descriptor=opened.fileno())) == [f"others can write it: chmod o-w {file}"]
+
+
 def test_what_cannot_be_looked_at_is_not_judged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         flaws(tmp_path / "missing")

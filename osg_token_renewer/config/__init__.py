@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Optional
 
-from osg_token_renewer import trust
 from osg_token_renewer.config import ini, schema
 from osg_token_renewer.errors import ConfigError
 from osg_token_renewer.model import Config, Place, Problem
@@ -41,22 +38,11 @@ def load(main: Optional[str] = None) -> Config:
     """
     paths = files(main)
     sections, problems = ini.read(paths)
-    unreadable = [problem for problem in problems if problem.place == Place(paths[0])]
-    if unreadable:
-        # Without the main file, what the drop-ins lack is not worth telling.
-        raise ConfigError(unreadable)
     config, more = schema.build(sections, paths)
-    problems = sorted([*_distrusted(paths), *problems, *more], key=_order)
+    problems = sorted([*problems, *more], key=_order)
     if any(not problem.warning for problem in problems):
         raise ConfigError(problems)
     return Config(config.accounts, config.tokens, config.options, config.files, tuple(problems))
-
-
-def _distrusted(paths: Sequence[str]) -> Iterator[Problem]:
-    for path in paths:
-        # What cannot be looked at could not be read either, which is said already.
-        with suppress(OSError):
-            yield from (Problem(Place(path), flaw) for flaw in trust.flaws(path))
 
 
 def _order(problem: Problem) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional, TextIO
 
+from osg_token_renewer import trust
 from osg_token_renewer.model import Place, Problem
 
 DEFAULT = configparser.DEFAULTSECT
@@ -43,17 +44,21 @@ class Section:
 def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
     """The sections of all files, in the order of their first appearance, and everything that is wrong with the text.
 
-    A later file adds sections and options, and overrides single options. A file that cannot be opened is a problem.
+    A later file adds sections and options, and overrides single options. A file that cannot be read is a problem, and the only one if it is
+    the first: without that, what the others lack is not worth telling. So is one that cannot be believed: what was read is what is judged.
     """
     recorder = _Recorder()
     problems: list[Problem] = []
     for file in files:
         try:
             # Not the locale's encoding, which under a service manager is often ASCII; any byte may stand in a comment.
-            with open(file, encoding="utf-8-sig", errors="surrogateescape") as stream:
+            with open(file, encoding="utf-8-sig", errors="surrogateescape", opener=trust.opener) as stream:
+                problems += [Problem(Place(file), flaw) for flaw in trust.flaws(file, descriptor=stream.fileno())]
                 recorder.read(stream, file)
         except OSError as error:
             problems.append(Problem(Place(file), f"cannot be read: {error.strerror}"))
+            if file == files[0]:
+                return [], problems
     return list(recorder.sections()), problems + recorder.problems
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 from pathlib import Path
 from typing import Optional, Union
 
@@ -247,12 +248,24 @@ def test_two_headers_that_differ_in_blanks_are_one_section_twice(tmp_path: Path)
 def test_a_file_that_cannot_be_opened_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "a.ini").write_text("[x]\na = 1\n")
     (tmp_path / "directory").mkdir()
-    sections, problems = ini.read([str(tmp_path / name) for name in ("gone", "directory", "a.ini")])
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    sections, problems = ini.read([str(tmp_path / name) for name in ("a.ini", "gone", "directory", "pipe", "device")])
     assert [section.name for section in sections] == ["x"]
     assert [str(problem) for problem in problems] == [
         f"{tmp_path}/gone: cannot be read: No such file or directory",
         f"{tmp_path}/directory: cannot be read: Is a directory",
+        f"{tmp_path}/pipe: cannot be read: not a regular file",
+        f"{tmp_path}/device: cannot be read: not a regular file",
     ]
+
+
+def test_without_the_first_file_what_the_others_lack_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "a.ini").write_text("[x]\na\n")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("gone", "pipe"):
+        sections, problems = ini.read([str(tmp_path / name), str(tmp_path / "a.ini")])
+        assert (sections, len(problems)) == ([], 1)
 
 
 def test_options_that_others_refer_to_are_told_apart(tmp_path: Path) -> None:
