@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -335,6 +336,9 @@ def test_a_paused_issuer_refuses_connections_and_keeps_its_state(issuer: Issuer)
     issuer.pause()
     with pytest.raises(requests.ConnectionError, match="refused"):
         refresh(issuer, client, token)
+    # Its port is nobody else's meanwhile.
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", int(issuer.url.rpartition(":")[2])))
     issuer.resume()
     assert "access_token" in refresh(issuer, client, token)
 
