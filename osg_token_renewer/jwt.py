@@ -8,6 +8,7 @@ token and must not pay for importing a cryptography library.
 from __future__ import annotations
 
 import binascii
+import functools
 import json
 import math
 import re
@@ -19,7 +20,6 @@ from osg_token_renewer.model import AccessToken, Secret
 # RFC 6750 section 2.1: b64token. A token outside of it cannot be sent in an Authorization header.
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
-_STANDARD_ALPHABET = str.maketrans("-_", "+/")
 # Larger than any header that servers accept; keeps a mistaken file from being read whole.
 MAX_LENGTH = 64 * 1024
 
@@ -37,9 +37,10 @@ def parse(text: str, expires_at: Optional[float] = None, issuer: Optional[str] =
         raise ValueError(f"it is longer than {MAX_LENGTH} characters")
     if len(text.split()) > 1:
         raise ValueError("it has more than one line or word")
-    if not _BEARER.fullmatch(text):
+    compact = _COMPACT.fullmatch(text)
+    if not compact and not _BEARER.fullmatch(text):
         raise ValueError("it has characters that a bearer token must not have (RFC 6750)")
-    claims = _claims(text)
+    claims = _claims(text) if compact else None
     if claims is None:
         return AccessToken(Secret(text), None, expires_at, issuer)
     said = numeric_date(claims, "exp")
@@ -77,16 +78,26 @@ def fingerprint(text: str) -> str:
 
 
 def _claims(text: str) -> Optional[dict[str, Any]]:
-    """The payload of a JWS in compact form (RFC 7515 section 7.1), None if the token is opaque."""
-    if not _COMPACT.fullmatch(text):
-        return None
-    parts = text.translate(_STANDARD_ALPHABET).split(".")
+    """The payload of what has the compact form of a JWS (RFC 7515 section 7.1), None if the token is opaque all the same."""
+    header, payload, _signature = text.split(".")
     try:
-        # Two more padding characters than needed do no harm.
-        header, payload = (json.loads(binascii.a2b_base64(part + "==")) for part in parts[:2])
+        if not _is_header(header):
+            return None
+        claims = _decoded(payload)
     except (ValueError, RecursionError):
         return None
-    return payload if isinstance(header, dict) and isinstance(payload, dict) else None
+    return claims if isinstance(claims, dict) else None
+
+
+@functools.lru_cache(maxsize=16)
+def _is_header(part: str) -> bool:
+    """The tokens of an issuer have one header."""
+    return isinstance(_decoded(part), dict)
+
+
+def _decoded(part: str) -> Any:
+    # Two more padding characters than needed do no harm. str.translate would take longer than all the rest.
+    return json.loads(binascii.a2b_base64(part.replace("-", "+").replace("_", "/") + "=="))
 
 
 def _words(value: object, split: bool) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def secret(value: str) -> Secret:
 
 def words(value: str) -> tuple[str, ...]:
     found = tuple(value.split())
-    if any(ord(c) < 32 or ord(c) == 127 for word in found for c in word):
+    if not value.isprintable() and any(ord(c) < 32 or ord(c) == 127 for word in found for c in word):
         raise ValueError("must not contain control characters")
     return found
 
@@ -102,7 +102,8 @@ def bad_name(value: str) -> Optional[str]:
         return "a name must not begin with '-'"
     if "/" in value or value in (".", ".."):
         return "a name must not contain '/', nor be '.' or '..'"
-    if not value.isprintable() or any(c.isspace() for c in value):
+    # Of all white space only the blank is printable.
+    if not value.isprintable() or " " in value:
         return "a name must not contain white space or control characters"
     return None
 

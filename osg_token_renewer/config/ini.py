@@ -107,7 +107,8 @@ class _Recorder:
 
     def match(self, text: str) -> Optional[re.Match[str]]:
         """Stands in for SECTCRE.match."""
-        found = _HEADER.match(text)
+        # Nearly every line is an option.
+        found = _HEADER.match(text) if text.startswith("[") else None
         if found:
             name = title = found["header"]
             normal = " ".join(name.split())

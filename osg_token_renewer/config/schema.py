@@ -185,7 +185,9 @@ def _token(name: str, section: Section, reading: _Reading) -> Optional[TokenSpec
 
 def _values(section: Section, wanted: Sequence[Option], known_besides: Iterable[str], reading: _Reading) -> Optional[dict[str, Any]]:
     """The parsed options of a section; None when one is missing or malformed. An empty value is an absent one."""
-    _unknown(section, (*options.known(wanted), *known_besides), reading)
+    known = (*options.known(wanted), *known_besides)
+    if not section.own.issubset(known):
+        _unknown(section, known, reading)
     values: dict[str, Any] = {}
     well = True
     for option in wanted:
