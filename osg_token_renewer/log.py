@@ -55,6 +55,8 @@ def set_up(verbosity: int) -> None:
     # It would print what it cannot make sense of in an issuer's answer.
     logging.getLogger("urllib3").propagate = False
     logging.getLogger("urllib3").handlers = [logging.NullHandler()]
+    # Nobody asks a record for these.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # An exception within logging must not print the arguments of the call.
     logging.raiseExceptions = False
 

@@ -10,7 +10,6 @@ import grp
 import os
 import pwd
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -237,6 +236,8 @@ def _place(spec: TokenSpec, directory: int) -> Optional[os.stat_result]:
 @contextmanager
 def _temporary(directory: int, path: str, name: str) -> Iterator[tuple[str, int]]:
     """A new file beside the one to be replaced, and its descriptor; gone afterwards unless it was given that one's name."""
+    import secrets
+
     temporary = f".{_cut(name)}.{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

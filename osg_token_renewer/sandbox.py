@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from typing import Optional
 
 DROP_INS = "/etc/systemd/system/osg-token-renewer.service.d"
@@ -45,6 +44,8 @@ def _command(name: str, *settings: str) -> Optional[str]:
     """To be pasted as it is: writes a drop-in for the unit and makes it known."""
     if not _is_service():
         return None
+    import shlex
+
     lines = " ".join(shlex.quote(line) for line in ("[Service]", *settings))
     return f"printf '%s\\n' {lines} | install -Dm 644 /dev/stdin {DROP_INS}/{name} && systemctl daemon-reload"
 

@@ -11,7 +11,7 @@ from osg_token_renewer.text import plural
 
 def line(outcome: Outcome) -> str:
     """'token x: what happened, why, what it means; what to do'."""
-    kind = {State.FRESH: "fresh: ", State.FAILED: f"failed ({outcome.reason}): "}.get(outcome.state, "")
+    kind = "fresh: " if outcome.state is State.FRESH else f"failed ({outcome.reason}): " if outcome.state is State.FAILED else ""
     fact = kind + outcome.message
     text = ": ".join(filter(None, (f"token {outcome.spec.name}", fact, outcome.consequence)))
     return "; ".join((text, *filter(None, (outcome.hint,)), *outcome.notes))

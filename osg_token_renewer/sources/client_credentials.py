@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -129,6 +128,8 @@ class _Session:
             return self._client.post(self._url, form, headers, within)
 
     def _basic(self, way: str) -> str:
+        import base64
+
         parts = [self._id, self._secret]
         if way == "basic-encoded":
             parts = [_encoded(part) for part in parts]
