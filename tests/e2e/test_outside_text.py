@@ -15,7 +15,7 @@ import pytest
 
 from testbed import Issuer
 from tests.host import LONGEST, Host
-from tests.properties.test_issuer_answers import Listener
+from tests.listener import Listener
 from tests.terminal import Terminal, screen
 from tests.test_jwt import jws
 

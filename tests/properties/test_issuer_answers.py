@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -20,45 +18,11 @@ from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.sources import client_credentials
 from osg_token_renewer.sources.base import Directories, Fetched
 from osg_token_renewer.sources.client_credentials import Settings
+from tests.listener import Listener
 from tests.properties import cases
 
 SECRET = 'correct-horse "battery" & staple%'
 FORMS = (SECRET, "correct-horse+", "correct-horse%20", "correct-horse \\&quot;", "correct-horse &quot;")
-
-
-class Listener:
-    """Answers each request with the bytes that it was given last, and then closes the connection."""
-
-    def __init__(self) -> None:
-        self.answer = b""
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                with connection, suppress(OSError):
-                    self._read(connection)
-                    connection.sendall(self.answer)
-
-    @staticmethod
-    def _read(connection: socket.socket) -> None:
-        """A whole request: what is closed with something unread in it resets the connection before the answer is read."""
-        with connection.makefile("rb") as stream:
-            length = 0
-            for line in stream:
-                name, _, value = line.partition(b":")
-                if name.lower() == b"content-length":
-                    length = int(value)
-                if not line.strip():
-                    break
-            stream.read(length)
 
 
 @pytest.fixture(scope="module")
