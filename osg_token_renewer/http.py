@@ -38,11 +38,18 @@ from osg_token_renewer.text import outside, seconds
 MAX_ANSWER = 1024 * 1024
 # The three-way handshake and TLS of a reachable issuer take far less.
 CONNECT_TIMEOUT = 10.0
+# What an issuer means by more seconds than that is the same.
+LONGEST_PAUSE = 365 * 86400.0
 # To how many issuers a thread keeps its connections: there may be many threads, and a process has a limit of open files.
 MOST_KEPT = 10
 
 # Where distributions keep the system's store, when OpenSSL was built to look elsewhere.
 _SYSTEM_STORES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem")
+
+_OWN_CA = "if the issuer has a CA of its own, name its bundle: ca_file in the account's section, --ca-file for the setup program"
+# What a certificate is found to be by a clock that is wrong, and then it is each issuer's.
+_OUT_OF_TIME = "not yet valid|expired"
+_WRONG_TIME = "see that this host's clock is right: timedatectl; if it is, tell the issuer's operators"
 
 _loading: dict[str, threading.Lock] = {}
 
@@ -238,8 +245,8 @@ class _Connection(requests.adapters.HTTPAdapter):
 def _retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:
     """Seconds, or a date: that is on the issuer's clock, which its answer shows as well."""
     given = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", given):
-        return float(given)
+    if re.fullmatch(r"[0-9]+", given):
+        return min(float(given), LONGEST_PAUSE)
     date = _date(given)
     return None if date is None else max(0.0, date - (_date(headers.get("Date", "")) or now))
 
@@ -310,10 +317,8 @@ def _translated(url: str, timeout: float) -> Iterator[None]:
     try:
         yield
     except requests.exceptions.SSLError as error:
-        raise Unavailable(
-            f"no TLS connection to {where}: {_tls_reason(error)}",
-            "if the issuer has a CA of its own, name its bundle: ca_file in the account's section, --ca-file for the setup program",
-        ) from error
+        reason = _tls_reason(error)
+        raise Unavailable(f"no TLS connection to {where}: {reason}", _WRONG_TIME if re.search(_OUT_OF_TIME, reason) else _OWN_CA) from error
     except requests.exceptions.ProxyError as error:
         raise Unreachable(f"the proxy for {where} failed: {outside(str(error))}", retry_after=0.0) from error
     except requests.exceptions.ConnectTimeout as error:

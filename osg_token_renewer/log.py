@@ -6,9 +6,11 @@ import logging
 import os
 import stat
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
-from osg_token_renewer.text import escaped, instant
+from osg_token_renewer.text import escaped, instant, outside
 
 ROOT = "osg_token_renewer"
 
@@ -57,8 +59,14 @@ def set_up(verbosity: int) -> None:
     logging.getLogger("urllib3").handlers = [logging.NullHandler()]
     # Nobody asks a record for these.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    warnings.showwarning = _of_a_library
     # An exception within logging must not print the arguments of the call.
     logging.raiseExceptions = False
+
+
+def _of_a_library(message: Warning | str, category: type[Warning], *_args: Any, **_kwargs: Any) -> None:
+    """Python's own way would print the place in the library, and its source."""
+    logging.getLogger(ROOT).debug("%s: %s", category.__name__, outside(str(message)))
 
 
 def _lines() -> _Lines:

@@ -38,3 +38,18 @@ def test_a_clock_that_is_wrong_is_named_in_seconds_with_what_comes_of_it(host: H
 
     status, said = run_at(host, 0)
     assert (status, "clock" in said) == (0, False)
+
+
+def test_a_clock_so_wrong_that_no_certificate_is_valid_by_it_is_what_is_to_be_looked_at(host: Host, issuer: Issuer) -> None:
+    """As that of a machine whose battery is empty. Of it a library warns by itself, in its own words."""
+    host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("t", "probe"))
+    host.prefix = ["faketime", "--exclude-monotonic", "-f", "@1999-01-01 00:00:00"]
+
+    done = host.run()
+
+    assert done.status == 1
+    failed = done.line("token t: ")
+    assert f"no TLS connection to {issuer.url[8:]}: certificate verify failed: certificate is not yet valid" in failed
+    assert failed.endswith("; see that this host's clock is right: timedatectl; if it is, tell the issuer's operators")
+    assert [line for line in done.stderr.splitlines() if "Warning" in line] == []
+    assert "\nSystemTimeWarning: " in host.run("-v", "renew").stderr
