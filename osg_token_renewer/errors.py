@@ -15,7 +15,8 @@ RenewerError
     │   └── NotAsked       the run's time is over, or the issuer was found not to answer
     ├── Stopped            the run was asked to stop before this token's turn came
     ├── Local              this host is at fault: program missing, permission, no room
-    │   └── ProgramMissing a program is not installed
+    │   ├── ProgramMissing a program is not installed
+    │   └── Died           what waited for the answer ended by itself, and with it perhaps a rotated refresh token
     └── Unsuitable         the issuer answered, but not with the token that was asked for
 
 Foreign exceptions are translated once, where they enter: http.py and process.py.
@@ -128,6 +129,10 @@ class Local(Failure):
 
 
 class ProgramMissing(Local):
+    pass
+
+
+class Died(Local):
     pass
 
 

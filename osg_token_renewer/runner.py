@@ -18,7 +18,7 @@ from typing import NamedTuple, Optional
 from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.attempts import Asking, Issuer, Limits
-from osg_token_renewer.errors import REPORT, CutOff, DeadGrant, Failure, NotAsked, Stopped, TimedOut, Unavailable, Unsuitable
+from osg_token_renewer.errors import REPORT, CutOff, DeadGrant, Died, Failure, NotAsked, Stopped, TimedOut, Unavailable, Unsuitable
 from osg_token_renewer.model import BUG, AccessToken, Account, Options, Outcome, State, TokenSpec
 from osg_token_renewer.sources.base import Directories, Fetch, Fetched, Kept
 from osg_token_renewer.stop import Stop
@@ -192,7 +192,7 @@ class _Lane:
                     if wanted:
                         self._renew(wanted, fetch, asking)
         except Failure as failure:
-            self.cut_off = self.cut_off or isinstance(failure, CutOff)
+            self.cut_off = self.cut_off or isinstance(failure, (CutOff, Died))
             later = {id(each.spec) for each in self._waiting}
             unanswered = [spec for spec in self._left.values() if id(spec) not in later]
             self._fail(unanswered, failure)
@@ -249,7 +249,9 @@ class _Lane:
 
 def _ends_lane(failure: Failure) -> bool:
     """The next token of the account would fare no better; and who wants to be left alone is."""
-    return isinstance(failure, (TimedOut, NotAsked, Stopped, DeadGrant)) or bool(isinstance(failure, Unavailable) and failure.retry_after)
+    return isinstance(failure, (TimedOut, NotAsked, Stopped, DeadGrant, Died)) or bool(
+        isinstance(failure, Unavailable) and failure.retry_after
+    )
 
 
 def _no_place(spec: TokenSpec) -> Optional[Failure]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
 from osg_token_renewer import directories, options, process
-from osg_token_renewer.errors import CutOff, DeadGrant, Failure, Local, Refused, TimedOut, Unavailable, Unreachable
+from osg_token_renewer.errors import CutOff, DeadGrant, Died, Failure, Local, Refused, TimedOut, Unavailable, Unreachable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
@@ -45,6 +45,8 @@ _READY_WITHIN = 10.0
 _DEFAULT_SCOPES = " "
 # Opening an account takes a core for 0.3 s and 67 MB; on 4.2.6 it also waits for the issuer, twice.
 _OPENINGS_PER_CORE = 3
+# What clients say when it ends while they wait for it; oidc-add says of an issuer that is out of reach what it says of that.
+_HUNG_UP = re.compile("not receive any response|disconnected")
 _AGENT_ENDED = "the next run starts another; if this lasts, see whether something ends it: journalctl -k"
 # A request that is cut off may cost a rotating account: it is begun only while it has its timeout left, or so many seconds.
 _UNCUT = 30.0
@@ -68,7 +70,16 @@ class Agent:
 
     env: Mapping[str, str]
     hold: int
+    process: subprocess.Popen[bytes]
     user: Optional[User] = None
+
+    def has_ended(self) -> bool:
+        """Whether it is gone, or about to be: its connections close a moment before it can be collected."""
+        from subprocess import TimeoutExpired
+
+        with suppress(TimeoutExpired):
+            self.process.wait(1.0)
+        return self.process.poll() is not None
 
 
 def settings(values: Mapping[str, Any]) -> Settings:
@@ -162,7 +173,7 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
             with undisturbed():
                 running = process.start(command, env, stdin=watched, output=said, pass_fds=(mark, *held), user=user)
             _wait_for(path, running.process, said)
-            yield Agent(env, hold, user)
+            yield Agent(env, hold, running.process, user)
         finally:
             if running is not None:
                 process.end(running)
@@ -229,14 +240,17 @@ def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) ->
     limited = [process.find("timeout", "coreutils"), "--signal=KILL", f"{_client_limit(account):g}", *argv]
     with begin(min(account.timeout, _UNCUT)) as within:
         timeout = min(account.timeout, within)
+        loss = "if the issuer rotates refresh tokens, the account may be lost; should the next run be refused, run: "
+        loss += _REAUTHENTICATE.format(account=account.name)
         try:
-            return process.run(limited, running.env, timeout, pass_fds=(running.hold,), user=running.user)
+            done = process.run(limited, running.env, timeout, pass_fds=(running.hold,), user=running.user)
         except TimedOut as error:
-            raise CutOff(
-                f"the issuer of account {account.name} had not answered after {seconds(timeout)}",
-                "its agent had to be ended: if the issuer rotates refresh tokens, the account may be lost; "
-                f"should the next run be refused, run: {_REAUTHENTICATE.format(account=account.name)}",
-            ) from error
+            what = f"the issuer of account {account.name} had not answered after {seconds(timeout)}"
+            raise CutOff(what, f"its agent had to be ended: {loss}") from error
+        if done.status != 0 and _HUNG_UP.search(done.stderr) and running.has_ended():
+            what = f"the oidc-agent of account {account.name} ended before the issuer had answered"
+            raise Died(what, f"see whether something ends it: journalctl -k; {loss}")
+        return done
 
 
 class _Session:

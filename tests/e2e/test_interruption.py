@@ -57,6 +57,36 @@ def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(r
     assert rotating.run().status == 0
 
 
+@pytest.mark.parametrize("opening", [False, True])
+def test_an_agent_that_dies_while_the_issuer_is_asked_may_have_cost_the_account_and_says_so(
+    rotating: Host, issuer: Issuer, opening: bool
+) -> None:
+    """As one that the kernel ends for want of memory."""
+    if opening and not OPENING:
+        pytest.skip("this oidc-add asks the issuer for nothing")
+    asked = 1 if opening else spare_adding(issuer) + 1
+    issuer.fault(endpoint="token", hold=True)
+    run = rotating.start()
+    until(lambda: issuer.counts().token == asked)
+    for pid in pids_of(rotating.home, "oidc-agent"):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    issuer.clear_faults()
+
+    _, said = run.communicate(timeout=LONGEST)
+
+    assert run.returncode == 1
+    failed = (
+        "failed (local): the oidc-agent of account rotating ended before the issuer had answered: no token is published; "
+        "see whether something ends it: journalctl -k; if the issuer rotates refresh tokens, the account may be lost; "
+        "should the next run be refused, run: osg-token-renewer-setup --reauthenticate rotating\n"
+    )
+    assert all(f"token {name}: {failed}" in said for name in ("one", "two"))
+    assert "warning: 1 agent was cut off while waiting for the issuer: where it rotates refresh tokens, " in said
+    assert "the account may be lost: rotating\n" in said
+    assert rotating.leftovers() == []
+
+
 WAITING = "account rotating: waiting for the run or the login that has it to finish\n"
 
 
