@@ -89,6 +89,7 @@ class Issuer:
         self.answers = 0
         self._lock = threading.Lock()
         self._failures = 0
+        self._since: Optional[float] = None
         self._last = ""
         self._prober: Optional[Asking] = None
         self._clocks_told = clocks_told
@@ -98,6 +99,12 @@ class Issuer:
         if self._failures >= DEAD_AFTER:
             raise NotAsked(f"{self.name} was not asked any more, after {self._failures} failures in a row ({self._last})")
 
+    def failing_since(self, asked_at: float) -> float:
+        """When the first was asked of the requests that failed in a row; `asked_at`: when the last was."""
+        with self._lock:
+            self._since = asked_at if self._since is None else min(self._since, asked_at)
+            return self._since
+
     def failed(self, failure: Unreachable, times: int = 1) -> None:
         with self._lock:
             self._failures += times
@@ -106,6 +113,7 @@ class Issuer:
     def answered(self) -> None:
         with self._lock:
             self._failures = 0
+            self._since = None
             self.answers += 1
 
     def prober(self, asking: Asking) -> Asking:
@@ -134,6 +142,8 @@ class Asking:
     def __init__(self, limits: Limits, account: Account) -> None:
         self.issuer = limits.issuer(account)
         self._limits = limits
+        self._timeout = account.timeout
+        self._asked_at = time.monotonic()
 
     @contextmanager
     def begin(self, wanted: float) -> Iterator[float]:
@@ -144,6 +154,7 @@ class Asking:
         # A run that is short as a whole would otherwise never ask for what must not be cut off.
         if left < min(wanted, self._limits.seconds / 2):
             raise NotAsked(f"only {duration(left)} of the run were left, too little for a request that must not be cut off", _RAISE)
+        self._asked_at = time.monotonic()
         try:
             yield left
         except TimedOut as failure:
@@ -153,16 +164,17 @@ class Asking:
 
     def persistently(self, ask: Callable[[], T]) -> T:
         """Asks again, where the failure permits it, after waits that grow and differ between lanes; then raises it."""
-        tries, answers = 1, self.issuer.answers
+        tries, uncounted, answers = 1, 0, self.issuer.answers
         try:
             while True:
                 try:
                     return ask()
                 except Unavailable as failure:
+                    # A timeout was counted when it happened.
+                    uncounted += isinstance(failure, Unreachable) and not isinstance(failure, TimedOut)
                     if not self._waited(tries, failure):
-                        # A timeout was counted when it happened.
-                        if isinstance(failure, Unreachable) and not isinstance(failure, TimedOut):
-                            self.issuer.failed(failure, tries if self.issuer.answers == answers else 1)
+                        if isinstance(failure, Unreachable) and uncounted:
+                            self.issuer.failed(failure, uncounted if self.issuer.answers == answers else 1)
                         if tries > 1 and not isinstance(failure, NotAsked):
                             failure.message += f" ({tries} times)"
                         raise
@@ -176,7 +188,12 @@ class Asking:
         wait = wait_after(tries, failure.retry_after, random.uniform(0.5, 1))  # noqa: S311  (no secret)
         if wait is None or wait >= self._limits.left():
             return False
-        prober = self.issuer.prober(self) if isinstance(failure, Unreachable) else self
+        prober = self
+        if isinstance(failure, Unreachable):
+            # All tries begin within one timeout, and so end within two, however many lanes they are of.
+            if time.monotonic() + wait >= self.issuer.failing_since(self._asked_at) + self._timeout:
+                return False
+            prober = self.issuer.prober(self)
         if prober is not self:
             while self.issuer.is_probed_by(prober):
                 if not self._limits.wait(_GLANCE):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Optional
 
@@ -44,8 +46,8 @@ def limits(seconds: float = 600.0, stopped: Optional[threading.Event] = None, **
     return Limits(seconds, (stopped or threading.Event()).is_set, known)
 
 
-def client(name: str, url: str = "https://issuer.example.org/token") -> Account:
-    return Account(name, client_credentials.NAME, client_credentials.Settings(url, "x", Secret("y")))
+def client(name: str, url: str = "https://issuer.example.org/token", timeout: float = 60.0) -> Account:
+    return Account(name, client_credentials.NAME, client_credentials.Settings(url, "x", Secret("y")), timeout)
 
 
 def agent(name: str) -> Account:
@@ -197,6 +199,29 @@ def test_an_issuer_that_did_not_recover_within_all_tries_is_not_asked_any_more(c
     failing(Asking(run, client("a")), Unreachable("out of reach", retry_after=0.0))
     with pytest.raises(NotAsked, match=rf"after {TRIES} failures in a row \(out of reach\)"):
         begun(Asking(run, client("b")))
+
+
+@pytest.mark.parametrize("last", [Unreachable("out of order", retry_after=0.0), TimedOut("no answer")])
+@pytest.mark.parametrize("timeout", [1.0, 3.0, 60.0])
+def test_200_accounts_take_no_longer_than_two_timeouts_however_slowly_they_are_told_that_the_issuer_is_out_of_order(
+    clock: Clock, timeout: float, last: Unavailable
+) -> None:
+    for part in range(11):
+        run, began = limits(), clock.now
+
+        def ask(asking: Asking, answers: Iterator[tuple[float, Unavailable]]) -> None:
+            with asking.begin(0.0):
+                after, failure = next(answers)
+                clock.sleep(after)
+                raise failure
+
+        # Each time another part of the timeout, the silence of a whole one among them.
+        for number in range(200):
+            answers = chain([(part / 10 * timeout, Unreachable("busy", retry_after=0.0))], repeat((timeout, last)))
+            asking = Asking(run, client(str(number), timeout=timeout))
+            with pytest.raises(Unavailable):
+                asking.persistently(lambda asking=asking, answers=answers: ask(asking, answers))  # type: ignore[misc]
+        assert clock.now - began <= 2 * timeout
 
 
 def test_tries_of_one_lane_between_which_others_are_answered_are_one_failure(clock: Clock) -> None:

@@ -389,6 +389,19 @@ def test_200_accounts_of_a_dead_issuer_take_no_longer_than_two_timeouts(lanes: L
     assert 4 <= took < BOUND
 
 
+def test_200_accounts_of_a_gateway_that_takes_its_time_to_say_that_nobody_is_there_neither(lanes: Lanes) -> None:
+    names = [f"dead{number}" for number in range(200)]
+    for name in names:
+        lanes.accounts[name] = replace(lanes.accounts["a"], name=name, timeout=3.0)
+    # Another try could not begin before the timeout of the first is over.
+    lanes.issuer.fault(endpoint="token", delay_ms=2600, status=504, body="")
+    outcomes = [one.message for one in lanes.start([*map(lanes.token, names)], workers=1)]
+    # Where a machine takes half a second for an answer, it has not come in time.
+    assert [re.sub("the issuer answered with HTTP status 504$|.* had not answered after 3 s$", "", one) for one in outcomes[:2]] == ["", ""]
+    assert [" was not asked any more, after 2 failures in a row (" in one for one in outcomes[2:]] == [True] * 198
+    assert lanes.issuer.counts().token == 2
+
+
 def test_an_issuer_that_fails_now_and_then_is_asked_for_all(lanes: Lanes) -> None:
     for name in "ac":
         lanes.accounts[name] = replace(lanes.accounts[name], timeout=1.0)
