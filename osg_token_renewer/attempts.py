@@ -51,6 +51,7 @@ class Limits:
         self._end = time.monotonic() + seconds
         self._issuers: dict[str, Issuer] = {}
         self._clocks_told: dict[str, object] = {}
+        self._unknown = Issuer("", self._clocks_told)
 
     def left(self) -> float:
         return max(0.0, self._end - time.monotonic())
@@ -72,13 +73,19 @@ class Limits:
         return True
 
     def issuer(self, account: Account) -> Issuer:
-        """The one that the account belongs to, as far as can be told; else one of its own."""
+        """The one that the account belongs to, as far as can be told."""
         url = (SOURCES[account.source].issuer(account, self._known_issuers.get(account.name)) or "").rstrip("/")
         name = _host(url)
         if not name:
-            return Issuer(f"the issuer of account {account.name}", self._clocks_told)
+            return _Unknown(f"the issuer of account {account.name}", self._clocks_told, self._unknown)
         # By the whole URL: a host may have several, and one that is dead must not keep the others' tokens from being renewed.
         return self._issuers.setdefault(url, Issuer(name, self._clocks_told))
+
+    def turn(self, account: Account) -> float:
+        """Whose turn is later: of those whose issuer only a token will tell a run may ask just a few, which must not always be the same."""
+        # Where nothing rotates, the issuer is in the configuration.
+        known = account.name in self._known_issuers or SOURCES[account.source].OVERLAPS
+        return 0.0 if known else random.random()  # noqa: S311  (no secret)
 
 
 class Issuer:
@@ -96,8 +103,14 @@ class Issuer:
 
     def check(self) -> None:
         """Raises NotAsked when it is useless to ask."""
-        if self._failures >= DEAD_AFTER:
-            raise NotAsked(f"{self.name} was not asked any more, after {self._failures} failures in a row ({self._last})")
+        if self.is_dead():
+            raise NotAsked(f"{self.name} was not asked any more, after {self.failures()}")
+
+    def is_dead(self) -> bool:
+        return self._failures >= DEAD_AFTER
+
+    def failures(self) -> str:
+        return f"{self._failures} failures in a row ({self._last})"
 
     def failing_since(self, asked_at: float) -> float:
         """When the first was asked of the requests that failed in a row; `asked_at`: when the last was."""
@@ -134,6 +147,29 @@ class Issuer:
         first = object()
         if self._clocks_told.setdefault(self.name, first) is first:
             log.warning("%s: %s: see that both are set by NTP; on this host: timedatectl", self.name, difference)
+
+
+class _Unknown(Issuer):
+    """That of an account that no token has told of yet: it may be the same as other accounts'. What they meet counts for `all_unknown`
+    together, and for each as long as its own has not answered."""
+
+    def __init__(self, name: str, clocks_told: dict[str, object], all_unknown: Issuer) -> None:
+        super().__init__(name, clocks_told)
+        self._all = all_unknown
+
+    def check(self) -> None:
+        super().check()
+        if self._all.is_dead() and not self.answers:
+            raise NotAsked(f"{self.name} is not known yet, and was not asked after {self._all.failures()} of such issuers")
+
+    def failed(self, failure: Unreachable, times: int = 1) -> None:
+        super().failed(failure, times)
+        # Once for the account: the other ones' issuers may be in order.
+        self._all.failed(failure)
+
+    def answered(self) -> None:
+        super().answered()
+        self._all.answered()
 
 
 class Asking:

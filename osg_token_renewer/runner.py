@@ -74,7 +74,8 @@ def run(
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     abandoned = threading.Event()
     limits = Limits(run_timeout, lambda: stop.requested() or abandoned.is_set(), known_issuers or {})
-    every = [_Lane(account, batches, where, outcomes.put, limits) for account, batches in lanes(due, accounts, at_once)]
+    dealt = sorted(lanes(due, accounts, at_once), key=lambda lane: limits.turn(lane[0]))
+    every = [_Lane(account, batches, where, outcomes.put, limits) for account, batches in dealt]
     threads = _start(every, at_once)
     end = time.monotonic() + run_timeout + min(LINGER, run_timeout)
     left = {id(spec): spec for spec in due}

@@ -323,3 +323,60 @@ def test_else_it_is_the_one_of_its_last_token(tmp_path: Path, monkeypatch: pytes
     run = limits(a="https://other.example.org", b="https://two.example.org")
     assert [run.issuer(agent(name)).name for name in "ab"] == ["one.example.org", "two.example.org"]
     assert run.issuer(agent("b")) is run.issuer(agent("c"))
+
+
+# accounts that no token has told of: whose they are is not known
+
+
+def unknown(run: Limits, names: str) -> list[Asking]:
+    return [Asking(run, agent(name)) for name in names]
+
+
+@pytest.fixture
+def no_issuers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OIDC_CONFIG_DIR", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_issuers")
+def test_issuers_that_are_not_known_are_given_up_together_and_known_ones_are_not() -> None:
+    run = limits(d="https://issuer.example.org")
+    a, b, c, d = unknown(run, "abcd")
+    failing(a, TimedOut("no answer"))
+    begun(b)
+    failing(b, TimedOut("no answer at all"))
+    with pytest.raises(NotAsked) as raised:
+        begun(c)
+    assert raised.value.message == (
+        "the issuer of account c is not known yet, and was not asked after 2 failures in a row (no answer at all) of such issuers"
+    )
+    begun(d)
+    begun(Asking(run, client("e")))
+
+
+@pytest.mark.usefixtures("no_issuers")
+def test_one_answer_says_that_they_are_not_all_dead_and_who_answered_is_asked_on() -> None:
+    run = limits()
+    a, b, c, d, e = unknown(run, "abcde")
+    failing(a, TimedOut("no answer"))
+    b.issuer.answered()
+    failing(c, TimedOut("no answer"))
+    begun(e)
+    failing(d, TimedOut("no answer"))
+    begun(b)
+    with pytest.raises(NotAsked):
+        begun(e)
+
+
+@pytest.mark.usefixtures("no_issuers")
+def test_one_account_that_cannot_reach_its_issuer_is_no_reason_not_to_ask_another_one(clock: Clock) -> None:
+    a, b = unknown(limits(), "ab")
+    assert failing(a, Unreachable("out of reach", retry_after=0.0)) == TRIES
+    begun(b)
+
+
+def test_whose_issuer_is_known_comes_first_in_its_order_and_the_others_in_one_of_chance() -> None:
+    run = limits(c="https://issuer.example.org")
+    accounts = [agent("a"), client("b"), agent("c"), *map(agent, "defghij")]
+    orders = {"".join(account.name for account in sorted(accounts, key=run.turn)) for _ in range(50)}
+    assert {order[:2] for order in orders} == {"bc"}
+    assert len({order[2] for order in orders}) > 1
