@@ -17,6 +17,8 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoResult
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -28,6 +30,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
+from urllib3.util.connection import allowed_gai_family
 from urllib3.util.ssl_ import create_urllib3_context
 
 from osg_token_renewer import __version__
@@ -52,6 +55,10 @@ _OUT_OF_TIME = "not yet valid|expired"
 _WRONG_TIME = "see that this host's clock is right: timedatectl; if it is, tell the issuer's operators"
 
 _loading: dict[str, threading.Lock] = {}
+
+# What the resolver is being asked for, by name and port.
+_lookups: dict[tuple[str, int], Future[list[str]]] = {}
+_looking = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Client:
         asked_at = time.time()
         with (
             _translated(url, timeout),
-            connection.until(deadline),
+            connection.until(deadline, timeout),
             self._session.request(
                 method,
                 url,
@@ -177,10 +184,11 @@ class _Session(requests.Session):
 
 class _Connection(requests.adapters.HTTPAdapter):
     """To one issuer, for one request at a time. It cuts that at its deadline: requests' own limits are for each read, and a peer can drip
-    for ever."""
+    for ever; and the resolver knows none."""
 
     def __init__(self, bundle: str) -> None:
         self._bundle = bundle
+        self._deadline, self._timeout = 0.0, 0.0
         self._open: list[weakref.ref[Any]] = []
         super().__init__()
 
@@ -192,12 +200,14 @@ class _Connection(requests.adapters.HTTPAdapter):
         known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **settings)
         if not known:
-            self._have_made(manager)
+            # A proxy of SOCKS may be the one to resolve names.
+            self._have_made(manager, resolve=not proxy.lower().startswith("socks"))
         return manager
 
     @contextmanager
-    def until(self, deadline: float) -> Iterator[None]:
-        """For one request at a time; raises ReadTimeout for one that was cut off."""
+    def until(self, deadline: float, timeout: float) -> Iterator[None]:
+        """For one request at a time, which has `timeout` seconds; raises ReadTimeout for one that was cut off."""
+        self._deadline, self._timeout = deadline, timeout
         done = threading.Event()
 
         def cut() -> None:
@@ -223,13 +233,23 @@ class _Connection(requests.adapters.HTTPAdapter):
             done.set()
             watch.join()
 
-    def _have_made(self, manager: Any) -> None:
-        """Has urllib3 make connections that do not load the CA bundle each for itself, and whose sockets are known here: an answer keeps
-        its socket when the connection has let go of it."""
-        known, bundle = self._open, self._bundle
+    def _addresses(self, name: str, port: int) -> list[str]:
+        try:
+            return _addresses(name, port, self._deadline)
+        except NoResult:
+            message = f"the name {outside(name)} was not resolved after {seconds(self._timeout)}"
+            raise TimedOut(message, "see that this host's name servers answer: /etc/resolv.conf") from None
+
+    def _have_made(self, manager: Any, *, resolve: bool = True) -> None:
+        """Has urllib3 make connections that do not load the CA bundle each for itself, that have resolved their name by the deadline, and
+        whose sockets are known here: an answer keeps its socket when the connection has let go of it."""
+        known, bundle, request = self._open, self._bundle, self
 
         def knowing(scheme: str, pool: Any) -> Any:
             class Made(pool.ConnectionCls):  # type: ignore[misc]
+                _dns_host: str
+                timeout: float
+
                 def connect(self) -> None:
                     # The bundle is also for a proxy that speaks TLS, and then left to urllib3.
                     if scheme == "https" and getattr(self.proxy, "scheme", None) != "https":
@@ -237,9 +257,58 @@ class _Connection(requests.adapters.HTTPAdapter):
                     super().connect()
                     known.append(weakref.ref(self.sock))
 
+                def _new_conn(self) -> Any:
+                    if not resolve:
+                        return super()._new_conn()
+                    name, last = self._dns_host, None
+                    try:
+                        for address in request._addresses(name, self.port):
+                            self._dns_host = address
+                            self.timeout = max(0.01, min(self.timeout, request._deadline - time.monotonic()))
+                            try:
+                                return super()._new_conn()
+                            except urllib3.exceptions.HTTPError as error:
+                                last = error
+                    finally:
+                        self._dns_host = name
+                    raise last or OSError("a name without an address")
+
             return type(pool.__name__, (pool,), {"ConnectionCls": Made})
 
         manager.pool_classes_by_scheme = {scheme: knowing(scheme, pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
+
+
+def _addresses(name: str, port: int, deadline: float) -> list[str]:
+    """Of the host of that name; raises OSError, or NoResult at the deadline.
+
+    The resolver may wait for minutes, and cannot be told to end: it is asked in a thread that nobody waits for, and once for all who want
+    to know.
+    """
+    try:
+        socket.getaddrinfo(name.strip("[]"), port, flags=socket.AI_NUMERICHOST)
+    except UnicodeError:
+        # No name, as urllib3 will say.
+        return [name]
+    except OSError:
+        with _looking:
+            lookup = _lookups.get((name, port))
+            if lookup is None:
+                lookup = Future()
+                threading.Thread(target=_look_up, args=(name, port, lookup), name=f"look up {name}", daemon=True).start()
+                _lookups[name, port] = lookup
+        return lookup.result(max(0.0, deadline - time.monotonic()))
+    return [name]
+
+
+def _look_up(name: str, port: int, lookup: Future[list[str]]) -> None:
+    try:
+        found = socket.getaddrinfo(name, port, allowed_gai_family(), socket.SOCK_STREAM)
+        lookup.set_result(list(dict.fromkeys(str(address[0]) for *_, address in found)))
+    except OSError as error:
+        lookup.set_exception(error)
+    finally:
+        with _looking:
+            del _lookups[name, port]
 
 
 def _retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:

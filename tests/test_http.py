@@ -20,6 +20,7 @@ import trustme
 
 from osg_token_renewer import http
 from osg_token_renewer.errors import Local, TimedOut, Unavailable
+from tests.faults import apart
 from tests.host import closed_port, until
 
 Behaviour = Callable[[socket.socket], None]
@@ -280,6 +281,53 @@ def test_an_answer_after_one_that_was_cut_off_is_read(server: Server, ca_file: s
             client.post(server.url, {}, {}, LIMIT)
         server.behaviour = server.answer(b'{"second": true}')
         assert client.post(server.url, {}, {}).body == b'{"second": true}'
+
+
+# The resolver would wait for more than that.
+RESOLVER = 60.0
+
+
+def test_the_time_limit_holds_for_a_name_server_that_never_answers_which_all_wait_for_together(ca_file: str) -> None:
+    def body() -> None:
+        said = []
+
+        def ask() -> None:
+            with http.Client(ca_file, LIMIT) as client, pytest.raises(TimedOut) as failure:
+                client.post("https://issuer.example.org/token", {}, {})
+            said.append((failure.value.message, failure.value.hint))
+
+        began = time.monotonic()
+        threads = [threading.Thread(target=ask) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        hint = "see that this host's name servers answer: /etc/resolv.conf"
+        assert said == [("the name issuer.example.org was not resolved after 0.4 s", hint)] * 5
+        assert [thread.name for thread in threading.enumerate() if thread.daemon] == ["look up issuer.example.org"]
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("https_proxy", "http://proxy.example.org:3128")
+            with http.Client(ca_file, LIMIT) as client, pytest.raises(TimedOut, match=r"^the name proxy\.example\.org was not resolved"):
+                client.post("https://issuer.example.org/token", {}, {})
+        assert time.monotonic() - began < RESOLVER
+
+    apart(body, silent_names=True)
+
+
+def test_each_address_of_a_name_is_tried(server: Server, ca_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of localhost, where nobody listens at the first one. A name is asked for anew each time."""
+    asked = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(name: str, *arguments: object, **options: object) -> object:
+        if name == "localhost" and not options:
+            asked.append(name)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, server.port)) for address in ("127.0.0.9", "127.0.0.1")]
+        return real(name, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert [post(server, ca_file).status for _ in range(2)] == [200, 200]
+    assert asked == ["localhost", "localhost"]
 
 
 # Answers that are not taken

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from testbed import Client, Issuer
-from tests.host import Host, closed_port, without_roots_privileges
+from tests.faults import apart
+from tests.host import LONGEST, Host, closed_port, without_roots_privileges
 
 # With half an hour more, so that it is still said to be a day when some time has passed.
 DAY = 86400 + 1800
@@ -42,6 +43,26 @@ def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(host: Host, i
         "monitoring": "unavailable",
     }
     assert host.leftovers() == []
+
+
+def test_a_name_server_that_never_answers_takes_two_timeouts_of_a_run_however_many_accounts_there_are(host: Host, issuer: Issuer) -> None:
+    names = [f"far{number}" for number in range(5)]
+    client, url = issuer.add_client(), "https://issuer.example.org/token"
+    accounts = [host.credentials_account(issuer, name, client, token_request_url=url, timeout="1") for name in names]
+    host.configure("".join([*accounts, *(host.token(name, name) for name in names)]), workers=1)
+
+    def body() -> None:
+        done = host.run()
+        assert done.status == 1
+        silence = "the name issuer.example.org was not resolved after 1 s"
+        hint = "see that this host's name servers answer: /etc/resolv.conf"
+        for name in names[:2]:
+            assert done.line(f"token {name}: ") == f"token {name}: failed (unavailable): {silence}: no token is published; {hint}"
+        for name in names[2:]:
+            assert f"issuer.example.org was not asked any more, after 2 failures in a row ({silence})" in done.line(f"token {name}: ")
+
+    # It would take the resolver longer to give up.
+    apart(body, silent_names=True, longest=LONGEST)
 
 
 @pytest.fixture
