@@ -242,12 +242,14 @@ def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) ->
         timeout = min(account.timeout, within)
         loss = "if the issuer rotates refresh tokens, the account may be lost; should the next run be refused, run: "
         loss += _REAUTHENTICATE.format(account=account.name)
+        # Nothing is lost with one that is not there to be asked any more.
+        asked = running.process.poll() is None
         try:
             done = process.run(limited, running.env, timeout, pass_fds=(running.hold,), user=running.user)
         except TimedOut as error:
             what = f"the issuer of account {account.name} had not answered after {seconds(timeout)}"
             raise CutOff(what, f"its agent had to be ended: {loss}") from error
-        if done.status != 0 and _HUNG_UP.search(done.stderr) and running.has_ended():
+        if asked and done.status != 0 and _HUNG_UP.search(done.stderr) and running.has_ended():
             what = f"the oidc-agent of account {account.name} ended before the issuer had answered"
             raise Died(what, f"see whether something ends it: journalctl -k; {loss}")
         return done

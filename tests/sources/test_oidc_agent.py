@@ -26,7 +26,7 @@ from osg_token_renewer.sources.oidc_agent import Settings
 from osg_token_renewer.stop import Stop
 from testbed import Issuer
 from tests.faults import apart
-from tests.host import LONGEST, Host, pids_of, section, spare_adding
+from tests.host import LONGEST, Host, alive, pids_of, section, spare_adding, until
 
 PROGRAMS = ("oidc-agent", "oidc-add", "oidc-token")
 REAL = {name: shutil.which(name) for name in PROGRAMS}
@@ -466,9 +466,11 @@ def test_an_agent_that_never_opens_its_socket_is_given_up_and_ended(silent: tupl
 
 def test_an_agent_that_dies_is_this_hosts_fault(robot: Host) -> None:
     with oidc_agent.session(account_of(robot), directories(robot)) as fetch:
-        for pid in pids_of(robot.home, "oidc-agent"):
+        killed = pids_of(robot.home, "oidc-agent")
+        for pid in killed:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        until(lambda: not any(map(alive, killed)))
         with pytest.raises(Local, match="the oidc-agent of account robot ended, or lost the account"):
             fetch(spec_of())
     assert robot.leftovers() == []
