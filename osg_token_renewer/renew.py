@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -16,10 +16,11 @@ from osg_token_renewer import directories, lock, planner, publisher
 from osg_token_renewer.errors import DeadGrant, HistoryError, Local, UsageError
 from osg_token_renewer.history import History
 from osg_token_renewer.history.store import DamagedError
-from osg_token_renewer.model import Account, Config, Found, Outcome, Rest, State
+from osg_token_renewer.model import Account, Config, Found, Options, Outcome, Rest, State
 from osg_token_renewer.planner import Planned
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration
+from osg_token_renewer.watchdog import LINGER
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,16 @@ def selected(config: Config, names: Sequence[str]) -> Config:
     if unknown:
         raise UsageError(f"there is no [token {unknown[0]}] in the configuration", "see: osg-token-renewer status")
     return replace(config, tokens=tuple(spec for spec in config.tokens if not names or spec.name in names))
+
+
+def longest(options: Options) -> float:
+    """Seconds that a run may take with all that it waits for; a run that takes longer is stuck."""
+    return options.run_timeout + LOCK_WAIT + 2 * min(LINGER, options.run_timeout)
+
+
+def longest_stop(accounts: Mapping[str, Account]) -> float:
+    """Seconds that a run may take to finish the requests under way, when it is told to stop."""
+    return max((account.timeout for account in accounts.values()), default=0.0) + LINGER
 
 
 def history(config: Config) -> History:

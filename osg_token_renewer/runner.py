@@ -23,13 +23,12 @@ from osg_token_renewer.model import BUG, AccessToken, Account, Options, Outcome,
 from osg_token_renewer.sources.base import Directories, Fetch, Fetched, Kept
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration, plural
+from osg_token_renewer.watchdog import LINGER
 
 log = logging.getLogger(__name__)
 
 # A lane waits for its issuer most of the time. What takes cores or memory its source limits by itself.
 AT_ONCE = 64
-# How long after the run's deadline a lane may still be busy with ending what it started.
-LINGER = 15.0
 
 # Tokens that ask for exactly the same: one request serves them all.
 Batch = list[TokenSpec]

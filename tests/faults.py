@@ -36,7 +36,7 @@ def apart(
     """
 
     def child() -> None:
-        if tmpfs or users is not None or silent_names:
+        if tmpfs is not None or users is not None or silent_names:
             _mount(tmpfs or {}, CLONE_NEWNET if silent_names else 0)
         if silent_names:
             heard = _silent_name_server()
@@ -95,6 +95,13 @@ def _instead_of(path: str, content: str) -> None:
         file.flush()
         os.chmod(file.name, 0o644)
         subprocess.run(["mount", "--bind", file.name, path], check=True)
+
+
+def never_answering(path: Path) -> None:
+    """To be called apart: mounts a file system whose server, this process, never answers (fuse(4))."""
+    server = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={server},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
+    subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "silent", str(path)], pass_fds=[server], check=True)
 
 
 def mount(path: Path, options: str) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from osg_token_renewer import directories, lock, options, renew, runner
+from osg_token_renewer import directories, lock, options, renew
 from osg_token_renewer.config import VARIABLE
+from osg_token_renewer.model import Account, Options
 from tests.host import LONGEST, ROOT, Host, has_open, until
 
 UNITS = ROOT / "systemd"
@@ -86,8 +87,9 @@ def test_each_exception_from_the_hardening_has_its_comment() -> None:
 def test_a_run_has_longer_than_it_allows_itself() -> None:
     """The unit's limits are the last resort: a run ends itself before, and lets a request finish when it is stopped."""
     service = unit("osg-token-renewer.service")["Service"]
-    assert seconds(service["TimeoutStartSec"]) > options.time_limit("3600") + runner.LINGER + renew.LOCK_WAIT
-    assert seconds(service["TimeoutStopSec"]) > options.time_limit("3600") + runner.LINGER
+    longest = options.time_limit("3600")
+    assert seconds(service["TimeoutStartSec"]) > renew.longest(Options(run_timeout=longest))
+    assert seconds(service["TimeoutStopSec"]) > renew.longest_stop({"a": Account("a", "oidc-agent", None, timeout=longest)})
 
 
 def seconds(timespan: str) -> float:

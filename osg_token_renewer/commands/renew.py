@@ -12,11 +12,12 @@ from typing import Any, Callable
 
 from osg_token_renewer import config, directories, renew
 from osg_token_renewer.errors import Exit, LockHeld, RenewerError
-from osg_token_renewer.model import BUG, Outcome, State
+from osg_token_renewer.model import BUG, Options, Outcome, State
 from osg_token_renewer.planner import Planned
 from osg_token_renewer.report import journal
 from osg_token_renewer.stop import Stop, on_signals
 from osg_token_renewer.text import plural
+from osg_token_renewer.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,13 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         _not_as_root(args)
+    stop = Stop()
+    # Until the configuration has said how long it may take.
+    watchdog = Watchdog(stop, renew.longest(Options()), renew.longest_stop({}))
     found = config.load(args.config)
+    watchdog.allow(renew.longest(found.options), renew.longest_stop(found.accounts))
     for warning in found.warnings:
         log.warning("%s", warning.text)
-    stop = Stop()
     this = renew.Run(renew.selected(found, args.tokens), force=args.force, stop=stop)
     planned = this.plan()
     if args.dry_run:
