@@ -27,6 +27,7 @@ _AGENT = "osg-agent-"
 _LONGEST_FOR_SOCKETS = 80
 # What a directory for agents must have room for, in bytes, to be used.
 _ROOM = 64 * 1024
+_ELSEWHERE = "make room there, or name another directory as runtime_dir in [renewer]"
 
 
 def state(configured: Optional[str]) -> str:
@@ -78,7 +79,7 @@ def private(parent: str, owner: Optional[User] = None) -> Iterator[tuple[str, in
     try:
         path = tempfile.mkdtemp(prefix=_AGENT, dir=parent)
     except OSError as error:
-        raise Local(f"no directory can be made in {parent}: {error.strerror}", "see runtime_dir") from error
+        raise Local(f"no directory can be made in {parent}: {error.strerror}", _ELSEWHERE) from error
     mark = opened(path, os.O_DIRECTORY)
     try:
         taken(mark)
@@ -129,7 +130,8 @@ def runtime(configured: Optional[str], rescue: Callable[[str], bool] = lambda _:
     """A directory that only this user can enter, and whether other runs find the same one (a lock is of use only there).
 
     What agents of killed programs left in it is removed; `rescue` is called with each of their directories before,
-    and says whether it may be.
+    and says whether it may be. Where there can be no such directory, it is one in which no agent can be started: only sources
+    that have agents need one.
     """
     user_runtime = os.environ.get("XDG_RUNTIME_DIR")
     wanted = (
@@ -143,15 +145,20 @@ def runtime(configured: Optional[str], rescue: Callable[[str], bool] = lambda _:
             sweep(path, rescue)
             yield path, True
             return
-        if path and path == configured:
+        if path and (path in wanted[:2] or _own(path)):
             log.warning(
                 "runtime_dir %s is passed over: it must be this user's own, mode 0700, with room, and a path of at most 80 bytes", path
             )
     import tempfile
 
-    for left in _left(tempfile.gettempdir(), f"{_NAME}-"):
-        _remove_unused(left, rescue)
-    temporary = tempfile.mkdtemp(prefix=f"{_NAME}-")
+    try:
+        for left in _left(tempfile.gettempdir(), f"{_NAME}-"):
+            _remove_unused(left, rescue)
+        temporary = tempfile.mkdtemp(prefix=f"{_NAME}-")
+    except OSError as error:
+        log.warning("there can be no temporary runtime directory either: %s", error.strerror)
+        yield next(filter(None, wanted)), False
+        return
     try:
         yield temporary, False
     finally:
@@ -165,6 +172,14 @@ def _remove_unused(path: str, rescue: Callable[[str], bool]) -> None:
     sweep(path, rescue)
     if not _left(path, _AGENT):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _own(path: str) -> bool:
+    """Whether it is there and this user's: another user's is not expected to be of use."""
+    try:
+        return os.lstat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _private(path: str) -> bool:

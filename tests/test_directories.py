@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import tempfile
@@ -142,6 +143,31 @@ def test_the_runtime_directory_is_the_configured_then_that_of_systemd_then_of_th
 
     # A /run of the test's own, in which this user may make directories.
     apart(body, tmpfs={run: "mode=755"})
+
+
+def test_what_is_passed_over_is_said_where_somebody_named_it_or_it_is_this_users(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, short: Path
+) -> None:
+    named = f"{short}/{'x' * 80}"
+    monkeypatch.setenv("RUNTIME_DIRECTORY", named)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{short}/user")
+    monkeypatch.setattr(logging.getLogger("osg_token_renewer"), "propagate", True)
+
+    def passed_over() -> list[str]:
+        caplog.clear()
+        with directories.runtime(None) as (path, _shared):
+            assert path == f"{short}/user/osg-token-renewer"
+        return [message.split()[1] for message in caplog.messages if " is passed over: it must be " in message]
+
+    def body() -> None:
+        os.mkdir(directories.RUNTIME, 0o755)
+        assert passed_over() == [named, directories.RUNTIME]
+        if ROOT:
+            # As the service's is for whoever else renews tokens on this host.
+            os.chown(directories.RUNTIME, NOBODY, NOBODY)
+            assert passed_over() == [named]
+
+    apart(body, tmpfs={Path("/run"): "mode=755"})
 
 
 def test_the_last_resort_is_a_private_directory_that_nobody_else_finds_and_that_goes_away(short: Path) -> None:

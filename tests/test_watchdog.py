@@ -83,18 +83,19 @@ def test_a_run_that_is_stuck_on_a_file_system_ends_at_its_limit_and_when_it_is_s
     account = host.credentials_account(issuer, "probe", issuer.add_client(), timeout="1")
     place = host.root / "hung"
     place.mkdir(mode=0o700)
-    here, there = host.token("t", "probe"), host.token("t", "probe", token_path=place / "t")
 
-    def start(run_timeout: int, token: str, state: Path) -> subprocess.Popen[str]:
-        limited(host, account, run_timeout, token, state)
+    def start(run_timeout: int, tokens: Path, state: Path) -> subprocess.Popen[str]:
+        # Each asks for another name: who asks for the same as somebody before waits for that one.
+        name = f"{run_timeout}"
+        limited(host, account, run_timeout, host.token("t", "probe", token_path=tokens / name), state / name)
         run = host.start()
         until(lambda: "fuse" in Path(f"/proc/{run.pid}/wchan").read_text() or run.poll() is not None)
         return run
 
     def body() -> None:
         never_answering(place)
-        ended = [start(1, there, host.state), start(1, here, place)]
-        stopped = [start(3600, there, host.state), start(3600, here, place)]
+        ended = [start(1, place, host.state), start(2, host.tokens, place)]
+        stopped = [start(3599, place, host.state), start(3600, host.tokens, place)]
         for run in stopped:
             # Its handler cannot run: the main thread is in a system call that only its end would interrupt.
             run.send_signal(signal.SIGINT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -40,3 +42,39 @@ def test_tokens_are_renewed_and_what_cannot_be_done_is_said(
     apart(body, tmpfs={host.runtime: runtime, host.state: state}, longest=LONGEST)
     shutil.rmtree(elsewhere, ignore_errors=True)
     assert issuer.verify(host.read("one").strip())["aud"] == "one"
+
+
+def test_a_full_run_costs_the_service_only_what_needs_an_agent(host: Host, issuer: Issuer, registry: Host) -> None:
+    probe = host.credentials_account(issuer, "probe", issuer.add_client())
+    robot = host.adopt(registry, "robot")
+    accounts = probe + robot + f"[renewer]\nstate_dir = {host.state}\n"
+    host.configure(accounts + host.token("one", "probe") + host.token("two", "robot"))
+
+    def body() -> None:
+        as_the_unit_shows_it(host)
+        # Temporary directories are looked for also where a program was started.
+        os.chdir("/")
+        runtime = f"/run/{host.short.name}"
+        done = host.run(env={"RUNTIME_DIRECTORY": runtime, "TMPDIR": ""})
+        assert done.status == 1, done.stderr
+        assert issuer.verify(host.read("one").strip())
+        failure = done.line("token two: failed (local): ")
+        assert f"no directory can be made in {runtime}: No space left on device: no token is published" in failure
+        assert failure.endswith("make room there, or name another directory as runtime_dir in [renewer]")
+        assert done.line(f"warning: runtime_dir {runtime} is passed over: ")
+        assert done.line("warning: there can be no temporary runtime directory either: ")
+
+    apart(body, tmpfs={}, longest=LONGEST)
+
+
+def as_the_unit_shows_it(host: Host) -> None:
+    """ProtectSystem=strict and ReadOnlyPaths=, with ReadWritePaths= of this host, and a /run that is full up to its last inode."""
+    runtime = f"/run/{host.short.name}"
+    commands = [
+        *(["mount", "--bind", path, path] for path in ("/tmp", "/var/tmp", str(host.root))),
+        *(["mount", "-o", "remount,bind,ro", path] for path in ("/", "/tmp", "/var/tmp")),
+        ["mount", "-t", "tmpfs", "-o", "mode=755,nr_inodes=2", "tmpfs", "/run"],
+        ["mkdir", "-m", "700", runtime],
+    ]
+    for command in commands:
+        subprocess.run(command, check=True)
