@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 # How long a second run waits for the first before it says so and leaves.
 LOCK_WAIT = 10.0
 
+# Whoever has no memory has no rests either.
+_NO_RESTS = "accounts with a dead grant, which would rest, are asked again"
+
 T = TypeVar("T")
 
 
@@ -84,9 +87,9 @@ def _remembered(query: Callable[[], dict[str, T]], level: int) -> dict[str, T]:
     try:
         return query()
     except DamagedError as error:
-        log.log(level, "the history is damaged (%s): it starts anew with the next renewal", error)
+        log.log(level, "the history is damaged (%s): it starts anew with the next renewal; %s", error, _NO_RESTS)
     except HistoryError as error:
-        log.log(level, "the history cannot be read (%s): going on without it", error)
+        log.log(level, "the history cannot be read (%s): going on without it; %s", error, _NO_RESTS)
     return {}
 
 
@@ -179,7 +182,9 @@ class Run:
                 self._history.record(outcomes, time.time())
         except (HistoryError, OSError) as error:
             log.warning(
-                "the history cannot be written (%s): what this run did is not remembered", getattr(error, "strerror", None) or error
+                "the history cannot be written (%s): what this run did is not remembered; %s",
+                getattr(error, "strerror", None) or error,
+                _NO_RESTS,
             )
 
 

@@ -57,14 +57,14 @@ class History:
         """What is known of each token, by its name; nothing when there is no history yet. Raises HistoryError."""
         if not os.path.exists(self.path):
             return {}
-        with _translated(self.path), closing(self._connect(writing=False)) as database:
+        with _translated(self.path), closing(self._connect()) as database:
             return self._records(database)
 
     def rests(self) -> dict[str, Rest]:
         """The accounts that were found with a dead grant, by name. Raises HistoryError."""
         if not os.path.exists(self.path):
             return {}
-        with _translated(self.path), closing(self._connect(writing=False)) as database:
+        with _translated(self.path), closing(self._connect()) as database:
             found = [Rest(*row) for row in database.execute('SELECT account, "grant", since, message FROM rest')]
         if not all(isinstance(rest.since, float) and isinstance(rest.message, str) for rest in found):
             raise DamagedError(f"{self.path}: it holds what this program does not write")
@@ -111,7 +111,7 @@ class History:
             raise DamagedError(f"{self.path}: it holds what this program does not write")
         return {record.name: record for record in records}
 
-    def _connect(self, writing: bool) -> sqlite3.Connection:
+    def _connect(self, writing: bool = False) -> sqlite3.Connection:
         if writing and not os.path.exists(self.path):
             # sqlite3 would create it readable by others, under the usual umask.
             file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -119,8 +119,8 @@ class History:
                 directories.owned_as_directory(file, os.path.dirname(self.path))
             finally:
                 os.close(file)
-        mode = "rw" if writing else "ro"
-        database = sqlite3.connect(f"file:{_quoted(self.path)}?mode={mode}", timeout=_BUSY, uri=True)
+        # Also who only reads undoes what a killed program had half written. Where the file cannot be written, SQLite opens it to read.
+        database = sqlite3.connect(f"file:{_quoted(self.path)}?mode=rw", timeout=_BUSY, uri=True)
         try:
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version > _VERSION:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from osg_token_renewer.history.store import DamagedError
 from osg_token_renewer.model import STOPPED, Outcome, State, TokenRecord, TokenSpec
 from tests.faults import apart, mount
 from tests.host import LONGEST
+from tests.moments import at_moment
 from tests.report.samples import encoded
 
 NOW = 1_800_000_000.0
@@ -179,6 +182,21 @@ def test_a_history_that_another_connection_has_locked_is_no_damage(used: History
             used.record([renewed()], NOW)
         assert not isinstance(error.value, DamagedError)
     assert len(used.records()) == 52
+
+
+def test_a_program_that_is_killed_while_it_writes_costs_the_next_one_no_history(used: History) -> None:
+    """At each moment. SQLite notes beside the file what was there before it writes to it."""
+    used.record([Outcome(spec("dead"), State.FAILED, "refused", "dead", dead_grant="g")], NOW)
+    old, rests, content = used.records(), used.rests(), Path(used.path).read_bytes()
+    journals = 0
+    for moment in count():
+        Path(used.path).write_bytes(content)
+        if not at_moment(moment, lambda: used.record([failed("new")], NOW + 1), lambda pid: os.kill(pid, signal.SIGKILL)):
+            break
+        journals += os.path.exists(f"{used.path}-journal")
+        assert len(used.records()) in (len(old), len(old) + 1)
+        assert used.rests() == rests
+    assert journals > 0
 
 
 # Damage
