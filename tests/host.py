@@ -28,6 +28,8 @@ SCOPE = "openid offline_access compute.read compute.create storage.read:/"
 
 # No test waits longer for a program, whatever is wrong with it, and however slow the machine.
 LONGEST = 300.0
+# What lasts as long is not waited for to its end.
+NEVER = 10 * LONGEST
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,14 @@ class Host:
 def _below(directory: Path) -> list[str]:
     """All that is in a directory, at any depth; what goes away meanwhile is no error."""
     return [os.path.join(place, name) for place, directories, files in os.walk(directory) for name in directories + files]
+
+
+def waits_for_the_lock(host: Host) -> subprocess.Popen[str]:
+    """A run that waits for another one's lock, which the caller has, for longer than any test lasts."""
+    patient = f"import sys; from osg_token_renewer import cli, renew; renew.LOCK_WAIT = {NEVER}; sys.exit(cli.main())"
+    run = host.popen([sys.executable, "-c", patient, *host.renewer()[2:]], {"PYTHONPATH": str(ROOT)})
+    until(lambda: has_open(run.pid, host.state / "lock"))
+    return run
 
 
 def stop(run: subprocess.Popen[str], number: int) -> str:

@@ -16,9 +16,8 @@ from osg_token_renewer import renew, watchdog
 from osg_token_renewer.model import Options
 from testbed import Issuer
 from tests.faults import apart, never_answering
-from tests.host import LONGEST, ROOT, Host, until
+from tests.host import LONGEST, NEVER, ROOT, Host, until
 
-NEVER = 10 * LONGEST
 MESSAGE = "this run was stuck, and is ended: what it did is not in the history; look for a file system that does not answer, or "
 
 # It waits for somebody to open the other end of a named pipe.

@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from osg_token_renewer.sources import oidc_agent
 from testbed import Issuer
-from tests.host import LONGEST, SCOPE, Host, has_open, pids_of, processes_of, spare_adding, until
+from tests.host import LONGEST, SCOPE, Host, pids_of, processes_of, spare_adding, until, waits_for_the_lock
 
 # What oidc-add asks for by itself, where it cannot be told not to.
 OPENING = 0 if oidc_agent.offers("oidc-add", "--skip-check") else 1
@@ -181,7 +180,7 @@ def test_a_killed_setup_leaves_nothing_running(host: Host, issuer: Issuer) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_waits_for_its_turn_ends_at_once(host: Host, number: signal.Signals, tmp_path: Path) -> None:
+def test_a_run_that_waits_for_its_turn_does_not_wait_on_when_it_is_stopped(host: Host, number: signal.Signals) -> None:
     """Idle, there is nothing to finish."""
     host.secret("pw", "x\n")
     host.configure(f"[account a]\npassword_file = {host.root}/pw\n" + host.token("one", "a"))
@@ -189,11 +188,12 @@ def test_a_run_that_waits_for_its_turn_ends_at_once(host: Host, number: signal.S
 
     with (host.state / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        run = host.start()
-        until(lambda: has_open(run.pid, host.state / "lock"))
+        run = waits_for_the_lock(host)
         run.send_signal(number)
-        run.communicate()
+        _, said = run.communicate(timeout=LONGEST)
     assert run.returncode == 128 + number
+    # By itself, and not as one that is stuck.
+    assert said.splitlines()[-1] == f"warning: stopped by {number.name}"
 
 
 def test_a_login_waits_for_a_run_that_has_the_account(rotating: Host, issuer: Issuer) -> None:

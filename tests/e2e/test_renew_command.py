@@ -14,7 +14,7 @@ import pytest
 
 from osg_token_renewer import lock
 from testbed import Issuer
-from tests.host import LONGEST, Host, has_open, stop, until
+from tests.host import LONGEST, Host, has_open, stop, until, waits_for_the_lock
 from tests.terminal import Terminal, unwrapped
 
 
@@ -240,13 +240,12 @@ def test_a_run_that_waited_for_another_finds_fresh_what_that_one_renewed(host: H
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_a_run_that_is_stopped_while_it_waits_for_another_ends_at_once_as_stopped(
+def test_a_run_that_is_stopped_while_it_waits_for_another_ends_before_that_one_and_as_stopped(
     host: Host, issuer: Issuer, probe: str, number: signal.Signals
 ) -> None:
     host.configure(probe + host.token("t", "probe"))
     with lock.held(str(host.state / "lock"), 0):
-        run = host.start()
-        until(lambda: has_open(run.pid, host.state / "lock"))
+        run = waits_for_the_lock(host)
         run.send_signal(number)
         _, said = run.communicate(timeout=LONGEST)
     assert run.returncode == 128 + number
