@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import socket
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from typing import Optional
 from tests.host import LONGEST
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
 NOBODY = 65534
 
 
@@ -75,8 +78,9 @@ def _mount(tmpfs: Mapping[Path, str], also: int) -> None:
 
 
 def _silent_name_server() -> socket.socket:
-    """On loopback; the resolver would ask it for minutes."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    """On loopback, which a new network has, but not up (netdevice(7)); the resolver would ask it for minutes."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
     # In a container it is a mount already, perhaps of a file that is gone, and nothing can be mounted on that.
     subprocess.run(["umount", "-q", "/etc/resolv.conf"], check=False, stderr=subprocess.DEVNULL)
     _instead_of("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n")
