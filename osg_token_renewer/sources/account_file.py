@@ -328,7 +328,8 @@ def _complete(content: bytes) -> bool:
 
 def _damaged(content: bytes) -> bool:
     """Whether it is the beginning of an account file, or nothing. What is neither complete nor that may be of a later version."""
-    return not content.strip(b"\0 \n") or (_FIRST_LINE.match(content) is not None and not _complete(content))
+    written = content.strip(b"\0 \n")
+    return not written or written.isdigit() or (_FIRST_LINE.match(content) is not None and not _complete(content))
 
 
 def _content(where: str) -> bytes:

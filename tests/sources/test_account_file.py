@@ -30,6 +30,10 @@ NEW = complete("new")
 DAMAGED = {
     "empty": b"",
     "cut": NEW[:700],
+    "cut in its first line": NEW[:2],
+    "cut after its first line's number": NEW[:3],
+    "cut after its first line": NEW[:4],
+    "zeros after its beginning": NEW[:3] + bytes(1162),
     "cut in its last line": NEW[:-2],
     "zeros": bytes(1165),
     "zeros at its end": NEW[:1024] + bytes(141),
