@@ -140,6 +140,29 @@ def _not_started(argv: Sequence[str], error: OSError) -> Local:
 
 
 @contextmanager
+def acting_as(user: Optional[User]) -> Iterator[None]:
+    """What this process itself does to files is done with the rights of `user`, who could have put a link anywhere on their way.
+
+    It can go back to its own, and so is to start no process meanwhile. None changes nothing.
+    """
+    if user is None:
+        yield
+        return
+    groups, gid, uid = os.getgroups(), os.getegid(), os.geteuid()
+    try:
+        with undisturbed():
+            os.setgroups(user.groups)
+            os.setegid(user.gid)
+            os.seteuid(user.uid)
+        yield
+    finally:
+        with undisturbed():
+            os.seteuid(uid)
+            os.setegid(gid)
+            os.setgroups(groups)
+
+
+@contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
     """The two ends of a pipe, to read from and to write to; raises Local."""
     try:

@@ -7,20 +7,24 @@ oidc-gen's output is read, not passed on: after a registration it may print the 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from osg_token_renewer import process
-from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable
+from osg_token_renewer.errors import Failure, Refused, TimedOut, Unavailable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.process import Completed, User
-from osg_token_renewer.sources import account_file, client_credentials, oidc_agent
+from osg_token_renewer.sources import account_login, client_credentials, oidc_agent
+from osg_token_renewer.sources.account_login import Login
 from osg_token_renewer.sources.base import Directories
 from osg_token_renewer.text import OUTSIDE_LIMIT, line, outside
+
+log = logging.getLogger(__name__)
 
 # The authorization server of the device flow ends the wait (RFC 8628 section 3.2, expires_in); this bounds an oidc-gen that hangs then.
 LONGEST_WAIT = 3600.0
@@ -71,13 +75,16 @@ class Request:
 Show = Callable[[str, str], None]
 
 
-def register(request: Request, directory: str, user: Optional[User], timeout: float, show: Show) -> None:
-    """Makes the oidc-agent account by the device flow (RFC 8628); raises a Failure, and then leaves no account behind.
+def begun(account: str, user: Optional[User], timeout: float, again: bool) -> AbstractContextManager[Login]:
+    """Has the account for one setup, or for a new login of an account that is there: `account_login.begun`."""
+    return account_login.begun(account, user, _IN_USE * timeout if again else None)
 
-    `timeout` bounds each request, the person has as long as the issuer's code lives. `user`, if given, is whom oidc-agent runs as.
+
+def register(request: Request, login: Login, directory: str, timeout: float, show: Show) -> None:
+    """Has a person log in by the device flow (RFC 8628), which makes the oidc-agent account; raises a Failure.
+
+    `timeout` bounds each request, the person has as long as the issuer's code lives.
     """
-    refuse_existing(request.account, user)
-    where = account_file.path(request.account, user)
     argv = [f"--iss={request.issuer}", f"--scope={request.scope}"]
     if request.audience:
         argv.append(f"--aud={request.audience}")
@@ -87,31 +94,19 @@ def register(request: Request, directory: str, user: Optional[User], timeout: fl
         if client_file is not None:
             argv.append(f"--file=/dev/fd/{client_file}")
         descriptors = [] if client_file is None else [client_file]
-        try:
-            _generate(request, argv, descriptors, directory, user, timeout, show)
-        except BaseException:
-            # oidc-gen may have written it already when the end came.
-            with suppress(FileNotFoundError):
-                os.unlink(where)
-            raise
-    if not os.path.exists(where):
-        raise Local(f"oidc-gen said that all is well, but there is no account file {where}")
+        _generate(request, login, argv, descriptors, directory, timeout, show)
+    login.finish()
 
 
-def refuse_existing(account: str, user: Optional[User]) -> None:
-    """Raises Local when there is such an account: its refresh token must not be lost by accident."""
-    where = account_file.path(account, user)
-    if os.path.exists(where):
-        again = f"osg-token-renewer-setup --reauthenticate {account}"
-        raise Local(f"there is an account {account} already ({where})", f"for a new login: {again}; to start over: remove that file")
-
-
-def reauthenticate(request: Request, directory: str, user: Optional[User], timeout: float, show: Show) -> None:
-    """Gives an existing account a new refresh token; raises a Failure, and then leaves the account as it was."""
-    with account_file.held(account_file.path(request.account, user), request.account, _IN_USE * timeout) as held:
-        if held is None:
-            raise Refused(f"there is no account {request.account} to log in again", f"run: osg-token-renewer-setup {request.account}")
-        _generate(request, ["--reauthenticate"], [], directory, user, timeout, show)
+def reauthenticate(request: Request, login: Login, directory: str, timeout: float, show: Show) -> None:
+    """The same for an account that is there, which gets a new refresh token; raises a Failure."""
+    try:
+        _generate(request, login, ["--reauthenticate"], [], directory, timeout, show)
+    except Failure:
+        if login.changed:
+            log.warning("account %s has its new login all the same", request.account)
+        raise
+    login.finish()
 
 
 def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, Any]:
@@ -142,10 +137,10 @@ def prove(account: Account, spec: TokenSpec) -> None:
 
 def _generate(
     request: Request,
+    login: Login,
     options: Sequence[str],
     descriptors: Sequence[int],
     directory: str,
-    user: Optional[User],
     timeout: float,
     show: Show,
 ) -> None:
@@ -160,11 +155,14 @@ def _generate(
         show(*found)
         return request.longest_wait
 
-    with oidc_agent.agent(directory, user) as agent, _in_memory(request.password.reveal() + "\n") as password:
+    limit = _REQUESTS_BEFORE_CODE * timeout
+    with oidc_agent.agent(directory, login.user, login) as agent, _in_memory(request.password.reveal() + "\n") as password:
         argv = [program, "--flow=device", "--no-url-call", "--prompt=none", f"--pw-file=/dev/fd/{password}", *options, request.account]
-        fds = [*descriptors, *([] if password is None else [password])]
+        # Should this program be killed: oidc-gen ends in bounded time, and until then its agent lives and the account is held.
+        argv = oidc_agent.limited_to(limit + request.longest_wait + process.GRACE, argv)
+        fds = [*descriptors, agent.hold, *([] if password is None else [password])]
         try:
-            done = process.run(argv, agent.env, _REQUESTS_BEFORE_CODE * timeout, pass_fds=fds, user=user, watch=watch)
+            done = process.run(argv, agent.env, limit, pass_fds=fds, user=login.user, watch=watch)
         except TimedOut as error:
             raise TimedOut("the issuer did not answer in time" if not shown else "the authorization did not end", None) from error
     # What it prints is not always what happened (it says "accepted" when the user denied): its exit status is.

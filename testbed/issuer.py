@@ -97,6 +97,8 @@ class Issuer:
         self._session = requests.Session()
         self._session.trust_env = False  # else $REQUESTS_CA_BUNDLE and proxies come first
         self._session.verify = str(self.ca_file)
+        # Two processes cannot use one TLS connection.
+        os.register_at_fork(after_in_child=self._session.close)
         self._public_keys: dict[str, Any] | None = None
         key, cert = self._make_certificates()
         self._port = _taken() if port == 0 else None

@@ -74,10 +74,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"ACCOUNT: {problem}")
     _refuse_unused(args)
     _require_answers(args)
-    with _ended_by_signals():
-        this = _Setup(args, _service_user(args.service_user))
+    progress = _Progress()
+    with _ended_by_signals(progress):
+        this = _Setup(args, _service_user(args.service_user), progress)
         this.refuse_what_others_can_change()
         section = this.client_credentials() if args.client_credentials else this.device_flow()
+        progress.outcome = f"account {args.account} is ready, but its section may be missing in the configuration"
         this.conclude(section)
     return Exit.WELL
 
@@ -115,11 +117,19 @@ def _require_answers(args: argparse.Namespace) -> None:
         raise UsageError(f"without a terminal to ask on, these options are needed: {', '.join(missing)}")
 
 
+@dataclass
+class _Progress:
+    """What has become of the account: said when a signal ends the program."""
+
+    outcome: str = "nothing was set up"
+
+
 @dataclass(frozen=True)
 class _Setup:
     args: argparse.Namespace
     # Whom oidc-agent runs as; None is this process's own user.
     user: Optional[User]
+    progress: _Progress
 
     @property
     def pw_file(self) -> str:
@@ -141,16 +151,19 @@ class _Setup:
         args = self.args
         process.find("oidc-gen", oidc_agent.PACKAGE)
         pw_file = self.pw_file
-        if not args.reauthenticate:
-            registration.refuse_existing(args.account, self.user)
-        if not args.create_pw_file:
-            _require_file(pw_file)
-        request = registration.Request(args.account) if args.reauthenticate else self._wanted()
         register = registration.reauthenticate if args.reauthenticate else registration.register
         # A $TMPDIR of root's own would be out of another user's reach.
         sockets = "/tmp" if self.user else tempfile.gettempdir()  # noqa: S108
-        with self._password(pw_file) as password:
-            register(replace(request, password=password), sockets, self.user, args.timeout, _show)
+        with registration.begun(args.account, self.user, args.timeout, args.reauthenticate) as login:
+            if not args.create_pw_file:
+                _require_file(pw_file)
+            request = registration.Request(args.account) if args.reauthenticate else self._wanted()
+            try:
+                with self._password(pw_file) as password:
+                    register(replace(request, password=password), login, sockets, args.timeout, _show)
+            finally:
+                if login.changed:
+                    self.progress.outcome = f"account {args.account} has its new login"
         self._warn_unless_readable(pw_file)
         return {"password_file": pw_file}
 
@@ -308,7 +321,7 @@ def _service_user(name: str) -> Optional[User]:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def _ended_by_signals(progress: _Progress) -> Iterator[None]:
     """Each signal that ends a program ends it through every cleanup, which a second one does not interrupt."""
 
     def handle(number: int, _frame: object) -> None:
@@ -319,6 +332,9 @@ def _ended_by_signals() -> Iterator[None]:
     before = {number: signal.signal(number, handle) for number in ENDING}
     try:
         yield
+    except _Interrupted as interrupted:
+        interrupted.message += f": {progress.outcome}"
+        raise
     except EOFError:
         raise UsageError("the input ended before everything was answered") from None
     finally:
@@ -328,7 +344,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 class _Interrupted(RenewerError):
     def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"interrupted by {number.name}: nothing was set up")
+        super().__init__(f"interrupted by {number.name}")
         self.exit_status = 128 + number  # type: ignore[assignment]
 
 

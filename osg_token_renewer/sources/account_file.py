@@ -48,7 +48,7 @@ def path(account: str, user: Optional[User] = None) -> str:
 def fingerprint(account: str) -> Optional[str]:
     """A digest of the account's file, which changes with its refresh token; None where there is no such file."""
     try:
-        return _digest(_content(path(account))).decode("ascii")
+        return _digest(contents(path(account))).decode("ascii")
     except OSError:
         return None
 
@@ -93,7 +93,7 @@ def guarded(account: str, copy: str, wait: float, begin: Begin = at_any_time) ->
     """
     where = path(account)
     with held(where, account, wait, begin) as descriptor:
-        guard = Guard(account, where, copy, descriptor)
+        guard = Guard(account, where, copy, () if descriptor is None else (descriptor,))
         try:
             guard.prepare()
             yield guard
@@ -106,11 +106,11 @@ class Guard:
 
     The agent is lent a copy, so that what it does to its file, at whatever moment, is not done to the only one; what it made of it is taken
     back by writing into blocks that the file has already. `descriptors` are for the agent to inherit: with them it holds the file. `room`
-    is a file that keeps room for what might not fit into those blocks; `lent` is where the agent's copy is.
+    is a file that keeps room for what might not fit into those blocks; `lent` is where the agent's copy is. An empty `copy` keeps none.
     """
 
-    def __init__(self, account: str, where: str, copy: str, descriptor: Optional[int]) -> None:
-        self.descriptors = () if descriptor is None else (descriptor,)
+    def __init__(self, account: str, where: str, copy: str, descriptors: Sequence[int]) -> None:
+        self.descriptors = descriptors
         self.path = where
         self.room = os.path.join(os.path.dirname(where), f".{account}.room")
         self.lent: Optional[str] = None
@@ -131,7 +131,7 @@ class Guard:
         if not self.descriptors:
             return
         self._content = self._read()
-        if _damaged(self._content):
+        if damaged(self._content):
             self._content = self._put_back("is damaged")
         elif self._outdated():
             self._content = self._put_back("could not be written by an earlier run")
@@ -141,7 +141,7 @@ class Guard:
         try:
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, os.strerror(13))
-            _write(self.room, os.urandom(len(self._content) + _GROWTH))
+            write(self.room, os.urandom(len(self._content) + _GROWTH))
         except OSError as error:
             self._release()
             raise Local(
@@ -161,27 +161,35 @@ class Guard:
         self._base, self._spare = os.path.join(directory, _BASE), os.path.join(directory, "room")
         try:
             os.mkdir(made, 0o700)
-            for name in os.listdir(os.path.dirname(self.path)):
-                # Its own files, not other accounts'.
-                if name.endswith(".config") and name != self.account:
-                    os.symlink(os.path.join(os.path.dirname(os.path.abspath(self.path)), name), os.path.join(made, name))
-            _write(lent, self._content)
-            _write(self._base, self._content)
-            _write(self._spare, os.urandom(len(self._content) + _GROWTH))
+            for name in self._beside():
+                os.symlink(os.path.join(os.path.dirname(os.path.abspath(self.path)), name), os.path.join(made, name))
+            if self._content:
+                write(lent, self._content)
+                write(self._base, self._content)
+            write(self._spare, os.urandom(len(self._content) + _GROWTH))
         except OSError as error:
             raise Local(f"no directory for oidc-agent can be made in {directory}: {error.strerror}", "see runtime_dir") from error
         self.lent = lent
         return {"OIDC_CONFIG_DIR": made}
+
+    @property
+    def watched(self) -> str:
+        """What is taken back when this program was killed; empty where nothing is."""
+        return self.lent or ""
+
+    def _beside(self) -> set[str]:
+        """oidc-agent's own files there, not other accounts'."""
+        return {name for name in os.listdir(os.path.dirname(self.path)) if name.endswith(".config")} - {self.account}
 
     def take_back(self) -> bool:
         """Writes what the agent made of its copy to the account file; false if the agent did not write that whole."""
         if self.lent is None:
             return True
         try:
-            content = _content(self.lent)
+            content = contents(self.lent)
         except OSError:
             return False
-        if _damaged(content):
+        if damaged(content):
             return False
         if content != self._content:
             # First: as long as the account file is being written, this is the complete one.
@@ -190,24 +198,27 @@ class Guard:
         return True
 
     def _rewrite(self, content: bytes) -> None:
-        """Where the account file cannot be written for good (read-only by now), the copy is put back by the next run that can."""
-        why: Optional[str] = None
+        why = ""
         for wait in self._waits:
             time.sleep(wait)
             try:
-                _overwrite(self.path, content)
+                overwrite(self.path, content)
             except OSError as error:
-                why = error.strerror
+                why = error.strerror or str(error)
                 self._release()
             else:
                 self._content = content
                 with suppress(OSError):
-                    _write(self._base, content)
+                    write(self._base, content)
                 return
         # To have waited once is enough.
         self._waits = (0.0,)
+        self._not_written(content, why)
+
+    def _not_written(self, content: bytes, why: str) -> None:
+        """The account file cannot be written for good (read-only by now): the copy is put back by the next run that can."""
         with suppress(OSError):
-            _write(self._newer, _digest(self._content))
+            write(self._newer, _digest(self._content))
         if self._kept == content:
             then = f"the new refresh token is in {self._copy}, and the next run that can write the file puts it there"
         else:
@@ -219,11 +230,11 @@ class Guard:
         if self.lent is None:
             return
         try:
-            if not _damaged(_content(self.lent)):
+            if not damaged(contents(self.lent)):
                 return
             with suppress(FileNotFoundError):
                 os.unlink(self._spare)
-            _write(self.lent, self._content)
+            write(self.lent, self._content)
         except OSError as error:
             log.warning("account %s: %s cannot be written: %s", self.account, self.lent, error.strerror)
 
@@ -238,22 +249,22 @@ class Guard:
             return
         self._release()
         with suppress(Local):
-            if _damaged(self._read()):
+            if damaged(self._read()):
                 self._put_back("is damaged")
 
     def _read(self) -> bytes:
         try:
-            return _content(self.path)
+            return contents(self.path)
         except OSError as error:
             raise Local(f"the account file {self.path} cannot be read: {error.strerror}") from error
 
     def _keep(self, content: bytes) -> None:
         """A copy that cannot be kept is a warning: the account itself is well."""
-        if not _complete(content) or content == self._kept:
+        if not self._copy or not _complete(content) or content == self._kept:
             return
         try:
             directories.made(os.path.dirname(self._copy))
-            if not os.path.exists(self._copy) or _content(self._copy) != content:
+            if not os.path.exists(self._copy) or contents(self._copy) != content:
                 _replace(self._copy, content)
             self._kept = content
         except OSError as error:
@@ -262,14 +273,14 @@ class Guard:
     def _outdated(self) -> bool:
         """Whether the copy was made to follow this very file, and the file could not be written then."""
         try:
-            return _content(self._newer) == _digest(self._content) and _complete(_content(self._copy))
+            return contents(self._newer) == _digest(self._content) and _complete(contents(self._copy))
         except OSError:
             return False
 
     def _put_back(self, why: str) -> bytes:
         """The copy, in place of the file that is damaged or outdated; raises Local where there is none."""
         try:
-            content = _content(self._copy)
+            content = contents(self._copy)
         except OSError as error:
             raise Local(
                 f"the account file {self.path} {why} and there is no copy of it",
@@ -277,7 +288,7 @@ class Guard:
             ) from error
         try:
             # In place: the file itself is what is held.
-            _write(self.path, content)
+            write(self.path, content)
         except OSError as error:
             raise Local(
                 f"the account file {self.path} {why}, and its copy {self._copy} cannot be put back: {error.strerror}",
@@ -296,16 +307,16 @@ def rescue(directory: str) -> bool:
     where the account file is damaged or still what it was then.
     """
     try:
-        base = _content(os.path.join(directory, _BASE))
+        base = contents(os.path.join(directory, _BASE))
         names = [name for name in os.listdir(os.path.join(directory, _LENT)) if not name.endswith(".config")]
         for name in names:
-            content = _content(os.path.join(directory, _LENT, name))
+            content = contents(os.path.join(directory, _LENT, name))
             with held(path(name), name, 0.0) as descriptor:
                 if descriptor is None or content == base or not _complete(content):
                     continue
-                now = _content(path(name))
-                if now == base or _damaged(now):
-                    _overwrite(path(name), content)
+                now = contents(path(name))
+                if now == base or damaged(now):
+                    overwrite(path(name), content)
                     log.warning("account %s: took back what the oidc-agent of a run that was killed had written", name)
     except FileNotFoundError:
         return True
@@ -326,18 +337,18 @@ def _complete(content: bytes) -> bool:
     return _LAST_LINE.search(content) is not None
 
 
-def _damaged(content: bytes) -> bool:
+def damaged(content: bytes) -> bool:
     """Whether it is the beginning of an account file, or nothing. What is neither complete nor that may be of a later version."""
     written = content.strip(b"\0 \n")
     return not written or written.isdigit() or (_FIRST_LINE.match(content) is not None and not _complete(content))
 
 
-def _content(where: str) -> bytes:
+def contents(where: str) -> bytes:
     with open(where, "rb") as file:
         return file.read(_LARGEST)
 
 
-def _write(where: str, content: bytes) -> None:
+def write(where: str, content: bytes) -> None:
     descriptor = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(content)
@@ -345,7 +356,7 @@ def _write(where: str, content: bytes) -> None:
         os.fsync(descriptor)
 
 
-def _overwrite(where: str, content: bytes) -> None:
+def overwrite(where: str, content: bytes) -> None:
     """Without truncating it first: a full disk has no room but what the file has already."""
     descriptor = os.open(where, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -360,7 +371,7 @@ def _overwrite(where: str, content: bytes) -> None:
 def _replace(where: str, content: bytes) -> None:
     temporary = f"{where}.new"
     try:
-        _write(temporary, content)
+        write(temporary, content)
         os.replace(temporary, where)
     except OSError:
         with suppress(OSError):

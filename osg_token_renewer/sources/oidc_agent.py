@@ -164,7 +164,7 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
         said = os.path.join(private, "log")
         lent = guard.lend(private) if guard else {}
         env = process.environment(OIDC_SOCK=path, **lent, **({"HOME": user.home, "USER": user.name, "TMPDIR": private} if user else {}))
-        files = [guard.lent or "", guard.path, guard.room] if guard else ["", "", ""]
+        files = [guard.watched, guard.path, guard.room] if guard else ["", "", ""]
         watcher = ["/bin/sh", "-c", _WATCHED, "oidc-agent", private, *files]
         argv = [program, "--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme"]
         command = [*watcher, *argv, f"--socket-path={path}"]
@@ -231,13 +231,18 @@ def _add(account: Account, password_file: str, running: Agent, begin: Begin) -> 
         raise failure(done, account.name)
 
 
+def limited_to(limit: float, argv: Sequence[str]) -> list[str]:
+    """A command that ends by itself after so many seconds: oidc-agent's programs have no time limit, and this one may be killed."""
+    return [process.find("timeout", "coreutils"), "--signal=KILL", f"{limit:g}", *argv]
+
+
 def _client_limit(account: Account) -> float:
     """When a client is ended that this program did not end, because it was killed."""
     return account.timeout + process.GRACE
 
 
 def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) -> Completed:
-    limited = [process.find("timeout", "coreutils"), "--signal=KILL", f"{_client_limit(account):g}", *argv]
+    limited = limited_to(_client_limit(account), argv)
     with begin(min(account.timeout, _UNCUT)) as within:
         timeout = min(account.timeout, within)
         loss = "if the issuer rotates refresh tokens, the account may be lost; should the next run be refused, run: "

@@ -13,17 +13,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
 
 import pytest
 
 from osg_token_renewer import cli, registration
-from osg_token_renewer.errors import TimedOut
+from osg_token_renewer.errors import TimedOut, Unavailable
 from osg_token_renewer.model import Secret
+from osg_token_renewer.sources import account_file
 from testbed import Issuer
-from tests.host import LONGEST, SCOPE, Host, Result, processes_with, until
+from tests.faults import apart, mount
+from tests.host import LONGEST, SCOPE, Host, Result, processes_of, processes_with, until
 from tests.terminal import Terminal
 
 SETUP = "osg-token-renewer-setup"
@@ -55,8 +57,23 @@ def printed_section(result: Result) -> tuple[str, dict[str, str]]:
 def nothing_is_left(host: Host, *kept: str) -> bool:
     """No account, no password file that was made, no process, and none of oidc-gen's temporary files."""
     there = {path.name for path in host.root.iterdir() if path.is_file()}
-    accounts = host.account_file("robot").exists()
-    return (there, accounts, host.leftovers(), list(Path("/tmp").glob("oidc-gen:*"))) == (set(kept), False, [], [])
+    return (there, in_accounts(host) - {"issuer.config"}, host.leftovers(), list(Path("/tmp").glob("oidc-gen:*"))) == (
+        set(kept),
+        set(),
+        [],
+        [],
+    )
+
+
+def in_accounts(host: Host) -> set[str]:
+    """All that is in the directory of accounts."""
+    directory = host.account_file("robot").parent
+    return set(os.listdir(directory)) if directory.exists() else set()
+
+
+def lent(host: Host) -> list[Path]:
+    """What oidc-gen has made of the account so far, in its own directory."""
+    return list(host.short.glob("osg-agent-*/oidc-agent/robot"))
 
 
 @pytest.fixture
@@ -207,12 +224,11 @@ def test_after_a_denied_an_expired_and_an_interrupted_authorization_nothing_is_l
 
 
 def test_what_was_made_before_an_interruption_is_removed_also_when_there_are_more_of_them(host: Host, issuer: Issuer) -> None:
-    account = host.account_file("robot")
-    host.program("oidc-gen", f"mkdir -m 700 {account.parent}; echo half of it >{account}; exec sleep 300\n")
+    host.program("oidc-gen", 'echo half of it >"$OIDC_CONFIG_DIR/robot"; exec sleep 300\n')
     # An agent that takes its time to end.
     host.program("oidc-agent", f'trap "sleep 1" TERM; {shutil.which("oidc-agent")} "$@" & wait\n')
     running = host.popen(host.registrar(*given(host, issuer), "robot"), {})
-    until(account.exists)
+    until(lambda: bool(lent(host)))
     assert (host.root / "robot.pw").exists()
     running.send_signal(signal.SIGHUP)
     # Unless it has ended already, where this process was not given any time.
@@ -357,12 +373,12 @@ def test_an_issuer_that_never_answers_is_left_at_the_deadline(host: Host, issuer
     # What comes before must have its answer, however slow the machine: four seconds for metadata, twelve for oidc-gen.
     registering = host.popen(host.registrar(*given(host, issuer), "--timeout", "4", "robot"), {})
     until(lambda: issuer.counts().registration == 1)
-    logging_in = host.popen(host.registrar(*given(host, issuer, "--manual", *known), "--timeout", "4", "robot"), {})
+    logging_in = host.popen(host.registrar(*given(host, issuer, "--manual", *known), "--timeout", "4", "drone"), {})
     until(lambda: issuer.counts().device_authorization == 1)
     proving = host.popen(host.registrar(*options), {})
     until(lambda: issuer.counts().token == 1)
     issuer.fault(endpoint="discovery", hang=True)
-    silent = host.popen(host.registrar(*given(host, issuer), "--timeout", "1", "robot"), {})
+    silent = host.popen(host.registrar(*given(host, issuer), "--timeout", "1", "silent"), {})
 
     ends = [(one.communicate(timeout=LONGEST)[1], one.returncode) for one in (registering, logging_in, proving, silent)]
 
@@ -379,8 +395,8 @@ def test_an_issuer_that_falls_silent_once_the_code_is_shown_is_left_when_the_per
     issuer.fault(endpoint="token", hang=True)
     shown: list[str] = []
     request = registration.Request("robot", issuer.url, SCOPE, "", str(issuer.ca_file), password=Secret("x"), longest_wait=2.0)
-    with pytest.raises(TimedOut, match="the authorization did not end"):
-        registration.register(request, str(host.runtime), None, 20.0, lambda _url, code: shown.append(code))
+    with pytest.raises(TimedOut, match="the authorization did not end"), registration.begun("robot", None, 20.0, again=False) as login:
+        registration.register(request, login, str(host.runtime), 20.0, lambda _url, code: shown.append(code))
     assert len(shown) == 1
     issuer.clear_faults()
     # A code that nobody waits for any more must not be the next one that is approved.
@@ -443,6 +459,292 @@ def test_without_oidc_agent_its_package_is_named(host: Host, issuer: Issuer) -> 
     done = host.setup(*given(host, issuer), "robot", env={"PATH": "/nonexistent"})
     assert (done.status, done.stderr) == (1, "oidc-gen is not installed; install the package oidc-agent-cli\n")
     assert nothing_is_left(host)
+
+
+# the account file
+
+
+def again(host: Host) -> list[str]:
+    return ["--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot"]
+
+
+def fill(directory: Path) -> None:
+    """Leaves no room in its file system."""
+    with (directory / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+def during_login(host: Host, issuer: Issuer, arguments: list[str], meanwhile: Callable[[], object]) -> Result:
+    """A setup, and what happens while a person logs in."""
+    running = host.popen(host.registrar(*arguments), {})
+    wait_for_code(issuer, running)
+    meanwhile()
+    issuer.approve_next()
+    stdout, stderr = running.communicate(timeout=LONGEST)
+    return Result(running.returncode, stdout, stderr)
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_where_the_account_cannot_be_written_nobody_is_asked_to_log_in(host: Host, issuer: Issuer, registry: Host, fault: str) -> None:
+    account = host.account_file("robot")
+    account.parent.mkdir(mode=0o700)
+
+    def attempted(arguments: list[str]) -> None:
+        why = "No space left on device" if fault == "full" else "Read-only file system"
+        remedy = f"make room in {account.parent}, and let the service user write there"
+        there = in_accounts(host)
+        done = host.setup(*arguments)
+        said = f"the account file {account} cannot be written ({why}): nobody was asked to log in; {remedy}\n"
+        assert (done.status, done.stdout, done.stderr) == (1, "", said)
+        assert in_accounts(host) == there
+
+    def body() -> None:
+        host.adopt(registry, "robot")
+        before = account.read_bytes()
+        account.rename(account.with_name("drone"))
+        if fault == "full":
+            fill(account.parent)
+        else:
+            mount(account.parent, "remount,ro")
+        attempted([*given(host, issuer), "robot"])
+        mount(account.parent, "remount,rw")
+        account.with_name("drone").rename(account)
+        if fault != "full":
+            mount(account.parent, "remount,ro")
+        attempted(again(host))
+        assert account.read_bytes() == before
+
+    apart(body, tmpfs={account.parent: "size=64k"})
+    assert issuer.counts().total == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user, whom root can work for")
+def test_root_proves_that_the_service_user_can_write_the_account(host: Host, issuer: Issuer) -> None:
+    host.short.chmod(0o711)
+    accounts = host.short / "run" / "accounts"
+    accounts.parent.chmod(0o711)
+    accounts.mkdir(mode=0o755)
+    # A link that root would follow to where only root may write.
+    theirs = accounts.with_name("theirs")
+    theirs.symlink_to(accounts)
+    for directory in (accounts, theirs):
+        done = host.setup(*given(host, issuer), "--service-user", "nobody", "robot", env={"OIDC_CONFIG_DIR": str(directory)})
+        remedy = f"make room in {directory}, and let nobody write there"
+        cannot = f"the account file {directory}/robot cannot be written (Permission denied): nobody was asked to log in; {remedy}\n"
+        assert (done.status, done.stdout, done.stderr) == (1, "", cannot)
+    assert os.listdir(accounts) == []
+    assert not (host.root / "robot.pw").exists()
+    assert issuer.counts().total == 0
+    theirs.unlink()
+    accounts.rmdir()
+
+
+def test_a_disk_that_fills_up_during_the_login_costs_nothing(host: Host, issuer: Issuer) -> None:
+    """Neither a new account, nor its new login, nor oidc-agent's list of issuers."""
+    accounts = host.account_file("robot").parent
+    accounts.mkdir(mode=0o700)
+
+    def body() -> None:
+        (accounts / "issuer.config").write_text("https://issuer.example.org drone\n")
+        done = during_login(host, issuer, [*given(host, issuer), "robot"], lambda: fill(accounts))
+        assert done.status == 0, done.stderr
+        assert in_accounts(host) == {"robot", "issuer.config", "filler"}
+        assert "drone" in (accounts / "issuer.config").read_text()
+        host.configure(f"[account robot]\npassword_file = {host.root}/robot.pw\n" + host.token("t", "robot"))
+        (accounts / "filler").unlink()
+        assert host.run().status == 0
+
+        before = (accounts / "robot").read_bytes()
+        done = during_login(host, issuer, again(host), lambda: fill(accounts))
+        assert done.status == 0, done.stderr
+        assert (accounts / "robot").read_bytes() != before
+        (accounts / "filler").unlink()
+        assert host.run().status == 0
+
+    apart(body, tmpfs={accounts: "size=256k"})
+
+
+def test_a_login_that_could_not_be_written_is_said_and_the_account_is_as_it_was(host: Host, issuer: Issuer, registry: Host) -> None:
+    account = host.account_file("robot")
+    account.parent.mkdir(mode=0o700)
+
+    def body() -> None:
+        make_room = f"make room in {account.parent}, and let the service user write there, and run it again: {SETUP}"
+        read_only = "(Read-only file system)"
+
+        done = during_login(host, issuer, [*given(host, issuer), "robot"], lambda: mount(account.parent, "remount,ro"))
+        assert done.status == 1
+        assert done.stderr == f"the account file {account} cannot be written {read_only}: nothing was set up; {make_room} robot\n"
+        assert "is ready" not in done.stdout
+        assert not (host.root / "robot.pw").exists()
+        mount(account.parent, "remount,rw")
+
+        host.register(issuer, "robot")
+        before = account.read_bytes()
+        done = during_login(host, issuer, again(host), lambda: mount(account.parent, "remount,ro"))
+        assert done.status == 1
+        assert done.stderr == (
+            f"the new login could not be written to the account file {account} {read_only}: the account is as it was; "
+            f"{make_room} --reauthenticate robot\n"
+        )
+        assert "is ready" not in done.stdout
+        assert account.read_bytes() == before
+
+    apart(body, tmpfs={account.parent: "size=256k"})
+
+
+def test_an_account_that_oidc_gen_did_not_write_whole_is_none(host: Host, issuer: Issuer) -> None:
+    """It works in the directory for temporary files, and says that all is well also where that is full."""
+
+    def body() -> None:
+        done = during_login(host, issuer, [*given(host, issuer), "robot"], lambda: fill(host.short))
+        assert (done.status, "is ready" in done.stdout) == (1, False)
+        what = "oidc-gen said that all is well, but did not write the account whole: nothing was set up"
+        assert done.stderr == f"{what}; make room in {host.short}, and run it again: {SETUP} robot\n"
+        (host.short / "filler").unlink()
+        assert nothing_is_left(host)
+
+    apart(body, tmpfs={host.short: "size=256k"})
+
+
+def test_a_new_login_that_is_none_is_said_to_be_none(host: Host, registry: Host) -> None:
+    host.adopt(registry, "robot")
+    before = host.account_file("robot").read_bytes()
+    for script in ("exit 0", '>"$OIDC_CONFIG_DIR/robot"', 'rm "$OIDC_CONFIG_DIR/robot"'):
+        host.program("oidc-gen", f"{script}\n")
+        done = host.setup(*again(host))
+        assert (done.status, "is ready" in done.stdout) == (1, False)
+        assert done.stderr.startswith("oidc-gen said that all is well, but wrote no new login: the account is as it was; ")
+        assert host.account_file("robot").read_bytes() == before
+        assert in_accounts(host) == {"robot"}
+
+
+def test_a_damaged_account_is_not_logged_in_again(host: Host, registry: Host, said: Callable[..., tuple[int, str, str]]) -> None:
+    host.adopt(registry, "robot")
+    os.truncate(host.account_file("robot"), 2)
+    status, _, stderr = said(*again(host))
+    assert (status, stderr.startswith(f"the account file {host.account_file('robot')} is damaged: ")) == (1, True)
+    assert stderr.endswith(f"remove it and run: {SETUP} robot\n")
+
+
+def test_a_login_that_was_written_before_an_interruption_is_said_to_be(host: Host, issuer: Issuer) -> None:
+    host.configure(host.register(issuer, "robot") + host.token("t", "robot"))
+    account = host.account_file("robot")
+    before = account.read_bytes()
+    done = host.root / "done"
+    host.program("oidc-gen", f'{shutil.which("oidc-gen")} "$@" || exit 1; : >{done}; exec sleep 300\n')
+
+    running = host.popen(host.registrar(*again(host)), {})
+    wait_for_code(issuer, running)
+    issuer.approve_next()
+    until(done.exists)
+    running.send_signal(signal.SIGTERM)
+    _, stderr = running.communicate(timeout=LONGEST)
+
+    assert (running.returncode, stderr) == (143, "interrupted by SIGTERM: account robot has its new login\n")
+    assert account.read_bytes() != before
+    assert host.run().status == 0
+    assert in_accounts(host) - {"issuer.config"} == {"robot"}
+
+
+# two at a time
+
+
+def test_a_second_setup_of_an_account_leaves_the_first_one_alone(host: Host, issuer: Issuer) -> None:
+    first = host.popen(host.registrar(*given(host, issuer), "robot"), {})
+    wait_for_code(issuer, first)
+    password = (host.root / "robot.pw").read_text()
+    asked = issuer.counts().total
+    lock = host.account_file(".robot.setup")
+    message = f"another setup of account robot is at work (process {first.pid}): nothing was attempted"
+
+    second = host.setup(*given(host, issuer), "robot")
+
+    remedy = f"wait for it to end, or see who has it: fuser -v {lock}"
+    assert (second.status, second.stdout, second.stderr) == (1, "", f"{message}; {remedy}\n")
+    assert (host.root / "robot.pw").read_text() == password
+    # Two accounts are two accounts.
+    other = host.popen(host.registrar(*given(host, issuer), "--pw-file", str(host.root / "drone.pw"), "drone"), {})
+    until(lambda: len(issuer.pending_user_codes()) == 2)
+    other.send_signal(signal.SIGTERM)
+    other.communicate(timeout=LONGEST)
+    issuer.revoke(issuer.client_id("drone"))
+    issuer.approve_next()
+    _, stderr = first.communicate(timeout=LONGEST)
+    assert first.returncode == 0, stderr
+    assert issuer.counts().total > asked
+    assert in_accounts(host) == {"robot", "issuer.config"}
+
+    relogin = host.popen(host.registrar(*again(host)), {})
+    wait_for_code(issuer, relogin)
+    before = host.account_file("robot").read_bytes()
+    second = host.setup(*again(host))
+    assert (second.status, f"another setup of account robot is at work (process {relogin.pid}): " in second.stderr) == (1, True)
+    issuer.deny_next()
+    relogin.communicate(timeout=LONGEST)
+    assert host.account_file("robot").read_bytes() == before
+    assert in_accounts(host) == {"robot", "issuer.config"}
+
+
+def test_what_a_setup_did_not_make_it_does_not_remove(host: Host, issuer: Issuer, registry: Host) -> None:
+    """Not even an account that somebody has put there by other means meanwhile."""
+    running = host.popen(host.registrar(*given(host, issuer), "robot"), {})
+    wait_for_code(issuer, running)
+    shutil.copy(registry.account_file("robot"), host.account_file("robot"))
+    running.send_signal(signal.SIGTERM)
+    _, stderr = running.communicate(timeout=LONGEST)
+    assert (running.returncode, stderr) == (143, "interrupted by SIGTERM: nothing was set up\n")
+    issuer.revoke(issuer.client_id("robot"))
+    assert host.account_file("robot").read_bytes() == registry.account_file("robot").read_bytes()
+    host.account_file("robot").unlink()
+
+    put_there = lambda: shutil.copy(registry.account_file("robot"), host.account_file("robot"))  # noqa: E731
+    done = during_login(host, issuer, [*given(host, issuer), "robot"], put_there)
+    assert (done.status, "there is an account robot already" in done.stderr) == (1, True)
+    assert host.account_file("robot").read_bytes() == registry.account_file("robot").read_bytes()
+
+
+def test_what_a_killed_setup_started_has_the_account_until_it_ends(host: Host, issuer: Issuer) -> None:
+    killed = host.popen(host.registrar(*given(host, issuer), "--timeout", "7", "robot"), {})
+    wait_for_code(issuer, killed)
+    killed.kill()
+    killed.communicate(timeout=LONGEST)
+    # Three requests, an hour for the person, and the time to end.
+    (limit,) = re.findall(r"timeout --signal=KILL (\S+) \S*oidc-gen ", "\n".join(processes_of(host.home)))
+    assert limit == "3624"
+    refused = host.setup(*given(host, issuer), "robot")
+    assert refused.status == 1
+    whose = f"what process {killed.pid}, which was killed, had started"
+    assert refused.stderr.startswith(f"another setup of account robot is at work ({whose}): nothing was attempted; ")
+
+    issuer.approve_next()
+    until(lambda: host.leftovers() == [])
+    # Nobody has been told that there is an account, so there is none.
+    assert in_accounts(host) - {"issuer.config"} == set()
+    with person(issuer.approve_next):
+        assert host.setup(*given(host, issuer), "robot").status == 0
+
+
+def test_the_login_of_a_killed_setup_is_not_lost_and_nothing_is_written_once_the_account_is_free(host: Host, issuer: Issuer) -> None:
+    host.configure(host.register(issuer, "robot") + host.token("t", "robot"))
+    account = host.account_file("robot")
+    before = account.read_bytes()
+    killed = host.popen(host.registrar(*again(host)), {})
+    wait_for_code(issuer, killed)
+    killed.kill()
+    killed.communicate(timeout=LONGEST)
+    with pytest.raises(Unavailable, match="in use by another run or login"), account_file.held(str(account), "robot", 0.0):
+        pass
+    issuer.approve_next()
+
+    with account_file.held(str(account), "robot", LONGEST):
+        free = account.read_bytes()
+    assert free != before
+    until(lambda: host.leftovers() == [])
+    assert account.read_bytes() == free
+    assert in_accounts(host) - {"issuer.config"} == {"robot"}
+    assert host.run().status == 0
 
 
 # secrets
@@ -548,11 +850,11 @@ def test_root_works_as_the_service_user_who_need_not_be_able_to_read_the_passwor
     # A directory for temporary files that is closed to the service user.
     env = {"OIDC_CONFIG_DIR": str(accounts), "TMPDIR": str(host.home)}
 
-    sockets: list[str] = []
+    agents: list[Path] = []
 
     def look_and_approve() -> None:
-        until(lambda: bool(sockets_of_agents(accounts)))
-        sockets.extend(sockets_of_agents(accounts))
+        until(lambda: bool(agents_of(accounts)))
+        agents.extend(agents_of(accounts))
         issuer.approve_next()
 
     with person(look_and_approve):
@@ -564,15 +866,22 @@ def test_root_works_as_the_service_user_who_need_not_be_able_to_read_the_passwor
     warning = f"warning: the service user {user.pw_name} cannot read {pw_file}: "
     assert (warning in done.stderr) is (os.geteuid() == 0)
     assert pw_file.stat().st_uid == os.geteuid()
-    assert processes_with(f"OIDC_CONFIG_DIR={accounts}") == []
-    assert not any(Path(socket).parent.exists() for socket in sockets)
+    assert sorted(os.listdir(accounts)) == ["issuer.config", "robot"]
+    assert [processes_with(f"OIDC_CONFIG_DIR={agent}/oidc-agent") for agent in agents] == [[]]
+    assert not agents[0].exists()
     shutil.rmtree(accounts)
     ca_file.unlink()
 
 
-def sockets_of_agents(accounts: Path) -> list[str]:
-    """Those that agents with this directory of accounts were told to use."""
-    return re.findall(r"--socket-path=(\S+)", "\n".join(processes_with(f"OIDC_CONFIG_DIR={accounts}")))
+def agents_of(accounts: Path) -> list[Path]:
+    """The private directories of agents for this directory of accounts."""
+    found = []
+    for agent in Path("/tmp").glob("osg-agent-*"):
+        # Those of other programs come and go.
+        with suppress(OSError):
+            if os.readlink(agent / "oidc-agent" / "issuer.config") == str(accounts / "issuer.config"):
+                found.append(agent)
+    return found
 
 
 def test_what_is_made_belongs_to_the_service_user(host: Host, issuer: Issuer) -> None:
