@@ -158,9 +158,9 @@ def _generate(
     limit = _REQUESTS_BEFORE_CODE * timeout
     with oidc_agent.agent(directory, login.user, login) as agent, _in_memory(request.password.reveal() + "\n") as password:
         argv = [program, "--flow=device", "--no-url-call", "--prompt=none", f"--pw-file=/dev/fd/{password}", *options, request.account]
-        # Should this program be killed: oidc-gen ends in bounded time, and until then its agent lives and the account is held.
+        # Should this program be killed, its agent is ended at once, and oidc-gen when it misses that: nobody will be told of a login.
         argv = oidc_agent.limited_to(limit + request.longest_wait + process.GRACE, argv)
-        fds = [*descriptors, agent.hold, *([] if password is None else [password])]
+        fds = [*descriptors, *([] if password is None else [password])]
         try:
             done = process.run(argv, agent.env, limit, pass_fds=fds, user=login.user, watch=watch)
         except TimedOut as error:

@@ -7,12 +7,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Optional, TypeVar
 
-from osg_token_renewer import directories, lock, planner, publisher
+from osg_token_renewer import directories, lock, planner, publisher, trust
 from osg_token_renewer.errors import DeadGrant, HistoryError, Local, UsageError
 from osg_token_renewer.history import History
 from osg_token_renewer.history.store import DamagedError
@@ -137,6 +137,9 @@ class Run:
         """
         state = directories.state(self._config.options.state_dir)
         locked = self._lock(stack, state)
+        with suppress(OSError):
+            if trust.open_to_all(os.stat(state)):
+                log.warning("others can write to %s, where the lock and the copies of account files are: chmod o-w %s", state, state)
         directory, shared = stack.enter_context(directories.runtime(self._config.options.runtime_dir, _rescue))
         if not locked and not (shared and self._lock(stack, directory)):
             log.warning("going on without a lock: another run at the same time would not be noticed")

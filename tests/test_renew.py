@@ -45,3 +45,12 @@ def test_the_runtime_directory_may_go_while_another_run_is_waited_for(host: Host
         host.runtime.rmdir()
     _, said = run.communicate(timeout=LONGEST)
     assert (run.returncode, said.splitlines()[-1]) == (0, "1 token: 1 renewed, 0 fresh, 0 failed")
+
+
+def test_a_state_directory_for_everyone_is_told_in_each_run_that_uses_it(host: Host, issuer: Issuer) -> None:
+    host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("t", "probe"))
+    for mode in (0o777, 0o1777, 0o700):
+        host.state.chmod(mode)
+        done = host.run()
+        told = f"others can write to {host.state}, where the lock and the copies of account files are: chmod o-w {host.state}"
+        assert (done.status, told in done.stderr) == (0, mode == 0o777)
