@@ -30,7 +30,7 @@ from osg_token_renewer import planner, publisher, runner
 from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenRecord, TokenSpec
 from osg_token_renewer.options import Option
-from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, at_any_time
+from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, Kept, at_any_time
 from osg_token_renewer.stop import Stop
 from osg_token_renewer.text import duration
 
@@ -125,7 +125,9 @@ class Simulated:
         return None
 
     @contextmanager
-    def session(self, account: Account, _directories: Directories, begin: Begin = at_any_time) -> Iterator[Fetch]:
+    def session(
+        self, account: Account, _directories: Directories, begin: Begin = at_any_time, _kept: Optional[Kept] = None
+    ) -> Iterator[Fetch]:
         with self._lock:
             self.sessions += 1
             core = self._cores_free.index(min(self._cores_free))
@@ -162,10 +164,11 @@ def simulated(host: Host, where: str) -> Seen:
     """The day of one host, and the run at its beginning that finds no token; for a process in which nothing else looks at the time."""
     clock = Clock()
     source = Simulated(clock)
+    sources = {source.NAME: source}
     with (
         tempfile.TemporaryDirectory(prefix=f"{host.name}-", dir=where) as directory,
         mock.patch("time.time", clock),
-        mock.patch.dict(SOURCES, {source.NAME: source}),
+        mock.patch.dict(SOURCES, sources),
     ):
         accounts = {f"account{n}": Account(f"account{n}", source.NAME, n % len(ISSUERS)) for n in range(host.accounts)}
         specs = [_spec(account, n, directory) for account in accounts.values() for n in range(host.tokens)]
