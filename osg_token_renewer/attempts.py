@@ -10,13 +10,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Optional, TypeVar
 from urllib.parse import urlsplit
 
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.errors import NotAsked, Stopped, TimedOut, Unavailable, Unreachable
+from osg_token_renewer.errors import NotAsked, Refused, Stopped, TimedOut, Unavailable, Unreachable, Unsuitable
 from osg_token_renewer.model import Account
 from osg_token_renewer.text import duration, outside
 
@@ -74,18 +74,28 @@ class Limits:
 
     def issuer(self, account: Account) -> Issuer:
         """The one that the account belongs to, as far as can be told."""
-        url = (SOURCES[account.source].issuer(account, self._known_issuers.get(account.name)) or "").rstrip("/")
+        url = self._url(account)
         name = _host(url)
         if not name:
             return _Unknown(f"the issuer of account {account.name}", self._clocks_told, self._unknown)
         # By the whole URL: a host may have several, and one that is dead must not keep the others' tokens from being renewed.
         return self._issuers.setdefault(url, Issuer(name, self._clocks_told))
 
-    def turn(self, account: Account) -> float:
-        """Whose turn is later: of those whose issuer only a token will tell a run may ask just a few, which must not always be the same."""
+    def in_turn(self, accounts: Sequence[Account]) -> list[int]:
+        """Whose turn comes when, by their places. Those whose issuer only a token will tell change places with each other: a run may ask
+        just a few of them, which must not always be the same."""
+        unknown = [place for place, account in enumerate(accounts) if not self._knows(account)]
+        turns = list(range(len(accounts)))
+        for place, other in zip(unknown, random.sample(unknown, len(unknown))):
+            turns[place] = other
+        return turns
+
+    def _knows(self, account: Account) -> bool:
         # Where nothing rotates, the issuer is in the configuration.
-        known = account.name in self._known_issuers or SOURCES[account.source].OVERLAPS
-        return 0.0 if known else random.random()  # noqa: S311  (no secret)
+        return account.name in self._known_issuers or SOURCES[account.source].OVERLAPS or bool(self._url(account))
+
+    def _url(self, account: Account) -> str:
+        return (SOURCES[account.source].issuer(account, self._known_issuers.get(account.name)) or "").rstrip("/")
 
 
 class Issuer:
@@ -124,10 +134,16 @@ class Issuer:
             self._last = failure.message
 
     def answered(self) -> None:
+        """With a token."""
+        self.is_there()
+        with self._lock:
+            self.answers += 1
+
+    def is_there(self) -> None:
+        """It has answered, whatever it was."""
         with self._lock:
             self._failures = 0
             self._since = None
-            self.answers += 1
 
     def prober(self, asking: Asking) -> Asking:
         """Who asks again, while the others wait for what becomes of it: the first that wants to."""
@@ -167,9 +183,9 @@ class _Unknown(Issuer):
         # Once for the account: the other ones' issuers may be in order.
         self._all.failed(failure)
 
-    def answered(self) -> None:
-        super().answered()
-        self._all.answered()
+    def is_there(self) -> None:
+        super().is_there()
+        self._all.is_there()
 
 
 class Asking:
@@ -216,6 +232,9 @@ class Asking:
                         raise
                     log.debug("%s: %s: asking again", self.issuer.name, failure.message)
                     tries += 1
+                except (Refused, Unsuitable):
+                    self.issuer.is_there()
+                    raise
         finally:
             self.issuer.probe_ended(self)
 

@@ -134,18 +134,16 @@ def runtime(configured: Optional[str], rescue: Callable[[str], bool] = lambda _:
     that have agents need one.
     """
     user_runtime = os.environ.get("XDG_RUNTIME_DIR")
-    wanted = (
-        configured,
-        _first_of_list(os.environ.get("RUNTIME_DIRECTORY")),
-        RUNTIME,
-        os.path.join(user_runtime, _NAME) if user_runtime else None,
-    )
+    named = (configured, _first_of_list(os.environ.get("RUNTIME_DIRECTORY")))
+    usual = (RUNTIME, os.path.join(user_runtime, _NAME) if user_runtime else None)
+    # The service's own is that of a person's run as well.
+    wanted = [path for path in dict.fromkeys((*named, *usual)) if path]
     for path in wanted:
-        if path and _private(path):
+        if _private(path):
             sweep(path, rescue)
             yield path, True
             return
-        if path and (path in wanted[:2] or _own(path)):
+        if path in named or _own(path):
             log.warning(
                 "runtime_dir %s is passed over: it must be this user's own, mode 0700, with room, and a path of at most 80 bytes", path
             )
@@ -157,7 +155,7 @@ def runtime(configured: Optional[str], rescue: Callable[[str], bool] = lambda _:
         temporary = tempfile.mkdtemp(prefix=f"{_NAME}-")
     except OSError as error:
         log.warning("there can be no temporary runtime directory either: %s", error.strerror)
-        yield next(filter(None, wanted)), False
+        yield wanted[0], False
         return
     try:
         yield temporary, False

@@ -370,6 +370,9 @@ def _context(bundle: str) -> ssl.SSLContext:
 @functools.cache
 def _loaded(bundle: str) -> ssl.SSLContext:
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    # urllib3 does so for each connection, and OpenSSL does not allow for that while other threads connect with the same context.
+    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols = lambda _protocols: None  # type: ignore[assignment,method-assign]
     context.load_verify_locations(**{"capath" if os.path.isdir(bundle) else "cafile": bundle})
     return context
 

@@ -151,9 +151,12 @@ def acting_as(user: Optional[User]) -> Iterator[None]:
     groups, gid, uid = os.getgroups(), os.getegid(), os.geteuid()
     try:
         with undisturbed():
-            os.setgroups(user.groups)
-            os.setegid(user.gid)
-            os.seteuid(user.uid)
+            try:
+                os.setgroups(user.groups)
+                os.setegid(user.gid)
+                os.seteuid(user.uid)
+            except OSError as error:
+                raise Local(f"this process cannot act as {user.name}: {error.strerror}", f"run it as {user.name}, or as root") from error
         yield
     finally:
         with undisturbed():

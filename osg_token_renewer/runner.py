@@ -73,8 +73,9 @@ def run(
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     abandoned = threading.Event()
     limits = Limits(run_timeout, lambda: stop.requested() or abandoned.is_set(), known_issuers or {})
-    dealt = sorted(lanes(due, accounts, at_once), key=lambda lane: limits.turn(lane[0]))
-    every = [_Lane(account, batches, where, outcomes.put, limits) for account, batches in dealt]
+    dealt = lanes(due, accounts, at_once)
+    turns = limits.in_turn([account for account, _ in dealt])
+    every = [_Lane(*dealt[turn], where, outcomes.put, limits) for turn in turns]
     threads = _start(every, at_once)
     end = time.monotonic() + run_timeout + min(LINGER, run_timeout)
     left = {id(spec): spec for spec in due}

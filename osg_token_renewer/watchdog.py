@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import Optional
 
 from osg_token_renewer.errors import Exit
@@ -27,10 +28,18 @@ _GLANCE = 0.5
 
 
 class Watchdog:
-    """Ends this process `seconds` after its start, or `seconds_to_stop` after it was told to stop, whichever is first."""
+    """Ends this process `seconds` after its start, or `seconds_to_stop` after it was told to stop, whichever is first.
+
+    One for a process, made by its main thread.
+    """
 
     def __init__(self, stop: Stop, seconds: float, seconds_to_stop: float) -> None:
         self._stop = stop
+        # Another thread may take a signal that the main thread, which alone runs handlers, cannot: Python notes it here at once.
+        self._taken, noted = os.pipe()
+        for end in (self._taken, noted):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
         self._began = time.monotonic()
         self.allow(seconds, seconds_to_stop)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -53,7 +62,10 @@ class Watchdog:
             time.sleep(_GLANCE)
 
     def _told(self, heeded: set[signal.Signals]) -> Optional[int]:
-        return self._stop.signal or next(iter(signal.sigpending() & heeded), None)
+        taken: set[int] = set()
+        with suppress(BlockingIOError):
+            taken = set(os.read(self._taken, 1024))
+        return self._stop.signal or next(iter(heeded & (signal.sigpending() | taken)), None)
 
 
 def _end(status: int) -> None:

@@ -374,9 +374,24 @@ def test_one_account_that_cannot_reach_its_issuer_is_no_reason_not_to_ask_anothe
     begun(b)
 
 
-def test_whose_issuer_is_known_comes_first_in_its_order_and_the_others_in_one_of_chance() -> None:
+def test_accounts_whose_issuer_is_not_known_change_places_and_the_others_have_theirs() -> None:
     run = limits(c="https://issuer.example.org")
     accounts = [agent("a"), client("b"), agent("c"), *map(agent, "defghij")]
-    orders = {"".join(account.name for account in sorted(accounts, key=run.turn)) for _ in range(50)}
-    assert {order[:2] for order in orders} == {"bc"}
-    assert len({order[2] for order in orders}) > 1
+    orders = {"".join(accounts[turn].name for turn in run.in_turn(accounts)) for _ in range(50)}
+    assert {order[1:3] for order in orders} == {"bc"}
+    assert len({order[0] for order in orders}) > 1
+    assert {"".join(sorted(order)) for order in orders} == {"abcdefghij"}
+
+
+def test_an_issuer_that_answered_anything_between_two_failures_did_not_fail_in_a_row(clock: Clock) -> None:
+    run = limits()
+    away = Unreachable("out of reach", retry_after=0.0)
+    refusing = iter([away, Refused("no")])
+
+    def ask() -> None:
+        raise next(refusing)
+
+    with pytest.raises(Refused):
+        Asking(run, client("a")).persistently(ask)
+    clock.sleep(120.0)
+    assert failing(Asking(run, client("b")), away) == TRIES

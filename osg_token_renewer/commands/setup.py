@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         this = _Setup(args, _service_user(args.service_user), progress)
         this.refuse_what_others_can_change()
         section = this.client_credentials() if args.client_credentials else this.device_flow()
-        progress.outcome = f"account {args.account} is ready, but its section may be missing in the configuration"
+        progress.is_ready(args.account)
         this.conclude(section)
     return Exit.WELL
 
@@ -123,6 +123,9 @@ class _Progress:
 
     outcome: str = "nothing was set up"
 
+    def is_ready(self, account: str) -> None:
+        self.outcome = f"account {account} is ready, but its section may be missing in the configuration"
+
 
 @dataclass(frozen=True)
 class _Setup:
@@ -164,6 +167,7 @@ class _Setup:
             finally:
                 if login.changed:
                     self.progress.outcome = f"account {args.account} has its new login"
+        self.progress.is_ready(args.account)
         self._warn_unless_readable(pw_file)
         return {"password_file": pw_file}
 

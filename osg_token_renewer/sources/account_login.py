@@ -186,7 +186,7 @@ class Login(account_file.Guard):
     def _not_written(self, _content: bytes, why: str) -> None:
         self._why = why
         with suppress(OSError):
-            if account_file.damaged(account_file.contents(self.path)):
+            if account_file.contents(self.path) != self._before:
                 account_file.overwrite(self.path, self._before)
 
     def _release(self) -> None:
@@ -248,9 +248,11 @@ def _taken(account: str, path: str) -> int:
                 f"another setup of account {account} is at work ({who}): nothing was attempted",
                 f"wait for it to end, or see who has it: fuser -v {path}",
             )
-        # Else the one before has ended and removed it.
+        # Else the one before has ended and removed it; or it was killed when it had given the account file this second name.
         if _is(path, lock):
-            return lock
+            if os.fstat(lock).st_nlink == 1:
+                return lock
+            os.unlink(path)
         os.close(lock)
 
 
