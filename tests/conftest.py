@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from osg_token_renewer import log
 from testbed import Issuer
 from tests.host import Host
 
@@ -14,6 +16,15 @@ from tests.host import Host
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first: with several workers, the others do the rest meanwhile."""
     items.sort(key=lambda item: item.path.name != "test_rotation.py")
+
+
+@pytest.fixture(autouse=True)
+def _messages_as_in_a_new_process() -> None:
+    """Whoever called a program's main() in this process has set them up for that program, which caplog knows nothing of."""
+    logger = logging.getLogger(log.ROOT)
+    logger.handlers = []
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

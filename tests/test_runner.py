@@ -71,12 +71,9 @@ def lanes(issuer: Issuer, tmp_path: Path) -> Lanes:
 
 
 @pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What is logged, as warnings or worse, from here on."""
-    logger = logging.getLogger("osg_token_renewer")
-    before, logger.propagate = logger.propagate, True
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    logger.propagate = before
+    return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def lane_threads() -> list[str]:
