@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 # How long a second run waits for the first before it says so and leaves.
 LOCK_WAIT = 10.0
-_LAST_REQUESTS = 4
+# Three requests more take no longer where the timeout is the usual one.
+_LAST_REQUESTS = 180.0
 
 # Whoever has no memory has no rests either.
 _NO_RESTS = "accounts with a dead grant do not rest meanwhile"
@@ -78,7 +79,8 @@ def longest(options: Options) -> float:
 def longest_stop(accounts: Mapping[str, Account]) -> float:
     """Seconds that a run may take to finish the requests under way, when it is told to stop, and those that may follow for a new refresh
     token that an agent had no room to write."""
-    return _LAST_REQUESTS * max((account.timeout for account in accounts.values()), default=0.0) + LINGER
+    longest = max((account.timeout for account in accounts.values()), default=0.0)
+    return longest + min(3 * longest, _LAST_REQUESTS) + LINGER
 
 
 def history(config: Config) -> History:
