@@ -16,7 +16,7 @@ from typing import Optional, TypeVar
 from urllib.parse import urlsplit
 
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.errors import NotAsked, Refused, Stopped, TimedOut, Unavailable, Unreachable, Unsuitable
+from osg_token_renewer.errors import NotAsked, Stopped, TimedOut, Unavailable, Unreachable
 from osg_token_renewer.model import Account
 from osg_token_renewer.text import duration, outside
 
@@ -140,7 +140,7 @@ class Issuer:
             self.answers += 1
 
     def is_there(self) -> None:
-        """It has answered, whatever it was."""
+        """It has answered a request for a token, whatever it was."""
         with self._lock:
             self._failures = 0
             self._since = None
@@ -232,9 +232,6 @@ class Asking:
                         raise
                     log.debug("%s: %s: asking again", self.issuer.name, failure.message)
                     tries += 1
-                except (Refused, Unsuitable):
-                    self.issuer.is_there()
-                    raise
         finally:
             self.issuer.probe_ended(self)
 

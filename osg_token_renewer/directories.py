@@ -130,8 +130,8 @@ def runtime(configured: Optional[str], rescue: Callable[[str], bool] = lambda _:
     """A directory that only this user can enter, and whether other runs find the same one (a lock is of use only there).
 
     What agents of killed programs left in it is removed; `rescue` is called with each of their directories before,
-    and says whether it may be. Where there can be no such directory, it is one in which no agent can be started: only sources
-    that have agents need one.
+    and says whether it may be. Where none is of use, it is one in which no agent can be started: only sources that have agents
+    need one.
     """
     user_runtime = os.environ.get("XDG_RUNTIME_DIR")
     named = (configured, _first_of_list(os.environ.get("RUNTIME_DIRECTORY")))
@@ -155,7 +155,8 @@ def runtime(configured: Optional[str], rescue: Callable[[str], bool] = lambda _:
         temporary = tempfile.mkdtemp(prefix=f"{_NAME}-")
     except OSError as error:
         log.warning("there can be no temporary runtime directory either: %s", error.strerror)
-        yield wanted[0], False
+        # What fails there says why. Not one that others can enter: they could put themselves in an agent's place.
+        yield next(filter(_closed, wanted), RUNTIME), False
         return
     try:
         yield temporary, False
@@ -172,12 +173,19 @@ def _remove_unused(path: str, rescue: Callable[[str], bool]) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _own(path: str) -> bool:
-    """Whether it is there and this user's: another user's is not expected to be of use."""
+def _own(path: str) -> int:
+    """The mode of what is there if it is this user's, else 0: another user's is not expected to be of use."""
     try:
-        return os.lstat(path).st_uid == os.geteuid()
+        status = os.lstat(path)
     except OSError:
-        return False
+        return 0
+    return status.st_mode if status.st_uid == os.geteuid() else 0
+
+
+def _closed(path: str) -> bool:
+    """Whether the directory is there, this user's, and closed to others."""
+    mode = _own(path)
+    return stat.S_ISDIR(mode) and not mode & 0o077
 
 
 def _private(path: str) -> bool:
@@ -186,13 +194,12 @@ def _private(path: str) -> bool:
         return False
     try:
         made(path)
-        status = os.lstat(path)
         with private(path) as (probe, _mark), open(os.path.join(probe, "room"), "wb", buffering=0) as room:
             if room.write(os.urandom(_ROOM)) < _ROOM:
                 return False
     except (OSError, Local):
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    return _closed(path)
 
 
 def _default_state() -> str:

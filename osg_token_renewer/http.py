@@ -357,6 +357,10 @@ def _usable(bundle: str) -> str:
         _context(bundle)
     except ssl.SSLError as error:
         raise Local(f"the CA bundle {bundle} holds no certificate that can be read", "name another one: ca_file") from error
+    except OSError as error:
+        raise Local(
+            f"the CA bundle {bundle} cannot be read: {error.strerror}", "see what is the matter there, or name another one: ca_file"
+        ) from error
     return bundle
 
 

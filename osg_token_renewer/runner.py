@@ -18,7 +18,7 @@ from typing import NamedTuple, Optional
 from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.attempts import Asking, Issuer, Limits
-from osg_token_renewer.errors import REPORT, CutOff, DeadGrant, Died, Failure, NotAsked, Stopped, TimedOut, Unavailable, Unsuitable
+from osg_token_renewer.errors import REPORT, CutOff, DeadGrant, Died, Failure, NotAsked, Refused, Stopped, TimedOut, Unavailable, Unsuitable
 from osg_token_renewer.model import BUG, AccessToken, Account, Options, Outcome, State, TokenSpec
 from osg_token_renewer.sources.base import Directories, Fetch, Fetched, Kept
 from osg_token_renewer.stop import Stop
@@ -205,6 +205,8 @@ class _Lane:
         try:
             fetched = asking.persistently(lambda: fetch(batch[0]))
         except Failure as failure:
+            if isinstance(failure, (Refused, Unsuitable)):
+                asking.issuer.is_there()
             if _ends_lane(failure):
                 raise
             self._fail(batch, failure)

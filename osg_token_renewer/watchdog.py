@@ -80,6 +80,6 @@ def _end(status: int) -> None:
 
 def _say() -> None:
     log.error(
-        "this run was stuck, and is ended: what it did is not in the history; "
+        "this run was stuck, and is ended: what it did is not in the history, and what it had not done is for the next run; "
         "look for a file system that does not answer, or for a program that does not read this one's output"
     )

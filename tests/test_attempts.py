@@ -391,7 +391,9 @@ def test_an_issuer_that_answered_anything_between_two_failures_did_not_fail_in_a
     def ask() -> None:
         raise next(refusing)
 
+    first = Asking(run, client("a"))
     with pytest.raises(Refused):
-        Asking(run, client("a")).persistently(ask)
+        first.persistently(ask)
+    first.issuer.is_there()
     clock.sleep(120.0)
     assert failing(Asking(run, client("b")), away) == TRIES

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from osg_token_renewer import directories
+from osg_token_renewer.errors import Local
 from tests.faults import NOBODY, apart
 
 ROOT = os.geteuid() == 0
@@ -168,6 +169,21 @@ def test_what_is_passed_over_is_said_where_somebody_named_it_or_it_is_this_users
             assert passed_over() == [named]
 
     apart(body, tmpfs={Path("/run"): "mode=755"})
+
+
+def test_where_there_is_no_place_at_all_no_agent_is_started_where_others_can_go(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
+    """Whoever can replace an agent's directory can take the place of the agent, which is given the account."""
+    (short / "open").mkdir()
+    (short / "open").chmod(0o777)
+
+    def body() -> None:
+        monkeypatch.setattr(tempfile, "tempdir", f"{short}/none")
+        with directories.runtime(f"{short}/open") as (path, shared):
+            assert (path, shared) == (directories.RUNTIME, False)
+            with pytest.raises(Local, match="no directory can be made in"), directories.private(path):
+                pass
+
+    apart(body, tmpfs={Path("/run"): "mode=755,nr_inodes=1"})
 
 
 def test_the_last_resort_is_a_private_directory_that_nobody_else_finds_and_that_goes_away(short: Path) -> None:

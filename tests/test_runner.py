@@ -408,6 +408,19 @@ def test_an_issuer_that_fails_now_and_then_is_asked_for_all(lanes: Lanes) -> Non
     assert reasons == {"a1": "unavailable", "b1": "renewed", "c1": "unavailable", "d1": "renewed"}
 
 
+def test_an_issuer_that_refuses_between_two_failures_is_there_and_an_account_that_cannot_be_opened_is_no_sign_of_it(lanes: Lanes) -> None:
+    for name in "ac":
+        lanes.accounts[name] = replace(lanes.accounts[name], timeout=1.0)
+        lanes.issuer.fault(endpoint="token", client_id=lanes.clients[name], hang=True)
+    lanes.account("d")
+    tokens = [lanes.token(name) for name in "abcd"]
+    lanes.issuer.fault(endpoint="token", client_id=lanes.clients["b"], status=400, body='{"error": "invalid_scope"}')
+    assert lanes.run(tokens, workers=1) == {"a1": "unavailable", "b1": "refused", "c1": "unavailable", "d1": "renewed"}
+
+    lanes.accounts["b"] = replace(lanes.accounts["b"], settings=replace(lanes.accounts["b"].settings, ca_file="/nowhere"))
+    assert lanes.run(tokens, workers=1) == {"a1": "unavailable", "b1": "local", "c1": "unavailable", "d1": "unavailable"}
+
+
 def test_a_run_ends_at_its_deadline_with_an_outcome_for_what_it_did_not_begin(lanes: Lanes) -> None:
     with silent() as one, silent() as other:
         for name, host in (("a", one), ("b", other)):

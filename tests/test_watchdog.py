@@ -18,7 +18,9 @@ from testbed import Issuer
 from tests.faults import apart, never_answering
 from tests.host import LONGEST, NEVER, ROOT, Host, until
 
-MESSAGE = "this run was stuck, and is ended: what it did is not in the history; look for a file system that does not answer, or "
+MESSAGE = (
+    "this run was stuck, and is ended: what it did is not in the history, and what it had not done is for the next run; look for a file "
+)
 
 # It waits for somebody to open the other end of a named pipe.
 STUCK = """
