@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.process import Completed, User
 from osg_token_renewer.sources import account_file, issuer_config
 from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, Kept, at_any_time
+from osg_token_renewer.sources.openings import TURNS
 from osg_token_renewer.stop import undisturbed
 from osg_token_renewer.text import line, outside, seconds
 
@@ -43,8 +43,6 @@ PACKAGE = "oidc-agent-cli"
 _READY_WITHIN = 10.0
 # One blank asks for the refresh token's default scopes; without the parameter some issuers (CILogon) answer with less.
 _DEFAULT_SCOPES = " "
-# Opening an account takes a core for 0.3 s and 67 MB; on 4.2.6 it also waits for the issuer, twice.
-_OPENINGS_PER_CORE = 3
 # What clients say when it ends while they wait for it; oidc-add says of an issuer that is out of reach what it says of that.
 _HUNG_UP = re.compile("not receive any response|disconnected")
 _AGENT_ENDED = "the next run starts another; if this lasts, see whether something ends it: journalctl -k"
@@ -52,7 +50,6 @@ _AGENT_ENDED = "the next run starts another; if this lasts, see whether somethin
 _UNCUT = 30.0
 # As long as the agent lives it has the newest refresh token, also where there was no room to write it. Seconds between tries.
 _WRITE_AGAIN = (0.0, 1.0, 2.0)
-_opening = threading.BoundedSemaphore(_OPENINGS_PER_CORE * len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True)
@@ -225,7 +222,7 @@ def _add(account: Account, password_file: str, running: Agent, begin: Begin) -> 
     # Without it, oidc-add asks the issuer for a token that nobody wants.
     if offers("oidc-add", "--skip-check"):
         argv.append("--skip-check")
-    with _opening:
+    with TURNS.turn(begin):
         done = _run([*argv, account.name], running, account, begin)
     if done.status != 0:
         raise failure(done, account.name)
