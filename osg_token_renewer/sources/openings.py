@@ -6,6 +6,7 @@ which of both an opening is at; and if all that share the cores begin to wait at
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -17,29 +18,40 @@ from osg_token_renewer.sources.base import Begin
 
 # At a time and for each core, however little they seem to do: it is memory, and what an issuer is asked before it is known to be dead.
 MOST_PER_CORE = 3
-# After so long another one may begin, though all cores are taken: it may be by others, who do not wait for an issuer. Seconds.
-PATIENCE = 1.0
-# As long as it takes until one that has begun is seen to run.
-_GLANCE = 0.02
+# Seconds over which it is seen how much the cores have to do; one that has begun is at work long before.
+_GLANCE = 0.05
+# Where systems mount the control groups of version 2; the first is beside those of version 1.
+_MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
-def running() -> Optional[int]:
-    """How many processes and threads run or wait for a core, on the whole machine and without this one (proc_loadavg(5)); None: unknown."""
+def used() -> Optional[float]:
+    """CPU time in seconds that all processes of this one's control group have used so far; None where nobody keeps it.
+
+    Agents and their clients are among them. Of `/proc` there is nothing else to be seen in the service's sandbox. Source: the kernel's
+    Control Group v2, cpu.stat.
+    """
     try:
-        with open("/proc/loadavg", encoding="ascii") as file:
-            return int(file.read().split()[3].partition("/")[0]) - 1
+        with open(_statistics(), encoding="ascii") as file:
+            return int(file.readline().split()[1]) / 1e6
     except (OSError, ValueError, IndexError):
         return None
 
 
-class Turns:
-    """As many at a time as there are cores, and another one whenever a core has nothing to do."""
+@functools.cache
+def _statistics() -> str:
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        group = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), "")
+    paths = [f"{mount}{group}/cpu.stat" for mount in _MOUNTS]
+    return next(filter(os.path.exists, paths), paths[-1])
 
-    def __init__(self, cores: int, running: Callable[[], Optional[int]] = running) -> None:
+
+class Turns:
+    """As many at a time as there are cores, and another one whenever these have not enough to do."""
+
+    def __init__(self, cores: int, used: Callable[[], Optional[float]] = used) -> None:
         self._cores = cores
-        self._running = running
+        self._used = used
         self._under_way = 0
-        self._began = 0.0
         self._count = threading.Lock()
         # Who has it is the next: one after the other, in the order of their coming.
         self._next = threading.Semaphore()
@@ -48,26 +60,26 @@ class Turns:
     def turn(self, begin: Begin) -> Iterator[None]:
         """Waits for a core; raises what `begin` does, also while it waits."""
         with self._next:
-            while not self._is_free():
-                with begin(0.0):
-                    time.sleep(_GLANCE)
+            self._wait(begin)
             with self._count:
                 self._under_way += 1
-            self._began = time.monotonic()
         try:
             yield
         finally:
             with self._count:
                 self._under_way -= 1
 
-    def _is_free(self) -> bool:
-        if self._under_way < self._cores:
-            return True
-        waited = time.monotonic() - self._began
-        if self._under_way >= self._cores * MOST_PER_CORE or waited < _GLANCE:
-            return False
-        running = self._running()
-        return waited >= PATIENCE or (running is not None and running < self._cores)
+    def _wait(self, begin: Begin) -> None:
+        before, used_before = time.monotonic(), self._used()
+        while self._under_way >= self._cores:
+            with begin(0.0):
+                time.sleep(_GLANCE)
+            now, used = time.monotonic(), self._used()
+            # Who does not know does without: they share the cores, that is all.
+            idle = used is None or used_before is None or used - used_before < (now - before) * (self._cores - 0.5)
+            if idle and self._under_way < self._cores * MOST_PER_CORE:
+                return
+            before, used_before = now, used
 
 
 TURNS = Turns(len(os.sched_getaffinity(0)))
