@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import Callable
 
+from osg_token_renewer.sources import openings
+
 CLONE_NEWUSER = 0x10000000
 SET_ID_PROGRAM = ["/srv/become-root", "-u"]
 
@@ -54,6 +56,7 @@ def probe(directories: list[str]) -> dict[str, object]:
         "netlink socket": attempt(open_socket, socket.AF_NETLINK, socket.SOCK_RAW),
         "tcp socket": attempt(open_socket, socket.AF_INET6, socket.SOCK_STREAM),
         "user namespace": attempt(new_user_namespace),
+        "time that its cores are used": openings.used(),
     }
 
 

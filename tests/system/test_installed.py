@@ -251,6 +251,7 @@ def test_6_the_service_cannot_do_what_it_has_no_need_of(machine: Machine) -> Non
     assert {int(mask, 16) for mask in inside["capabilities"].values()} == {0}
     assert inside["user of a set-id program"] == str(uid)
     assert inside["tcp socket"] == "done"
+    assert inside["time that its cores are used"] is not None
     assert [inside[what] for what in ("raw socket", "packet socket", "netlink socket", "user namespace")] == [
         "Operation not permitted",
         "Address family not supported by protocol",
