@@ -31,24 +31,44 @@ def used() -> Optional[float]:
     Control Group v2, cpu.stat.
     """
     try:
-        with open(_statistics(), encoding="ascii") as file:
-            return int(file.readline().split()[1]) / 1e6
+        return int(_of_group("cpu.stat").split()[1]) / 1e6
     except (OSError, ValueError, IndexError):
         return None
 
 
 @functools.cache
-def _statistics() -> str:
+def cores() -> int:
+    """How many this process may use at a time: those it is bound to, or what its control group has of them."""
+    bound_to = len(os.sched_getaffinity(0))
+    try:
+        return min(bound_to, share(_of_group("cpu.max")))
+    except (OSError, ValueError):
+        return bound_to
+
+
+def share(limit: str) -> int:
+    """What cpu.max (Control Group v2) makes of the cores: CPU time and period. Raises ValueError where there is no limit."""
+    granted, period = map(int, limit.split())
+    return max(1, granted // max(1, period))
+
+
+def _of_group(name: str) -> str:
+    with open(os.path.join(_group(), name), encoding="ascii") as file:
+        return file.read()
+
+
+@functools.cache
+def _group() -> str:
+    """The directory of this process's control group."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        group = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), "")
-    paths = [f"{mount}{group}/cpu.stat" for mount in _MOUNTS]
-    return next(filter(os.path.exists, paths), paths[-1])
+        path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), "")
+    return next(filter(os.path.isdir, (mount + path for mount in _MOUNTS)), _MOUNTS[-1])
 
 
 class Turns:
     """As many at a time as there are cores, and another one whenever these have not enough to do."""
 
-    def __init__(self, cores: int, used: Callable[[], Optional[float]] = used) -> None:
+    def __init__(self, cores: Callable[[], int] = cores, used: Callable[[], Optional[float]] = used) -> None:
         self._cores = cores
         self._used = used
         self._under_way = 0
@@ -70,16 +90,16 @@ class Turns:
                 self._under_way -= 1
 
     def _wait(self, begin: Begin) -> None:
-        before, used_before = time.monotonic(), self._used()
-        while self._under_way >= self._cores:
+        cores, before, used_before = self._cores(), time.monotonic(), self._used()
+        while self._under_way >= cores:
             with begin(0.0):
                 time.sleep(_GLANCE)
             now, used = time.monotonic(), self._used()
             # Who does not know does without: they share the cores, that is all.
-            idle = used is None or used_before is None or used - used_before < (now - before) * (self._cores - 0.5)
-            if idle and self._under_way < self._cores * MOST_PER_CORE:
+            idle = used is None or used_before is None or used - used_before < (now - before) * (cores - 0.5)
+            if idle and self._under_way < cores * MOST_PER_CORE:
                 return
             before, used_before = now, used
 
 
-TURNS = Turns(len(os.sched_getaffinity(0)))
+TURNS = Turns()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ class Openings:
     def __init__(self, used: Callable[[], Optional[float]], begin: Begin) -> None:
         self.under_way = self.left = 0
         self.ended = threading.Event()
-        self._turns = Turns(CORES, used)
+        self._turns = Turns(lambda: CORES, used)
         self._count = threading.Lock()
         self._threads = [threading.Thread(target=self._open, args=(begin,)) for _ in range(MANY)]
         for thread in self._threads:
@@ -119,3 +120,18 @@ def test_what_a_program_that_was_started_uses_is_counted_while_it_runs() -> None
     finally:
         busy.kill()
         busy.wait()
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("200000 100000\n", 2), ("150000 100000\n", 1), ("50000 100000\n", 1)])
+def test_a_limited_control_group_has_whole_cores_and_at_least_one(limit: str, cores: int) -> None:
+    assert openings.share(limit) == cores
+
+
+@pytest.mark.parametrize("limit", ["max 100000\n", "", "1", "1 2 3"])
+def test_a_group_without_a_limit_has_all_cores(limit: str) -> None:
+    with pytest.raises(ValueError):
+        openings.share(limit)
+
+
+def test_this_process_has_no_more_cores_than_it_is_bound_to() -> None:
+    assert 1 <= openings.cores() <= len(os.sched_getaffinity(0))
