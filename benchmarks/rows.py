@@ -164,7 +164,7 @@ def list_of(host: Host, name: str, tokens: Sequence[Wanted], adding: bool = Fals
 class Floor:
     """What a run through oidc-agent costs at least, whatever the program does; measured once a round, beside the run.
 
-    The CPU time of the agent and its clients is that of the reference for one account, which starts nothing that is not needed. As many
+    The CPU time of the agent and its clients is that of the reference for one account, which starts little that is not needed. As many
     run at a time as there are cores, for cores that share caches and a memory bus are slower together, and without latency.
     """
 

@@ -30,8 +30,10 @@ GROWTH = 3.0
 LONGEST_WAIT = 30.0
 # So that a dead issuer takes no more than two timeouts, however few lanes there are.
 DEAD_AFTER = 2
+# For how many accounts with a refresh token an issuer is asked before it has answered: if it never does, each of them may be lost.
+AT_RISK = 6
 # How soon a wait notices that the run is to stop.
-_GLANCE = 0.1
+GLANCE = 0.1
 
 _RAISE = "look at what takes so long, or raise run_timeout in [renewer]"
 
@@ -63,13 +65,17 @@ class Limits:
         if not self.left():
             raise NotAsked(f"the {duration(self.seconds)} of the run were over before its turn came", _RAISE)
 
+    def over(self) -> bool:
+        """Whether nothing new may be begun any more."""
+        return self.stopped() or not self.left()
+
     def wait(self, seconds: float) -> bool:
         """Waits; False if the run is stopped or its time over before."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            if self.stopped() or not self.left():
+            if self.over():
                 return False
-            time.sleep(min(left, _GLANCE))
+            time.sleep(min(left, GLANCE))
         return True
 
     def issuer(self, account: Account) -> Issuer:
@@ -80,6 +86,11 @@ class Limits:
             return _Unknown(f"the issuer of account {account.name}", self._clocks_told, self._unknown)
         # By the whole URL: a host may have several, and one that is dead must not keep the others' tokens from being renewed.
         return self._issuers.setdefault(url, Issuer(name, self._clocks_told))
+
+    def of_all_like(self, account: Account) -> Issuer:
+        """The same, but one for all accounts whose issuer nobody knows."""
+        issuer = self.issuer(account)
+        return self._unknown if isinstance(issuer, _Unknown) else issuer
 
     def in_turn(self, accounts: Sequence[Account]) -> list[int]:
         """Whose turn comes when, by their places. Those whose issuer only a token will tell change places with each other: a run may ask
@@ -248,7 +259,7 @@ class Asking:
             prober = self.issuer.prober(self)
         if prober is not self:
             while self.issuer.is_probed_by(prober):
-                if not self._limits.wait(_GLANCE):
+                if not self._limits.wait(GLANCE):
                     return False
             # Not all at once.
             wait = random.uniform(0, FIRST_WAIT)  # noqa: S311  (no secret)

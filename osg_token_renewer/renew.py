@@ -68,7 +68,8 @@ def selected(config: Config, names: Sequence[str]) -> Config:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(f"there is no [token {unknown[0]}] in the configuration", "see: osg-token-renewer status")
-    return replace(config, tokens=tuple(spec for spec in config.tokens if not names or spec.name in names))
+    wanted = set(names) or known
+    return replace(config, tokens=tuple(spec for spec in config.tokens if spec.name in wanted))
 
 
 def longest(options: Options) -> float:

@@ -11,13 +11,14 @@ import queue
 import threading
 import time
 import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Optional
 
 from osg_token_renewer import claims, jwt, publisher
 from osg_token_renewer.all_sources import SOURCES
-from osg_token_renewer.attempts import Asking, Issuer, Limits
+from osg_token_renewer.attempts import AT_RISK, GLANCE, Asking, Issuer, Limits
 from osg_token_renewer.errors import REPORT, CutOff, DeadGrant, Died, Failure, NotAsked, Refused, Stopped, TimedOut, Unavailable, Unsuitable
 from osg_token_renewer.model import BUG, AccessToken, Account, Options, Outcome, State, TokenSpec
 from osg_token_renewer.sources.base import Directories, Fetch, Fetched, Kept
@@ -44,9 +45,9 @@ def lanes(due: Sequence[TokenSpec], accounts: Mapping[str, Account], at_once: in
     Tokens of one account are one lane, for a refresh token may rotate; where its source can have several sessions of an account open,
     they are dealt over as many lanes as there is room for.
     """
-    batches: dict[str, dict[object, Batch]] = {}
+    batches: dict[str, dict[str, Batch]] = {}
     for spec in due:
-        batches.setdefault(spec.account, {}).setdefault((spec.asked, spec.min_lifetime), []).append(spec)
+        batches.setdefault(spec.account, {}).setdefault(spec.asked, []).append(spec)
     dealt = []
     for name, by_wish in batches.items():
         width = max(1, at_once // len(batches)) if SOURCES[accounts[name].source].OVERLAPS else 1
@@ -76,7 +77,7 @@ def run(
     dealt = lanes(due, accounts, at_once)
     turns = limits.in_turn([account for account, _ in dealt])
     every = [_Lane(*dealt[turn], where, outcomes.put, limits) for turn in turns]
-    threads = _start(every, at_once)
+    threads = _start(_Line(every, limits), min(at_once, len(every)))
     end = time.monotonic() + run_timeout + min(LINGER, run_timeout)
     left = {id(spec): spec for spec in due}
     try:
@@ -96,25 +97,66 @@ def run(
         _tell_cut_off([lane.account.name for lane in every if lane.cut_off])
 
 
-def _start(every: Sequence[_Lane], at_once: int) -> list[threading.Thread]:
+def _start(line: _Line, workers: int) -> list[threading.Thread]:
     """Threads that nobody has to wait for: a lane may be stuck in what has no time limit, as a file system or the resolver."""
-    waiting: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
-    for lane in every:
-        waiting.put(lane)
 
     def work() -> None:
         with Kept() as kept:
-            while True:
+            while (lane := line.next()) is not None:
                 try:
-                    lane = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                lane.run(kept)
+                    lane.run(kept)
+                finally:
+                    line.gone(lane)
 
-    threads = [threading.Thread(target=work, name=f"lane_{number}", daemon=True) for number in range(min(at_once, len(every)))]
+    threads = [threading.Thread(target=work, name=f"lane_{number}", daemon=True) for number in range(workers)]
     for thread in threads:
         thread.start()
     return threads
+
+
+class _Line:
+    """The lanes that wait for a worker, in their order. Those that may lose their account, if its issuer never answers, are let pass a few
+    at a time until it has answered; others pass them by."""
+
+    def __init__(self, lanes: Sequence[_Lane], limits: Limits) -> None:
+        self._limits = limits
+        self._changed = threading.Condition()
+        # By issuer, each with its place: to find the next takes no longer the more of them wait. None: of those who risk nothing.
+        self._waiting: dict[Optional[Issuer], deque[tuple[int, _Lane]]] = {}
+        self._at_risk: Counter[Optional[Issuer]] = Counter()
+        for place, lane in enumerate(lanes):
+            self._waiting.setdefault(self._issuer(lane), deque()).append((place, lane))
+
+    def next(self) -> Optional[_Lane]:
+        """Waits while none may begin; None when there is none left."""
+        with self._changed:
+            while self._waiting:
+                ready = [(lanes[0][0], issuer) for issuer, lanes in self._waiting.items() if self._may_begin(issuer)]
+                if not ready:
+                    self._changed.wait(GLANCE)
+                    continue
+                _, issuer = min(ready, key=lambda each: each[0])
+                _, lane = self._waiting[issuer].popleft()
+                if not self._waiting[issuer]:
+                    del self._waiting[issuer]
+                self._at_risk[issuer] += 1
+                return lane
+        return None
+
+    def gone(self, lane: _Lane) -> None:
+        with self._changed:
+            # One that may be lost counts on.
+            self._at_risk[self._issuer(lane)] -= not lane.cut_off
+            self._changed.notify_all()
+
+    def _issuer(self, lane: _Lane) -> Optional[Issuer]:
+        return None if SOURCES[lane.account.source].OVERLAPS else self._limits.of_all_like(lane.account)
+
+    def _may_begin(self, issuer: Optional[Issuer]) -> bool:
+        if issuer is None or self._at_risk[issuer] < AT_RISK:
+            return True
+        # What is to be refused may be so at once.
+        return issuer.answers > 0 or issuer.is_dead() or self._limits.over()
 
 
 def _tell_cut_off(accounts: Sequence[str]) -> None:
@@ -203,7 +245,9 @@ class _Lane:
     def _renew(self, batch: Batch, fetch: Fetch, asking: Asking) -> None:
         """Obtains one token, and publishes it for each of the batch, or keeps it until it is valid. Raises a Failure that ends the lane."""
         try:
-            fetched = asking.persistently(lambda: fetch(batch[0]))
+            # One that lives long enough for that does for all.
+            longest = max(batch, key=lambda spec: spec.min_lifetime or 0)
+            fetched = asking.persistently(lambda: fetch(longest))
         except Failure as failure:
             if isinstance(failure, (Refused, Unsuitable)):
                 asking.issuer.is_there()

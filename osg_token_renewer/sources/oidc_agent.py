@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -113,8 +113,10 @@ def session(
     # What an earlier run may have left has no more time than that.
     with begin(0.0) as left:
         wait = min(left, _client_limit(account) + _ORPHAN_GRACE)
-    with account_file.guarded(account.name, copy, wait, begin) as guard, agent(where.sockets, guard=guard) as running:
-        _add(account, os.path.abspath(password_file.path), running, begin)
+    with account_file.guarded(account.name, copy, wait, begin) as guard, ExitStack() as stack:
+        with TURNS.turn(begin):
+            running = stack.enter_context(agent(where.sockets, guard=guard))
+            _add(account, os.path.abspath(password_file.path), running, begin)
         guard.take_back()
         yield _Session(account, running, guard, begin).fetch
 
@@ -222,8 +224,7 @@ def _add(account: Account, password_file: str, running: Agent, begin: Begin) -> 
     # Without it, oidc-add asks the issuer for a token that nobody wants.
     if offers("oidc-add", "--skip-check"):
         argv.append("--skip-check")
-    with TURNS.turn(begin):
-        done = _run([*argv, account.name], running, account, begin)
+    done = _run([*argv, account.name], running, account, begin)
     if done.status != 0:
         raise failure(done, account.name)
 

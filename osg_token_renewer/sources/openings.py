@@ -16,10 +16,12 @@ from typing import Optional
 
 from osg_token_renewer.sources.base import Begin
 
-# At a time and for each core, however little they seem to do: it is memory, and what an issuer is asked before it is known to be dead.
+# At a time and for each core, however little they seem to do, for it is memory.
 MOST_PER_CORE = 3
-# Seconds over which it is seen how much the cores have to do; one that has begun is at work long before.
-_GLANCE = 0.05
+# After so many seconds an opening only waits for its issuer, which may be for long: others are not to wait for that, too.
+DERIVED_WITHIN = 2.0
+# Seconds over which it is seen how much the cores have to do.
+_GLANCE = 0.02
 # Where systems mount the control groups of version 2; the first is beside those of version 1.
 _MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
@@ -71,35 +73,47 @@ class Turns:
     def __init__(self, cores: Callable[[], int] = cores, used: Callable[[], Optional[float]] = used) -> None:
         self._cores = cores
         self._used = used
-        self._under_way = 0
-        self._count = threading.Lock()
-        # Who has it is the next: one after the other, in the order of their coming.
-        self._next = threading.Semaphore()
+        self._changed = threading.Condition()
+        # In the order of their coming, which the locks of `threading` do not promise to keep.
+        self._waiting: list[object] = []
+        # When each of those that are under way began.
+        self._began: dict[object, float] = {}
 
     @contextmanager
     def turn(self, begin: Begin) -> Iterator[None]:
         """Waits for a core; raises what `begin` does, also while it waits."""
-        with self._next:
+        opening = object()
+        with self._changed:
+            self._waiting.append(opening)
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting[0] is opening)
             self._wait(begin)
-            with self._count:
-                self._under_way += 1
+            self._began[opening] = time.monotonic()
+        finally:
+            with self._changed:
+                self._waiting.remove(opening)
+                self._changed.notify_all()
         try:
             yield
         finally:
-            with self._count:
-                self._under_way -= 1
+            del self._began[opening]
 
     def _wait(self, begin: Begin) -> None:
         cores, before, used_before = self._cores(), time.monotonic(), self._used()
-        while self._under_way >= cores:
+        while self._deriving(before) >= cores:
             with begin(0.0):
                 time.sleep(_GLANCE)
             now, used = time.monotonic(), self._used()
             # Who does not know does without: they share the cores, that is all.
             idle = used is None or used_before is None or used - used_before < (now - before) * (cores - 0.5)
-            if idle and self._under_way < cores * MOST_PER_CORE:
+            if idle and self._deriving(now) < cores * MOST_PER_CORE:
                 return
             before, used_before = now, used
+
+    def _deriving(self, now: float) -> int:
+        """How many may still derive their keys."""
+        return sum(now - began < DERIVED_WITHIN for began in list(self._began.values()))
 
 
 TURNS = Turns()

@@ -47,6 +47,7 @@ def look(machine: Machine, path: str) -> str:
 
 def start(machine: Machine) -> str:
     """Starts the service; what the journal then has of it. How it went is to be asked of `succeeded`."""
+    machine.run("journalctl", "--sync")
     cursor = machine.output("journalctl", "--quiet", "--lines=0", "--show-cursor").removeprefix("-- cursor: ")
     machine.run("systemctl", "start", SERVICE, check=False)
     machine.run("journalctl", "--sync")
