@@ -124,8 +124,9 @@ class _Line:
         # By issuer, each with its place: to find the next takes no longer the more of them wait. None: of those who risk nothing.
         self._waiting: dict[Optional[Issuer], deque[tuple[int, _Lane]]] = {}
         self._at_risk: Counter[Optional[Issuer]] = Counter()
+        self._issuers = {lane: None if SOURCES[lane.account.source].OVERLAPS else limits.of_all_like(lane.account) for lane in lanes}
         for place, lane in enumerate(lanes):
-            self._waiting.setdefault(self._issuer(lane), deque()).append((place, lane))
+            self._waiting.setdefault(self._issuers[lane], deque()).append((place, lane))
 
     def next(self) -> Optional[_Lane]:
         """Waits while none may begin; None when there is none left."""
@@ -146,11 +147,8 @@ class _Line:
     def gone(self, lane: _Lane) -> None:
         with self._changed:
             # One that may be lost counts on.
-            self._at_risk[self._issuer(lane)] -= not lane.cut_off
+            self._at_risk[self._issuers[lane]] -= not lane.cut_off
             self._changed.notify_all()
-
-    def _issuer(self, lane: _Lane) -> Optional[Issuer]:
-        return None if SOURCES[lane.account.source].OVERLAPS else self._limits.of_all_like(lane.account)
 
     def _may_begin(self, issuer: Optional[Issuer]) -> bool:
         if issuer is None or self._at_risk[issuer] < AT_RISK:
