@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import pytest
 from osg_token_renewer import log
 from testbed import Issuer
 from tests.host import Host
+
+
+def pytest_configure() -> None:
+    """A shell has its background jobs, and all that they start, ignore Ctrl-C; the programs under test are to heed it all the same."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
