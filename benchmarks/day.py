@@ -118,6 +118,9 @@ class Simulated:
     def rescue(self, _directory: str) -> bool:
         return True
 
+    def opening_asks(self) -> bool:
+        return False
+
     def issuer(self, account: Account, _known: Optional[str]) -> str:
         return f"https://issuer{account.settings}.example.org"
 

@@ -152,11 +152,14 @@ def agents_run(world: World, tokens: Sequence[Wanted]) -> Asked:
     return asked
 
 
-def list_of(host: Host, name: str, tokens: Sequence[Wanted], adding: bool = False) -> Path:
-    """What reference.sh reads: the accounts, then (unless they are only to be added) the tokens, in the order of the configuration."""
+def list_of(host: Host, name: str, tokens: Sequence[Wanted], added: str = "account", only_adding: bool = False) -> Path:
+    """What reference.sh reads: the accounts, then (unless they are only to be added) the tokens, in the order of the configuration.
+
+    `added` is how it is to add an account.
+    """
     lines: list[tuple[str, ...]]
-    lines = [("account", name, str(host.root / f"{name}.pw")) for name in dict.fromkeys(token.account for token in tokens)]
-    if not adding:
+    lines = [(added, name, str(host.root / f"{name}.pw")) for name in accounts_of(tokens)]
+    if not only_adding:
         lines += [("token", token.account, token.audience, token.scope, str(token.path)) for token in tokens]
     return host.secret(name, "".join("\t".join(line) + "\n" for line in lines))
 
@@ -164,16 +167,17 @@ def list_of(host: Host, name: str, tokens: Sequence[Wanted], adding: bool = Fals
 class Floor:
     """What a run through oidc-agent costs at least, whatever the program does; measured once a round, beside the run.
 
-    The CPU time of the agent and its clients is that of the reference for one account, which starts little that is not needed. As many
-    run at a time as there are cores, for cores that share caches and a memory bus are slower together, and without latency.
+    The CPU time of the agent and its clients is that of reference.sh for one account, which starts little that is not needed, and derives
+    no key that is not. As many run at a time as there are cores, for cores that share caches and a memory bus are slower together, and without latency.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
         names = agents_accounts(world)[: world.cores]
         host, tokens = world.agent_host, world.sizes.agent_tokens
-        self._lists = [list_of(host, f"{name}.list", wanted(host, [name], tokens, "floor")) for name in names]
-        self._only_adding = [list_of(host, f"{name}.only", wanted(host, [name], tokens, "floor"), adding=True) for name in names]
+        wants = [(name, wanted(host, [name], tokens, "floor")) for name in names]
+        self._lists = [list_of(host, f"{name}.list", tokens, "barely") for name, tokens in wants]
+        self._only_adding = [list_of(host, f"{name}.only", tokens, "barely", only_adding=True) for name, tokens in wants]
         self._lanes: list[float] = []
         self._adding: list[float] = []
 

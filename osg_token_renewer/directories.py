@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Optional
 
 from osg_token_renewer.errors import Local
-from osg_token_renewer.process import User
+from osg_token_renewer.process import User, inheritable
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +92,8 @@ def private(parent: str, owner: Optional[User] = None) -> Iterator[tuple[str, in
 
 
 def opened(path: str, flags: int = 0) -> int:
-    """A descriptor to be inherited; symbolic links are not followed. It is of 10 or above: a shell may use the others for itself."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags)
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
-    finally:
-        os.close(descriptor)
+    """A descriptor to be inherited; symbolic links are not followed."""
+    return inheritable(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags))
 
 
 def sweep(parent: str, rescue: Callable[[str], bool]) -> None:

@@ -55,12 +55,16 @@ class SecretFile:
 
     def first_line(self, what: str) -> str:
         """The secret; raises Local, naming `what` it was to be."""
+        return self.raw_line(what).decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+    def raw_line(self, what: str) -> bytes:
+        """The first line as it stands in the file, its end included: for programs that have a reading of their own. Raises Local."""
         try:
-            with open(self.path, encoding="utf-8", errors="surrogateescape", opener=trust.opener) as file:
-                line = file.readline(64 * 1024).rstrip("\r\n")
+            with open(self.path, "rb", opener=trust.opener) as file:
+                line = file.readline(64 * 1024)
         except OSError as error:
             raise Local(f"the {what} file {self.path} cannot be read: {error.strerror}", self._remedy(error)) from error
-        if not line:
+        if not line.strip(b"\r\n"):
             raise Local(f"the {what} file {self.path} is empty")
         return line
 

@@ -123,10 +123,15 @@ def start(
 
 
 def _pipe_to_inherit() -> tuple[int, int]:
-    """A pipe whose writing end is of 10 or above: a shell may use the others for itself."""
+    """A pipe whose writing end can be inherited by anything."""
     alive, low = os.pipe()
+    return alive, inheritable(low)
+
+
+def inheritable(low: int) -> int:
+    """The descriptor by a number of 10 or above: a shell may use the others for itself. Closes `low`."""
     try:
-        return alive, fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)
     finally:
         os.close(low)
 
@@ -177,6 +182,23 @@ def pipe() -> Iterator[tuple[int, int]]:
     finally:
         for descriptor in ends:
             os.close(descriptor)
+
+
+@contextmanager
+def in_memory(content: bytes) -> Iterator[int]:
+    """A file without a name, for what must not be in one that has: a program that inherits the descriptor opens it as `/dev/fd/N`.
+
+    Unlike a pipe it can be read more than once, and unlike a file of root's by another user. Raises Local.
+    """
+    try:
+        descriptor = inheritable(os.memfd_create("osg-token-renewer", os.MFD_CLOEXEC))
+    except OSError as error:
+        raise Local(f"no file can be made in memory: {error.strerror}") from error
+    try:
+        os.write(descriptor, content)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def run(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -90,10 +89,11 @@ def register(request: Request, login: Login, directory: str, timeout: float, sho
         argv.append(f"--aud={request.audience}")
     if request.ca_file:
         argv.append(f"--cp={request.ca_file}")
-    with _in_memory(_client_file(request)) as client_file:
-        if client_file is not None:
-            argv.append(f"--file=/dev/fd/{client_file}")
-        descriptors = [] if client_file is None else [client_file]
+    with ExitStack() as stack:
+        descriptors = []
+        if request.client is not None:
+            descriptors = [stack.enter_context(process.in_memory(_client_file(request, request.client)))]
+            argv.append(f"--file=/dev/fd/{descriptors[0]}")
         _generate(request, login, argv, descriptors, directory, timeout, show)
     login.finish()
 
@@ -156,13 +156,13 @@ def _generate(
         return request.longest_wait
 
     limit = _REQUESTS_BEFORE_CODE * timeout
-    with oidc_agent.agent(directory, login.user, login) as agent, _in_memory(request.password.reveal() + "\n") as password:
+    password_line = f"{request.password.reveal()}\n".encode("utf-8", "surrogateescape")
+    with oidc_agent.agent(directory, login, login.user) as agent, process.in_memory(password_line) as password:
         argv = [program, "--flow=device", "--no-url-call", "--prompt=none", f"--pw-file=/dev/fd/{password}", *options, request.account]
         # Should this program be killed, its agent is ended at once, and oidc-gen when it misses that: nobody will be told of a login.
         argv = oidc_agent.limited_to(limit + request.longest_wait + process.GRACE, argv)
-        fds = [*descriptors, *([] if password is None else [password])]
         try:
-            done = process.run(argv, agent.env, limit, pass_fds=fds, user=login.user, watch=watch)
+            done = process.run(argv, agent.env, limit, pass_fds=[*descriptors, password], user=login.user, watch=watch)
         except TimedOut as error:
             raise TimedOut("the issuer did not answer in time" if not shown else "the authorization did not end", None) from error
     # What it prints is not always what happened (it says "accepted" when the user denied): its exit status is.
@@ -199,30 +199,14 @@ def failure(done: Completed, request: Request, shown: bool) -> Failure:
     return oidc_agent.failure(Completed(done.status, "", said), request.account, "registration failed")
 
 
-def _client_file(request: Request) -> Optional[str]:
+def _client_file(request: Request, client: Client) -> bytes:
     """A client configuration in the form that oidc-gen's --file reads."""
-    if request.client is None:
-        return None
     content = {
-        "client_id": request.client.client_id,
-        "client_secret": request.client.client_secret.reveal(),
+        "client_id": client.client_id,
+        "client_secret": client.client_secret.reveal(),
         "issuer_url": request.issuer,
         "scope": request.scope,
         "redirect_uris": [REDIRECT_URI],
         **({"cert_path": request.ca_file} if request.ca_file else {}),
     }
-    return json.dumps(content)
-
-
-@contextmanager
-def _in_memory(content: Optional[str]) -> Iterator[Optional[int]]:
-    """A file without a name. Unlike a pipe or a file of root's, another user who is handed it can open it by /dev/fd."""
-    if content is None:
-        yield None
-        return
-    descriptor = os.memfd_create("osg-token-renewer", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, content.encode("utf-8", "surrogateescape"))
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    return json.dumps(content).encode()

@@ -52,6 +52,10 @@ class Settings:
     ca_file: Optional[str] = None
 
 
+def opening_asks() -> bool:
+    return False
+
+
 def settings(values: Mapping[str, Any]) -> Settings:
     inline, file = values["client_secret"], values["client_secret_file"]
     if (inline is None) == (file is None):

@@ -1,8 +1,9 @@
 """Refresh tokens kept by oidc-agent: a private agent for each account, so that accounts are independent and renew in parallel.
 
-The agent runs in the foreground on a socket that only this user can reach. It is given the account with `oidc-add --pw-store`, so
-that it can save a rotated refresh token, and asked with `oidc-token`. Versions 4.2.6 to 5.3; sources: oidc-agent(1), oidc-add(1),
-oidc-token(1).
+The agent runs in the foreground on a socket that only this user can reach. It is given the account with `oidc-add` and asked with
+`oidc-token`. To save a rotated refresh token it needs the password once more. It could keep that by itself (`--pw-store`), but would derive
+another key for it, a third of what opening an account costs; so it has it in a file in memory, which nobody else can change meanwhile.
+Versions 4.2.6 to 5.3; sources: oidc-agent(1), oidc-add(1), oidc-token(1).
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class Agent:
         return self.process.poll() is not None
 
 
+def opening_asks() -> bool:
+    return not _skips_check()
+
+
 def settings(values: Mapping[str, Any]) -> Settings:
     return Settings(values["password_file"])
 
@@ -107,16 +112,17 @@ def session(
     kept: Optional[Kept] = None,  # noqa: ARG001  (an agent has one account)
 ) -> Iterator[Fetch]:
     password_file: SecretFile = account.settings.password_file
-    # Proves that it can be read, before an agent is started: oidc-add would ask for the password instead.
-    password_file.first_line("password")
+    # Before an agent is started: oidc-add would ask for what it cannot read.
+    password_line = password_file.raw_line("password")
     copy = os.path.join(where.state, "accounts", account.name)
     # What an earlier run may have left has no more time than that.
     with begin(0.0) as left:
         wait = min(left, _client_limit(account) + _ORPHAN_GRACE)
     with account_file.guarded(account.name, copy, wait, begin) as guard, ExitStack() as stack:
+        password = stack.enter_context(process.in_memory(password_line))
         with TURNS.turn(begin):
-            running = stack.enter_context(agent(where.sockets, guard=guard))
-            _add(account, os.path.abspath(password_file.path), running, begin)
+            running = stack.enter_context(agent(where.sockets, guard, descriptors=(password,)))
+            _add(account, password, running, begin)
         guard.take_back()
         yield _Session(account, running, guard, begin).fetch
 
@@ -150,8 +156,10 @@ _ORPHAN_GRACE = 5.0
 
 
 @contextmanager
-def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file.Guard] = None) -> Iterator[Agent]:
-    """A private agent, ended on every way out, its directory (made in `parent`) removed.
+def agent(
+    parent: str, guard: Optional[account_file.Guard] = None, user: Optional[User] = None, descriptors: Sequence[int] = ()
+) -> Iterator[Agent]:
+    """A private agent, ended on every way out, its directory (made in `parent`) removed. It inherits `descriptors`.
 
     When this program is killed, the agent ends by itself as soon as no client holds it any more, and removes its directory. What `guard`
     has is then let go of, too.
@@ -170,7 +178,7 @@ def agent(parent: str, user: Optional[User] = None, guard: Optional[account_file
         running = None
         try:
             with undisturbed():
-                running = process.start(command, env, stdin=watched, output=said, pass_fds=(mark, *held), user=user)
+                running = process.start(command, env, stdin=watched, output=said, pass_fds=(mark, *held, *descriptors), user=user)
             _wait_for(path, running.process, said)
             yield Agent(env, hold, running.process, user)
         finally:
@@ -219,12 +227,17 @@ def offers(program: str, option: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown.stdout + shown.stderr) is not None
 
 
-def _add(account: Account, password_file: str, running: Agent, begin: Begin) -> None:
-    argv = [process.find("oidc-add", PACKAGE), "--pw-store", f"--pw-file={password_file}"]
-    # Without it, oidc-add asks the issuer for a token that nobody wants.
-    if offers("oidc-add", "--skip-check"):
+def _skips_check() -> bool:
+    """Whether oidc-add can be kept from asking the issuer for a token that nobody wants: from 5.1 on."""
+    return offers("oidc-add", "--skip-check")
+
+
+def _add(account: Account, password: int, running: Agent, begin: Begin) -> None:
+    """`password` is the descriptor of the file that has it; the agent remembers its name, and has it by the same number."""
+    argv = [process.find("oidc-add", PACKAGE), f"--pw-file=/dev/fd/{password}"]
+    if _skips_check():
         argv.append("--skip-check")
-    done = _run([*argv, account.name], running, account, begin)
+    done = _run([*argv, account.name], running, account, begin, (password,))
     if done.status != 0:
         raise failure(done, account.name)
 
@@ -239,7 +252,7 @@ def _client_limit(account: Account) -> float:
     return account.timeout + process.GRACE
 
 
-def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) -> Completed:
+def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin, descriptors: Sequence[int] = ()) -> Completed:
     limited = limited_to(_client_limit(account), argv)
     with begin(min(account.timeout, _UNCUT)) as within:
         timeout = min(account.timeout, within)
@@ -248,7 +261,7 @@ def _run(argv: Sequence[str], running: Agent, account: Account, begin: Begin) ->
         # Nothing is lost with one that is not there to be asked any more.
         asked = running.process.poll() is None
         try:
-            done = process.run(limited, running.env, timeout, pass_fds=(running.hold,), user=running.user)
+            done = process.run(limited, running.env, timeout, pass_fds=(running.hold, *descriptors), user=running.user)
         except TimedOut as error:
             what = f"the issuer of account {account.name} had not answered after {seconds(timeout)}"
             raise CutOff(what, f"its agent had to be ended: {loss}") from error

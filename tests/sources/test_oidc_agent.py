@@ -196,6 +196,35 @@ def test_when_an_opaque_token_expires_is_known_from_oidc_token(issuer: Issuer, r
     assert before + 900 <= fetched.expires_at <= time.time() + 901
 
 
+def test_a_new_refresh_token_is_saved_whatever_becomes_of_the_password_file(issuer: Issuer, host: Host) -> None:
+    """The agent needs the password once more, at a time when somebody may be changing it."""
+    host.register(issuer, "robot")
+    issuer.settings(rotate=True)
+    file, before = host.root / "robot.pw", host.account_file("robot").read_bytes()
+    password = file.read_text()
+    with on(host):
+        with oidc_agent.session(account_of(host), directories(host)) as fetch:
+            opened = host.account_file("robot").read_bytes()
+            file.write_text("another\n")
+            fetch(spec_of())
+            file.unlink()
+            fetch(spec_of(audience=("two",)))
+        assert len({before, opened, host.account_file("robot").read_bytes()}) == 3
+        host.secret(file.name, password)
+        # The issuer would take the use of an older one for theft.
+        open_account(host)
+
+
+def test_a_password_is_what_oidc_agent_reads_in_its_file(host: Host, issuer: Issuer) -> None:
+    """Only it decides where the first line ends, as when it is given the file itself."""
+    host.register(issuer, "robot")
+    file = host.root / "robot.pw"
+    with on(host):
+        for rest in ("", "\n", "\nanother line\n"):
+            file.write_text(file.read_text().splitlines()[0] + rest)
+            open_account(host)
+
+
 def test_an_issuer_that_refuses_a_blank_scope_is_asked_without_one(issuer: Issuer, robot: Host) -> None:
     issuer.settings(refuse_blank_scope=True)
     with oidc_agent.session(account_of(robot), directories(robot)) as fetch:
@@ -289,11 +318,27 @@ def test_a_refresh_that_was_one_too_many_may_be_repeated(issuer: Issuer, opened:
     assert raised.value.retry_after == 0
 
 
-def test_the_accounts_of_a_dead_issuer_do_not_each_wait_for_their_timeout(issuer: Issuer, host: Host) -> None:
-    """Each would wait for its own timeout, if it were asked for."""
+@pytest.fixture
+def crowd(issuer: Issuer, host: Host) -> list[str]:
+    """More accounts of an issuer, each with a token and a short timeout, than it is asked for before it has answered."""
     names = [f"robot{number}" for number in range(AT_RISK + 2)]
     accounts = "".join(host.register(issuer, name).rstrip() + "\ntimeout = 5\n" for name in names)
     host.configure(accounts + "".join(host.token(name, name) for name in names))
+    return names
+
+
+def test_an_issuer_that_answered_when_accounts_were_opened_is_asked_for_more_of_them(issuer: Issuer, host: Host, crowd: list[str]) -> None:
+    for name in crowd:
+        issuer.fault(endpoint="token", client_id=host.client_ids[name], times=int(oidc_agent.opening_asks()))
+    together = AT_RISK + oidc_agent.opening_asks()
+    issuer.fault(endpoint="token", gather=together, times=together)
+    done = host.run()
+    assert done.status == 0, done.stderr
+
+
+def test_the_accounts_of_a_dead_issuer_do_not_each_wait_for_their_timeout(issuer: Issuer, host: Host, crowd: list[str]) -> None:
+    """Each would wait for its own timeout, if it were asked for."""
+    names = crowd
     issuer.fault(endpoint="*", hang=True)
 
     for known in (True, False):
@@ -426,7 +471,7 @@ def test_skip_check_is_used_where_it_is_offered(issuer: Issuer, robot: Host) -> 
         """,
     )
     open_account(robot)
-    assert record.read_text().splitlines() == ["--pw-store", f"--pw-file={robot.root}/robot.pw", "--skip-check", "robot"]
+    assert re.sub(r"/\d+\n", "/N\n", record.read_text()).splitlines() == ["--pw-file=/dev/fd/N", "--skip-check", "robot"]
 
 
 @pytest.mark.parametrize(
