@@ -168,7 +168,8 @@ class Floor:
     """What a run through oidc-agent costs at least, whatever the program does; measured once a round, beside the run.
 
     The CPU time of the agent and its clients is that of reference.sh for one account, which starts little that is not needed, and derives
-    no key that is not. As many run at a time as there are cores, for cores that share caches and a memory bus are slower together, and without latency.
+    no key that is not. As many run at a time as there are cores, for cores that share caches and a memory bus are slower together, and
+    without latency.
     """
 
     def __init__(self, world: World) -> None:

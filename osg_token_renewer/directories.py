@@ -10,10 +10,12 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local
-from osg_token_renewer.process import User, inheritable
+
+if TYPE_CHECKING:
+    from osg_token_renewer.process import User
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,8 @@ def private(parent: str, owner: Optional[User] = None) -> Iterator[tuple[str, in
 
 def opened(path: str, flags: int = 0) -> int:
     """A descriptor to be inherited; symbolic links are not followed."""
+    from osg_token_renewer.process import inheritable
+
     return inheritable(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags))
 
 

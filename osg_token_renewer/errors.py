@@ -28,8 +28,6 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Optional
 
-from osg_token_renewer.model import STOPPED
-
 if TYPE_CHECKING:
     from osg_token_renewer.model import Problem
 
@@ -121,7 +119,7 @@ class NotAsked(Unavailable):
 
 
 class Stopped(Failure):
-    reason = STOPPED
+    reason = "stopped"
 
 
 class Local(Failure):

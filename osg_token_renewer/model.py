@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Optional
@@ -128,6 +128,8 @@ class Config:
     options: Options
     files: tuple[str, ...]
     warnings: tuple[Problem, ...] = ()
+    # Files with secrets that were looked at, not into.
+    secret_files: tuple[str, ...] = ()
 
 
 # Tokens
@@ -167,7 +169,7 @@ class Published:
     """What the publisher read at a `token_path`.
 
     `problem` says why it is not a token; `difference`, how the file's mode, owner or group is not what is configured; `mode` is
-    the permission bits.
+    the permission bits; `identity` is what tells this state of the file from others (`snapshot.identity`).
     """
 
     found: Found
@@ -176,6 +178,7 @@ class Published:
     fingerprint: Optional[str] = None
     mode: Optional[int] = None
     difference: Optional[str] = None
+    identity: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -242,9 +245,8 @@ class State(Enum):
     FAILED = "failed"
 
 
-# Reasons of failed outcomes besides those of errors.Failure: the program itself is at fault, or it was asked to stop.
+# The reason of a failed outcome besides those of errors.Failure: the program itself is at fault.
 BUG = "bug"
-STOPPED = "stopped"
 
 
 @dataclass(frozen=True)

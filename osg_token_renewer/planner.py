@@ -8,7 +8,7 @@ from typing import Optional
 
 from osg_token_renewer.jwt import numeric_date
 from osg_token_renewer.model import AccessToken, Decision, Found, Published, Rest, TokenRecord, TokenSpec, Why
-from osg_token_renewer.text import duration
+from osg_token_renewer.text import duration, remaining
 
 # How long an account with a dead grant is not tried, in seconds.
 REST = 86400.0
@@ -72,13 +72,23 @@ def decide(
         return Decision(Why.UNKNOWN_EXPIRY, "nobody said when it expires")
     left = expires_at - now
     if left < spec.min_lifetime:
-        return Decision(Why.EXPIRING, f"{duration(left)} left, less than the {duration(spec.min_lifetime)} of min_lifetime")
+        return Decision(Why.EXPIRING, f"{remaining(left)}, less than the {duration(spec.min_lifetime)} of min_lifetime")
     if left < spec.min_lifetime + spread and record is not None and _about(record, published):
         ahead = _ahead(record, spec.account, expires_at - spec.min_lifetime, spread)
         if left < spec.min_lifetime + ahead:
             moved = f"moved {duration(ahead)} ahead of the {duration(spec.min_lifetime)} of min_lifetime by spread"
-            return Decision(Why.SPREAD, f"{duration(left)} left, {moved}")
-    return Decision(Why.FRESH, f"{duration(left)} left")
+            return Decision(Why.SPREAD, f"{remaining(left)}, {moved}")
+    return Decision(Why.FRESH, remaining(left))
+
+
+def due_from(planned: Planned, spread: float) -> float:
+    """When a fresh token will be due if nothing but the time changes, in seconds since 1970."""
+    spec, record = planned.spec, planned.record
+    if planned.decision.due or planned.expires_at is None or spec.min_lifetime is None:
+        return 0.0
+    latest = planned.expires_at - spec.min_lifetime
+    about = record is not None and _about(record, planned.published)
+    return latest - (_ahead(record, spec.account, latest, spread) if record and about else 0.0)
 
 
 def rests(rest: Optional[Rest], grant: Optional[str], now: float) -> bool:

@@ -110,6 +110,10 @@ class Run:
     def plan(self) -> list[Planned]:
         return plan(self._config, self._history, time.time(), self._force)
 
+    def due_from(self, planned: Sequence[Planned]) -> float:
+        """When the first of fresh tokens will be due if nothing but the time changes, in seconds since 1970."""
+        return min((planner.due_from(each, self._config.options.spread) for each in planned), default=0.0)
+
     def outcomes(self, planned: Sequence[Planned]) -> Iterator[Outcome]:
         """One outcome for each planned token: the fresh ones first, the others as they come.
 

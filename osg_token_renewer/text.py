@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
 
 OUTSIDE_LIMIT = 300
 
@@ -77,6 +76,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min"
 
 
+def remaining(life: float) -> str:
+    return f"{duration(life)} left"
+
+
 def seconds(limit: float) -> str:
     """A time limit as it was set, or what was left of another: '60 s', '0.4 s'."""
     return f"{round(limit, 1):g} s"
@@ -84,6 +87,8 @@ def seconds(limit: float) -> str:
 
 def instant(when: float) -> str:
     """Seconds since 1970 as RFC 3339 in UTC, to the second."""
+    from datetime import datetime, timezone
+
     return datetime.fromtimestamp(int(when), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

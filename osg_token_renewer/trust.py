@@ -52,7 +52,7 @@ def flaws(path: str, also: Optional[int] = None, descriptor: Optional[int] = Non
         yield f"others can write it: chmod o-w {path}"
     elif status.st_mode & stat.S_IWGRP and not _group(status.st_gid):
         yield f"the group {_group_name(status.st_gid)} can write it: chmod g-w {path}"
-    for directory in _way(path):
+    for directory in way(path):
         # A volume that an orchestrator mounts is often for everyone to write, and read-only.
         if open_to_all(os.stat(directory)) and not os.statvfs(directory).f_flag & os.ST_RDONLY:
             yield f"others can write to {directory}, where it is: chmod o-w {directory}"
@@ -70,7 +70,7 @@ def open_to_all(directory: os.stat_result) -> bool:
     return bool(directory.st_mode & stat.S_IWOTH) and not directory.st_mode & stat.S_ISVTX
 
 
-def _way(path: str) -> list[str]:
+def way(path: str) -> list[str]:
     """The directories from the root to a file, as its path is written and as it is once symbolic links are followed."""
     found = set()
     for here in (os.path.abspath(path), os.path.realpath(path)):

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # How long what is ended at a deadline may take for it, and what remains to be done after that.
 LINGER = 15.0
+# Seconds that a run may take until its configuration has said how many.
+UNTIL_CONFIGURED = 600.0
 # How long the last message may wait for somebody who takes it.
 _LAST_WORDS = 1.0
 _GLANCE = 0.5
@@ -33,7 +35,7 @@ class Watchdog:
     One for a process, made by its main thread.
     """
 
-    def __init__(self, stop: Stop, seconds: float, seconds_to_stop: float) -> None:
+    def __init__(self, stop: Stop, seconds: float = UNTIL_CONFIGURED, seconds_to_stop: float = LINGER) -> None:
         self._stop = stop
         # Another thread may take a signal that the main thread, which alone runs handlers, cannot: Python notes it here at once.
         self._taken, noted = os.pipe()

@@ -14,7 +14,7 @@ PACKAGE = "osg_token_renewer"
 LAYERS = (
     ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log", "directories", "trust", "watchdog"),
     ("all_sources", "sources", "planner", "claims", "attempts"),
-    ("config", "runner", "publisher", "report", "history", "lock", "sandbox"),
+    ("config", "runner", "publisher", "report", "history", "lock", "sandbox", "snapshot"),
     ("renew", "registration", "setup_files"),
     ("daemon",),
     ("commands",),

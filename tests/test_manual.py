@@ -116,7 +116,7 @@ def test_each_exit_status_is_described(page: str) -> None:
 def test_each_reason_of_a_failure_is_explained_and_no_other() -> None:
     known = {kind.reason for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Failure)} - {Failure.reason}
     found = re.findall(r"\w+", " ".join(terms(part(RENEWER, "When a renewal fails"), r"\*\w+\*")))
-    assert set(found) == {*known, model.BUG, model.STOPPED}
+    assert set(found) == {*known, model.BUG}
 
 
 def test_each_state_is_explained_and_no_other() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from osg_token_renewer import jwt, publisher
 from osg_token_renewer.model import Decision, Found, Published, TokenRecord, TokenSpec, Why
-from osg_token_renewer.planner import decide, expiry, plan, to_be_removed
+from osg_token_renewer.planner import decide, due_from, expiry, plan, to_be_removed
 from tests.test_jwt import jws
 
 NOW = 1_000_000.0
@@ -217,6 +217,25 @@ def test_a_token_of_which_little_is_known_is_not_moved() -> None:
 def test_an_opaque_token_is_moved_as_any_other() -> None:
     known = TokenRecord("x", OPAQUE.fingerprint, SPEC.asked, expires_at=NOW + 600, obtained_at=NOW - 10**6)
     assert decide(SPEC, OPAQUE, known, NOW, spread=100_000).why is Why.SPREAD
+
+
+# Until when it stays so
+
+
+@pytest.mark.parametrize("spread", [0, SPREAD])
+@pytest.mark.parametrize("run", range(5))
+def test_a_fresh_token_is_due_from_when_it_says(run: int, spread: float) -> None:
+    token = signed(LIFETIME)
+    known = TokenRecord("x", token.fingerprint, SPEC.asked, expires_at=NOW + LIFETIME, obtained_at=NOW + run / 10)
+    at = due_from(plan(SPEC, token, known, NOW, spread=spread), spread)
+    assert NOW < at <= NOW + LIFETIME - 600
+    assert not decide(SPEC, token, known, at - 0.01, spread=spread).due
+    assert decide(SPEC, token, known, at + 0.01, spread=spread).due
+
+
+def test_a_token_that_is_due_is_so_from_the_beginning() -> None:
+    for token, wanted in ((signed(599), SPEC), (signed(), spec(min_lifetime=None)), (OPAQUE, SPEC), (Published(Found.NOTHING), SPEC)):
+        assert due_from(plan(wanted, token, None, NOW), 0) == 0
 
 
 # What becomes of an expired token

@@ -17,7 +17,8 @@ from typing import Any, Optional
 import pytest
 
 from osg_token_renewer import jwt, runner
-from osg_token_renewer.model import STOPPED, Account, Outcome, Secret, State, TokenSpec
+from osg_token_renewer.errors import Stopped
+from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials, oidc_agent
 from osg_token_renewer.sources.base import Directories
@@ -214,7 +215,7 @@ def test_what_is_under_way_when_the_run_is_stopped_is_published_and_the_rest_is_
     seen += outcomes
     asked = lanes.issuer.counts().token
     renewed = {outcome.spec.name for outcome in seen if outcome.state is State.RENEWED}
-    stopped = {outcome.spec.name: outcome.message for outcome in seen if outcome.reason == STOPPED}
+    stopped = {outcome.spec.name: outcome.message for outcome in seen if outcome.reason == Stopped.reason}
     assert len(renewed) == asked < 6
     assert {"a1", "b1"} <= renewed
     assert set(stopped.values()) == {"the run was stopped before its turn came"}
@@ -503,7 +504,7 @@ def test_the_request_to_stop_ends_the_waiting_and_the_old_token_stays(lanes: Lan
     lanes.issuer.settings(nbf_offset=55)
     began = time.monotonic()
     with stopping_after(lanes, requests=2):
-        assert lanes.run([spec]) == {"a1": STOPPED}
+        assert lanes.run([spec]) == {"a1": Stopped.reason}
     assert time.monotonic() - began < 50
     assert Path(spec.path).read_text() == old
 

@@ -6,18 +6,22 @@ import argparse
 import logging
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
-from osg_token_renewer import config, directories, renew
+from osg_token_renewer import config, directories, snapshot
 from osg_token_renewer.errors import Exit, LockHeld, RenewerError
-from osg_token_renewer.model import BUG, Options, Outcome, State
-from osg_token_renewer.planner import Planned
 from osg_token_renewer.report import journal
 from osg_token_renewer.stop import Stop, on_signals
 from osg_token_renewer.text import plural
 from osg_token_renewer.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from osg_token_renewer import renew
+    from osg_token_renewer.model import Outcome
+    from osg_token_renewer.planner import Planned
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +41,21 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         _not_as_root(args)
     stop = Stop()
-    # Until the configuration has said how long it may take.
-    watchdog = Watchdog(stop, renew.longest(Options()), renew.longest_stop({}))
+    watchdog = Watchdog(stop)
+    usual = not (args.dry_run or args.force or args.tokens)
+    if usual and not log.isEnabledFor(logging.DEBUG):
+        lines = snapshot.nothing_due(config.main_file(args.config))
+        if lines is not None:
+            log.info("%s", "\n".join(lines))
+            return Exit.WELL
+    return _look_and_renew(args, stop, watchdog, usual)
+
+
+def _look_and_renew(args: argparse.Namespace, stop: Stop, watchdog: Watchdog, usual: bool) -> int:
+    # Here, because a run in which nothing has changed needs none of it.
+    from osg_token_renewer import renew
+
+    began = time.time()
     found = config.load(args.config)
     watchdog.allow(renew.longest(found.options), renew.longest_stop(found.accounts))
     for warning in found.warnings:
@@ -47,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     planned = this.plan()
     if args.dry_run:
         return _show(planned)
+    if usual and not any(each.decision.due for each in planned):
+        snapshot.take(config.main_file(args.config), found, planned, this.due_from(planned), began)
     try:
         with on_signals(stop):
             outcomes = _run(this, planned)
@@ -74,6 +93,8 @@ def _not_as_root(args: argparse.Namespace) -> None:
 
 
 def _status(outcomes: Sequence[Outcome]) -> int:
+    from osg_token_renewer.model import BUG, State
+
     if any(outcome.reason == BUG for outcome in outcomes):
         return Exit.BUG
     return Exit.FAILED if any(outcome.state is State.FAILED for outcome in outcomes) else Exit.WELL
@@ -90,6 +111,8 @@ def _show(planned: Sequence[Planned]) -> int:
 
 
 def _run(this: renew.Run, planned: Sequence[Planned]) -> list[Outcome]:
+    from osg_token_renewer.model import State
+
     outcomes = []
     due = sum(each.decision.due for each in planned)
     with _display(due) as advance:

@@ -8,9 +8,8 @@ import sys
 import time
 from typing import Any
 
-from osg_token_renewer import config, renew
+from osg_token_renewer import config
 from osg_token_renewer.errors import Exit
-from osg_token_renewer.report import states
 
 
 def add_parser(subparsers: Any) -> None:
@@ -21,6 +20,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from osg_token_renewer import renew
+    from osg_token_renewer.report import states
+
     found = config.load(args.config)
     now = time.time()
     planned = renew.plan(found, renew.history(found), now)

@@ -51,6 +51,7 @@ class _Reading:
     accounts: dict[str, Section] = field(default_factory=dict)
     tokens: dict[str, Section] = field(default_factory=dict)
     renewer: Optional[Section] = None
+    secret_files: list[str] = field(default_factory=list)
 
     def problem(self, place: Place, what: str, section: str, option: Optional[str] = None, warning: bool = False) -> None:
         self.problems.append(Problem(place, what, section, option, warning))
@@ -71,6 +72,7 @@ def build(sections: Sequence[Section], files: Sequence[str]) -> tuple[Config, li
         tuple(token for token in tokens if token),
         Options(**(renewer or {})),
         tuple(files),
+        secret_files=tuple(reading.secret_files),
     )
     return config, reading.problems
 
@@ -256,6 +258,7 @@ def _secrets_are_guarded(section: Section, values: dict[str, Any], of_source: It
 def _file_is_guarded(file: SecretFile, place: Place, section: str, option: str, reading: _Reading) -> None:
     try:
         path = file.path
+        reading.secret_files.append(path)
         # A credential is the service manager's to guard.
         for flaw in () if file.is_credential else trust.flaws(path):
             reading.problem(place, flaw, section, option)

@@ -12,8 +12,8 @@ from dataclasses import fields
 from typing import Optional
 
 from osg_token_renewer import directories
-from osg_token_renewer.errors import HistoryError
-from osg_token_renewer.model import STOPPED, Outcome, Rest, State, TokenRecord
+from osg_token_renewer.errors import HistoryError, Stopped
+from osg_token_renewer.model import Outcome, Rest, State, TokenRecord
 from osg_token_renewer.text import outside
 
 FILE = "history.sqlite"
@@ -80,7 +80,7 @@ class History:
                 issuer = outcome.token.issuer if outcome.token else None
                 row = (name, outcome.fingerprint, outcome.spec.asked, _storable(issuer), outcome.expires_at, now)
                 renewed.append(row)
-            elif outcome.state is State.FAILED and outcome.reason != STOPPED:
+            elif outcome.state is State.FAILED and outcome.reason != Stopped.reason:
                 failed.append((name, now, outcome.reason, _storable(outcome.message)))
             account = outcome.spec.account
             if outcome.dead_grant is not None:

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from osg_token_renewer import jwt
-from osg_token_renewer.errors import HistoryError
+from osg_token_renewer.errors import HistoryError, Stopped
 from osg_token_renewer.history import History, store
 from osg_token_renewer.history.store import DamagedError
-from osg_token_renewer.model import STOPPED, Outcome, State, TokenRecord, TokenSpec
+from osg_token_renewer.model import Outcome, State, TokenRecord, TokenSpec
 from tests.faults import apart, mount
 from tests.host import LONGEST
 from tests.moments import at_moment
@@ -108,7 +108,7 @@ def test_fresh_tokens_change_nothing_and_make_no_history(history: History, tmp_p
 def test_a_token_whose_turn_did_not_come_before_the_run_was_stopped_is_no_failure(history: History) -> None:
     history.record([renewed("x")], NOW)
     before = history.records()
-    stopped = [Outcome(spec(name), State.FAILED, STOPPED, "the run was stopped before its turn came") for name in ("x", "y")]
+    stopped = [Outcome(spec(name), State.FAILED, Stopped.reason, "the run was stopped before its turn came") for name in ("x", "y")]
     history.record(stopped, NOW + 1)
     assert history.records() == before
 

@@ -1,0 +1,366 @@
+"""What says that nothing has changed is believed only if nothing has."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osg_token_renewer import config, jwt, renew, snapshot
+from osg_token_renewer.history import History
+from osg_token_renewer.model import Outcome, State
+from osg_token_renewer.stop import Stop
+from tests.host import LONGEST, ROOT, Host, Result, section
+from tests.test_jwt import jws
+
+# Far from where a minute ends: what two runs say of it is the same.
+LIFETIME = 7230
+MIN_LIFETIME = 1800
+SETTLED = snapshot.SETTLED
+
+
+class Site:
+    """Two fresh tokens, of an account of each kind, which the history knows; the state directory is the service manager's."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.main = str(host.config)
+        self.file = host.state / snapshot.FILE
+        self.environment = {"STATE_DIRECTORY": str(host.state), "RUNTIME_DIRECTORY": str(host.runtime)}
+        self.drop_ins = host.config.parent / "config.d"
+        self.drop_ins.mkdir(mode=0o700)
+        host.secret("robot.pw", "hunter2\n")
+        self.tokens = [host.tokens / "x", host.tokens / "y"]
+        for path in self.tokens:
+            host.secret(f"tokens/{path.name}", self.token())
+        self.configure()
+        self.remember()
+
+    def token(self, lifetime: float = LIFETIME) -> str:
+        return jws({"exp": int(time.time()) + lifetime, "jti": os.urandom(4).hex()}) + "\n"
+
+    def configure(self, renewer: str = "", **options: object) -> None:
+        """`options` are those of the token x."""
+        client = {
+            "token_request_url": "https://127.0.0.1:1/token",
+            "client_id": "probe",
+            "client_secret_file": self.host.secret("secret", "s\n"),
+        }
+        sections = [
+            section("account robot", {"password_file": self.host.root / "robot.pw"}),
+            section("account probe", client),
+            self.host.token("x", "robot", **{"min_lifetime": MIN_LIFETIME, **options}),
+            self.host.token("y", "probe", min_lifetime=MIN_LIFETIME),
+        ]
+        self.host.write_config("".join(sections) + renewer)
+
+    def remember(self) -> None:
+        """As the run that obtained the tokens would."""
+        outcomes = []
+        for spec in config.load(self.main).tokens:
+            token = jwt.parse(Path(spec.path).read_text())
+            print_ = jwt.fingerprint(token.text.reveal())
+            outcomes.append(Outcome(spec, State.RENEWED, "renewed", "", expires_at=token.expires_at, token=token, fingerprint=print_))
+        History(str(self.host.state)).record(outcomes, time.time())
+
+    def look(self) -> None:
+        """What a run does that looks at everything."""
+        began = time.time()
+        found = config.load(self.main)
+        run = renew.Run(found, force=False, stop=Stop())
+        planned = run.plan()
+        snapshot.take(self.main, found, planned, run.due_from(planned), began)
+
+    def holds(self) -> bool:
+        return snapshot.nothing_due(self.main) is not None
+
+    def run(self, *arguments: str) -> Result:
+        return self.host.run(*arguments, env=self.environment)
+
+    def edit(self, **content: Any) -> None:
+        self.file.write_text(json.dumps({**json.loads(self.file.read_text()), **content}))
+
+
+@pytest.fixture
+def site(host: Host, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setattr(snapshot, "SETTLED", 0.0)
+    for name in ("STATE_DIRECTORY", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    found = Site(host)
+    monkeypatch.setenv("STATE_DIRECTORY", str(host.state))
+    return found
+
+
+@pytest.fixture
+def seen(site: Site) -> Site:
+    """The same, once a run has looked at it."""
+    site.look()
+    assert site.holds()
+    return site
+
+
+def opened(site: Site) -> tuple[list[str], list[str]]:
+    """A run with nothing due: the files that it opens, and the modules that it loads."""
+    script = """
+import json, sys
+files = []
+sys.addaudithook(lambda event, args: files.append(str(args[0])) if event == "open" else None)
+sys.path.insert(0, sys.argv[1])
+from osg_token_renewer.cli import main
+status = main(sys.argv[2:])
+print(json.dumps([status, files, sorted(sys.modules)]))
+"""
+    command = [sys.executable, "-I", "-c", script, str(ROOT), "--config", site.main]
+    environment = site.host.environment(site.environment)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONGEST, check=True)
+    status, files, modules = json.loads(done.stdout)
+    assert status == 0, done.stderr
+    return files, modules
+
+
+def test_a_run_after_one_that_found_nothing_due_reads_neither_configuration_nor_tokens(site: Site) -> None:
+    ours = {site.main, *map(str, site.tokens)}
+    time.sleep(SETTLED + 0.1)
+    files, modules = opened(site)
+    assert ours <= set(files)
+    assert "configparser" in modules
+    files, modules = opened(site)
+    assert ours & set(files) == set()
+    assert str(site.file) in files
+    assert not {"configparser", "sqlite3", "dataclasses", "hashlib", "subprocess", "osg_token_renewer.model"} & set(modules)
+
+
+def test_it_says_what_a_run_says_that_looks_at_everything(seen: Site) -> None:
+    quickly, fully = seen.run(), seen.run("renew", "x", "y")
+    assert quickly == fully
+    assert quickly.stderr.splitlines()[-1] == "2 tokens: 0 renewed, 2 fresh, 0 failed"
+    assert seen.run("--quiet") == Result(0, "", "")
+
+
+def replace_token(site: Site) -> None:
+    new = site.host.tokens / "new"
+    new.write_text(site.tokens[0].read_text())
+    new.chmod(0o600)
+    new.rename(site.tokens[0])
+
+
+def link_to_token(site: Site) -> None:
+    moved = site.tokens[0].rename(site.host.root / "moved")
+    site.tokens[0].symlink_to(moved)
+
+
+def rewrite_token(site: Site) -> None:
+    """With as many characters, and the times of before."""
+    status = site.tokens[0].stat()
+    site.tokens[0].write_text(site.tokens[0].read_text().swapcase())
+    os.utime(site.tokens[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Site], object]] = {
+    "a token is another": lambda site: site.tokens[1].write_text(site.token()),
+    "a token is rewritten": rewrite_token,
+    "a token is replaced by a copy": replace_token,
+    "a token is moved and linked to": link_to_token,
+    "a token is gone": lambda site: site.tokens[0].unlink(),
+    "a token has another mode": lambda site: site.tokens[0].chmod(0o640),
+    "a token has another owner": lambda site: os.chown(site.tokens[0], 1, -1),
+    "its directory is gone": lambda site: site.host.tokens.rename(site.host.root / "away"),
+    "the configuration is another": lambda site: site.configure(min_lifetime=MIN_LIFETIME + 1),
+    "the configuration has another mode": lambda site: site.host.config.chmod(0o640),
+    "there is a drop-in": lambda site: (site.drop_ins / "a.ini").write_text("[token x]\nscope = a\n"),
+    "the directory of drop-ins is gone": lambda site: site.drop_ins.rmdir(),
+    "others can write to a directory on the way": lambda site: site.host.config.parent.chmod(0o777),
+    "the password file is gone": lambda site: (site.host.root / "robot.pw").unlink(),
+    "others can read a secret": lambda site: (site.host.root / "secret").chmod(0o644),
+    "the history is another": lambda site: site.remember(),
+    "the history is gone": lambda site: (site.host.state / "history.sqlite").unlink(),
+    "a killed program was writing the history": lambda site: (site.host.state / "history.sqlite-journal").write_text(""),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_everything_is_looked_at_when(seen: Site, change: Callable[[Site], object]) -> None:
+    change(seen)
+    assert not seen.holds()
+
+
+def test_everything_is_looked_at_when_a_token_is_due_and_once_an_hour(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for lifetime, hold in ((MIN_LIFETIME + 600, 600.0), (LIFETIME + 3600, snapshot.LONGEST)):
+        site.tokens[0].write_text(site.token(lifetime))
+        site.look()
+        now = time.time()
+        for later, holds in ((0, True), (hold - 60, True), (hold + 1, False), (-60, False)):
+            with monkeypatch.context() as clock:
+                clock.setattr(time, "time", lambda at=now + later: at)
+                assert site.holds() is holds, later
+
+
+def test_everything_is_looked_at_by_another_user_version_or_configuration(seen: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("os.getegid", lambda: 12345), ("os.getgroups", lambda: [12345])):
+        with monkeypatch.context() as changed:
+            changed.setattr(name, value)
+            assert not seen.holds()
+    with monkeypatch.context() as changed:
+        changed.setattr(snapshot, "__version__", "0")
+        assert not seen.holds()
+    with monkeypatch.context() as changed:
+        changed.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/x")
+        assert not seen.holds()
+    other = seen.host.config.with_name("other.ini")
+    shutil.copy2(seen.host.config, other)
+    assert snapshot.nothing_due(str(other)) is None
+    assert seen.holds()
+
+
+def test_a_name_that_means_another_group_by_now_is_seen(site: Site) -> None:
+    site.configure(group="daemon")
+    os.chown(site.tokens[0], -1, 1)
+    site.look()
+    assert site.holds()
+    assert json.loads(site.file.read_text())["ids"] == {"group daemon": 1}
+    for other in (2, None):
+        site.edit(ids={"group daemon": other})
+        assert not site.holds()
+
+
+@pytest.mark.parametrize("arguments", [["-v"], ["renew", "x"], ["renew", "--dry-run"], ["renew", "--force"], ["status"], ["check"]])
+def test_who_wants_to_know_more_is_not_answered_from_a_snapshot(seen: Site, arguments: list[str]) -> None:
+    usual = seen.run()
+    assert usual.status == 0
+    # A snapshot of what never was: whoever believes it says that all is well.
+    seen.tokens[0].write_text(seen.token(-60))
+    entries = json.loads(seen.file.read_text())["tokens"]
+    entries[0][3] = snapshot.identity(seen.tokens[0].stat())
+    seen.edit(tokens=entries)
+    assert seen.run() == usual
+    assert seen.run(*arguments) != usual
+
+
+# what a snapshot is taken of
+
+
+def with_a_due_token(site: Site) -> None:
+    site.tokens[0].unlink()
+
+
+def with_a_warning(site: Site) -> None:
+    (site.host.root / "secret").chmod(0o644)
+
+
+def without_a_history(site: Site) -> None:
+    (site.host.state / "history.sqlite").unlink()
+
+
+def with_a_damaged_history(site: Site) -> None:
+    (site.host.state / "history.sqlite").write_bytes(b"SQLite format 3\0" + bytes(4000))
+
+
+def with_state_elsewhere(site: Site) -> None:
+    elsewhere = site.host.root / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    shutil.copy(site.host.state / "history.sqlite", elsewhere)
+    site.configure(section("renewer", {"state_dir": elsewhere}))
+
+
+def without_room(site: Site) -> None:
+    (site.host.state / f"{snapshot.FILE}.new").mkdir()
+
+
+@pytest.mark.parametrize(
+    "make", [with_a_due_token, with_a_warning, without_a_history, with_a_damaged_history, with_state_elsewhere, without_room]
+)
+def test_there_is_no_snapshot(site: Site, make: Callable[[Site], None]) -> None:
+    make(site)
+    site.look()
+    assert not site.file.exists()
+    assert not site.holds()
+
+
+@pytest.mark.parametrize("changed", ["tokens/y", "etc/config.ini", "secret"])
+def test_what_has_just_changed_may_change_again_within_the_same_tick(site: Site, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    monkeypatch.setattr(snapshot, "SETTLED", SETTLED)
+    site.look()
+    assert not site.file.exists()
+    time.sleep(SETTLED + 0.1)
+    path = site.host.root / changed
+    path.touch()
+    site.look()
+    assert not site.file.exists()
+
+
+def test_what_changes_while_a_run_reads_is_in_no_snapshot(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = renew.Run.plan
+
+    def and_then_somebody_writes(run: renew.Run) -> Any:
+        planned = plan(run)
+        site.tokens[1].write_text(site.token(60))
+        site.configure(min_lifetime=1)
+        return planned
+
+    monkeypatch.setattr(renew.Run, "plan", and_then_somebody_writes)
+    site.look()
+    assert not site.holds()
+
+
+def test_the_last_of_two_snapshots_counts_and_nothing_else_is_left(seen: Site) -> None:
+    (seen.host.state / f"{snapshot.FILE}.new").write_text("of a run that was killed")
+    seen.tokens[0].write_text(seen.token())
+    seen.look()
+    assert seen.holds()
+    assert {path.name for path in seen.host.state.iterdir()} == {"history.sqlite", snapshot.FILE}
+    assert seen.file.stat().st_mode & 0o777 == 0o600
+    said = seen.file.read_text()
+    assert not any(path.read_text().strip() in said for path in seen.tokens)
+
+
+# a snapshot that makes no sense
+
+
+def forge_owner(file: Path) -> None:
+    os.chown(file, 1, -1)
+
+
+def forge_link(file: Path) -> None:
+    file.symlink_to(file.rename(file.with_name("elsewhere")))
+
+
+def forge_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file, 0o600)
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [forge_owner, lambda file: file.chmod(0o620), lambda file: file.chmod(0o602), forge_link, forge_pipe, truncate, Path.unlink],
+    ids=["not ours", "a group can write it", "others can write it", "a link", "a pipe", "half of it", "gone"],
+)
+def test_a_snapshot_that_is_not_this_users_own_and_whole_is_not_believed(seen: Site, spoil: Callable[[Path], None]) -> None:
+    spoil(seen.file)
+    assert not seen.holds()
+    seen.look()
+    assert seen.holds()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", "7", '{"situation": []}', "[" * 100_000, "\0", "NaN"])
+def test_any_other_content_is_none(seen: Site, content: str) -> None:
+    seen.file.write_text(content)
+    assert not seen.holds()
+
+
+@pytest.mark.parametrize("name", ["situation", "taken_at", "until", "ids", "files", "ways", "tokens"])
+@pytest.mark.parametrize("value", [None, "x", [7], [[]], {"x": 7}, {"/": []}, [["x", 7, "x", 7]]])
+def test_a_part_that_makes_no_sense_is_none(seen: Site, name: str, value: Any) -> None:
+    seen.edit(**{name: value})
+    assert not seen.holds()
