@@ -63,7 +63,7 @@ class Fleet:
 
 def write(host: Host, sections: Sequence[str], **options: object) -> None:
     """The configuration of these sections; `options` go into the [renewer] section."""
-    host.write_config("".join([*sections, section("renewer", {"state_dir": host.state, "runtime_dir": host.runtime, **options})]))
+    host.write_config("".join([*sections, section("renewer", options)]))
 
 
 def publish(tokens: Sequence[Wanted]) -> None:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 TICKS = os.sysconf("SC_CLK_TCK")
 # Longer than the slowest reference takes.
 LONGEST = 900.0
+# What the service runs with. It has nothing but what comes with it; the other one, which has the libraries, is slower to start.
+SYSTEM_PYTHON = "/usr/bin/python3"
 # How many accounts are registered at a time: each of them waits most of its time.
 REGISTRARS = 4
 
@@ -139,9 +141,9 @@ class World:
 
     # running programs
 
-    def renew(self, host: Host, *arguments: str, quiet: bool = False) -> Cost:
+    def renew(self, host: Host, quiet: bool = False, python: str = sys.executable) -> Cost:
         """One run of the program; Broken unless all is well."""
-        return self.cost(host, program(host, *arguments), quiet=quiet)
+        return self.cost(host, program(host, python), quiet=quiet)
 
     def reference(self, host: Host, listed: Path) -> Cost:
         return self.cost(host, [str(REFERENCE), str(listed)])
@@ -153,7 +155,7 @@ class World:
         with open(log, "wb") as output:
             subprocess.run(
                 [sys.executable, "-I", "-S", str(HERE / "launch.py"), str(result), *command],
-                env=host.environment({}),
+                env=environment(host),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -178,9 +180,14 @@ class World:
         return sum(int(field) for line in lines if line[0] in names for field in (*line[1:4], *line[6:9])) / TICKS
 
 
-def program(host: Host, *arguments: str) -> list[str]:
+def program(host: Host, python: str = sys.executable) -> list[str]:
     """The renewal program as the service starts it: isolated from the user's environment."""
-    return [sys.executable, "-I", str(RENEWER), "--config", str(host.config), *arguments]
+    return [python, "-I", str(RENEWER), "--config", str(host.config)]
+
+
+def environment(host: Host) -> dict[str, str]:
+    """As the service manager makes it, which has directories for the service."""
+    return host.environment({"STATE_DIRECTORY": str(host.state), "RUNTIME_DIRECTORY": str(host.runtime)})
 
 
 def wanted(host: Host, accounts: Sequence[str], tokens: int, directory: str = "tokens") -> list[Wanted]:
@@ -251,7 +258,7 @@ class Arrivals:
         pipe = subprocess.PIPE
         started = time.monotonic()
         with subprocess.Popen(
-            program(host), env=host.environment({}), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=pipe, text=True
+            program(host), env=environment(host), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=pipe, text=True
         ) as process:
             assert process.stderr is not None
             try:
