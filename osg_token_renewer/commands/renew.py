@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable
 
 from osg_token_renewer import config, directories, snapshot
@@ -113,10 +114,14 @@ def _show(planned: Sequence[Planned]) -> int:
 def _run(this: renew.Run, planned: Sequence[Planned]) -> list[Outcome]:
     from osg_token_renewer.model import State
 
-    outcomes = []
     due = sum(each.decision.due for each in planned)
+    coming = this.outcomes(planned)
+    # One message: of many tokens most are fresh, and a message costs more than to look at a token.
+    outcomes = [*islice(coming, len(planned) - due)]
+    if outcomes:
+        log.info("%s", "\n".join(map(journal.line, outcomes)))
     with _display(due) as advance:
-        for outcome in this.outcomes(planned):
+        for outcome in coming:
             log.log(journal.level(outcome), "%s", journal.line(outcome))
             outcomes.append(outcome)
             if outcome.state is not State.FRESH:
