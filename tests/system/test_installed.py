@@ -6,17 +6,21 @@ import json
 import re
 import shlex
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from osg_token_renewer import __version__
+from osg_token_renewer.snapshot import SETTLED
 from testbed import Issuer
 from tests.host import SCOPE, spare_adding
 from tests.system.machine import Machine, until
 
 SERVICE, TIMER = "osg-token-renewer.service", "osg-token-renewer.timer"
 CONFIG = "/etc/osg/token-renewer/config.ini"
+DROP_IN = "/etc/osg/token-renewer/config.d/lifetime.ini"
+SNAPSHOT = "/var/lib/osg-token-renewer/snapshot.json"
 CA = "/etc/osg/issuer-ca.pem"
 TOKEN = "/etc/osg/tokens/myaccount.ce.token"
 FREQUENCY = "/etc/systemd/system/osg-token-renewer.timer.d/timer-frequency.conf"
@@ -167,6 +171,41 @@ def test_3_the_timer_makes_the_token_and_renews_it(machine: Machine, issuer: Iss
     another_token(machine)
     until(lambda: journal(machine).count("token ce: renewed") >= 2, "two renewals in the journal")
     assert "warning" not in journal(machine)
+
+
+def test_3_a_new_refresh_token_is_saved_within_the_sandbox(machine: Machine, issuer: Issuer) -> None:
+    """To write the account file, the agent reads the password once more."""
+    machine.run("systemctl", "stop", TIMER, SERVICE)
+    issuer.settings(rotate=True)
+    account = "/var/spool/osg-token-svc/.oidc-agent/myaccount"
+    for _ in range(2):
+        before = machine.read(account)
+        said = start(machine)
+        assert "token ce: renewed" in said
+        assert succeeded(machine), said
+        assert machine.read(account) != before
+    issuer.settings(rotate=False)
+    machine.run("systemctl", "start", TIMER)
+
+
+def test_3_the_runs_after_one_with_nothing_due_say_what_it_said(machine: Machine) -> None:
+    machine.run("systemctl", "stop", TIMER, SERVICE)
+    machine.write(DROP_IN, "[token ce]\nmin_lifetime = 60\n")
+    machine.shell(f"chown root:{USER} {DROP_IN}; chmod 640 {DROP_IN}")
+    time.sleep(SETTLED + 0.1)
+    for _ in range(2):
+        said = start(machine)
+        assert "token ce: fresh: " in said
+        assert "1 token: 0 renewed, 1 fresh, 0 failed" in said
+        assert look(machine, SNAPSHOT) == f"{USER}:{USER} 600"
+        taken = machine.output("stat", "--format=%i %z", SNAPSHOT)
+    start(machine)
+    assert machine.output("stat", "--format=%i %z", SNAPSHOT) == taken
+    priorities = machine.output("journalctl", "--quiet", "--output=json", "--unit", SERVICE, "--lines=20", "--grep=token")
+    assert {json.loads(line)["PRIORITY"] for line in priorities.splitlines()} == {"6"}
+    machine.run("rm", DROP_IN)
+    assert "token ce: renewed" in start(machine)
+    machine.run("systemctl", "start", TIMER)
 
 
 def test_4_an_issuer_that_is_down_fails_the_unit_which_recovers_by_itself(machine: Machine, issuer: Issuer) -> None:
