@@ -118,7 +118,7 @@ class Simulated:
     def rescue(self, _directory: str) -> bool:
         return True
 
-    def opening_asks(self) -> bool:
+    def opening_obtains_token(self) -> bool:
         return False
 
     def issuer(self, account: Account, _known: Optional[str]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Optional
 
+from osg_token_renewer.identity import Identity
 from osg_token_renewer.text import escaped
 
 # Of a section's title, which the configuration does not limit.
@@ -128,8 +129,9 @@ class Config:
     options: Options
     files: tuple[str, ...]
     warnings: tuple[Problem, ...] = ()
-    # Files with secrets that were looked at, not into.
-    secret_files: tuple[str, ...] = ()
+    # What was there to be read, by its path, and who might do what with the files of secrets, into which nobody has looked.
+    seen: Mapping[str, Identity] = field(default_factory=dict)
+    secrets_seen: Mapping[str, Identity] = field(default_factory=dict)
 
 
 # Tokens
@@ -169,7 +171,7 @@ class Published:
     """What the publisher read at a `token_path`.
 
     `problem` says why it is not a token; `difference`, how the file's mode, owner or group is not what is configured; `mode` is
-    the permission bits; `identity` is what tells this state of the file from others (`snapshot.identity`).
+    the permission bits; `identity` is what tells this state of the file from others.
     """
 
     found: Found
@@ -178,7 +180,7 @@ class Published:
     fingerprint: Optional[str] = None
     mode: Optional[int] = None
     difference: Optional[str] = None
-    identity: Sequence[int] = ()
+    identity: Identity = ()
 
 
 @dataclass(frozen=True)

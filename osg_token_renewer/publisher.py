@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Optional
 
-from osg_token_renewer import directories, jwt, sandbox, snapshot, trust
+from osg_token_renewer import directories, identity, jwt, sandbox, trust
 from osg_token_renewer.directories import pwd_name
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import AccessToken, Found, Published, TokenSpec
@@ -64,7 +64,7 @@ def _read(spec: TokenSpec, path: str, directory: Optional[int]) -> Published:
         token = jwt.parse(text)
     except ValueError as error:
         return Published(Found.NOT_A_TOKEN, f"not a token: {error}", mode=mode)
-    return Published(Found.TOKEN, "", token, jwt.fingerprint(text), mode, _difference(spec, status), snapshot.identity(status))
+    return Published(Found.TOKEN, "", token, jwt.fingerprint(text), mode, _difference(spec, status), identity.of(status))
 
 
 def preflight(spec: TokenSpec) -> None:

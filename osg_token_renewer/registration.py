@@ -93,7 +93,7 @@ def register(request: Request, login: Login, directory: str, timeout: float, sho
         descriptors = []
         if request.client is not None:
             descriptors = [stack.enter_context(process.in_memory(_client_file(request, request.client)))]
-            argv.append(f"--file=/dev/fd/{descriptors[0]}")
+            argv.append(f"--file={process.path_of(descriptors[0])}")
         _generate(request, login, argv, descriptors, directory, timeout, show)
     login.finish()
 
@@ -158,7 +158,15 @@ def _generate(
     limit = _REQUESTS_BEFORE_CODE * timeout
     password_line = f"{request.password.reveal()}\n".encode("utf-8", "surrogateescape")
     with oidc_agent.agent(directory, login, login.user) as agent, process.in_memory(password_line) as password:
-        argv = [program, "--flow=device", "--no-url-call", "--prompt=none", f"--pw-file=/dev/fd/{password}", *options, request.account]
+        argv = [
+            program,
+            "--flow=device",
+            "--no-url-call",
+            "--prompt=none",
+            f"--pw-file={process.path_of(password)}",
+            *options,
+            request.account,
+        ]
         # Should this program be killed, its agent is ended at once, and oidc-gen when it misses that: nobody will be told of a login.
         argv = oidc_agent.limited_to(limit + request.longest_wait + process.GRACE, argv)
         try:

@@ -12,10 +12,11 @@ from dataclasses import replace
 from itertools import chain
 from typing import Optional, TypeVar
 
-from osg_token_renewer import directories, lock, planner, publisher, trust
+from osg_token_renewer import directories, identity, lock, planner, publisher, snapshot, trust
 from osg_token_renewer.errors import DeadGrant, HistoryError, Local, UsageError
 from osg_token_renewer.history import History
 from osg_token_renewer.history.store import DamagedError
+from osg_token_renewer.identity import Identity
 from osg_token_renewer.model import Account, Config, Found, Options, Outcome, Rest, State
 from osg_token_renewer.planner import Planned
 from osg_token_renewer.stop import Stop
@@ -106,13 +107,18 @@ class Run:
         self._force = force
         self._stop = stop
         self._history = history(config)
+        self._history_seen: Mapping[str, Identity] = {}
 
     def plan(self) -> list[Planned]:
+        # A journal is what a killed program leaves of its writing, for the next reader to undo.
+        self._history_seen = {path: identity.at(path) for path in (self._history.path, f"{self._history.path}-journal")}
         return plan(self._config, self._history, time.time(), self._force)
 
-    def due_from(self, planned: Sequence[Planned]) -> float:
-        """When the first of fresh tokens will be due if nothing but the time changes, in seconds since 1970."""
-        return min((planner.due_from(each, self._config.options.spread) for each in planned), default=0.0)
+    def take_snapshot(self, main: str, planned: Sequence[Planned], began: float) -> None:
+        """Lets the next run know what this one, of the whole configuration, has seen, if it was nothing but fresh tokens."""
+        if not any(each.decision.due for each in planned):
+            until = min((planner.due_from(each, self._config.options.spread) for each in planned), default=0.0)
+            snapshot.take(main, self._config, planned, self._history_seen, until, began)
 
     def outcomes(self, planned: Sequence[Planned]) -> Iterator[Outcome]:
         """One outcome for each planned token: the fresh ones first, the others as they come.

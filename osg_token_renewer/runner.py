@@ -228,7 +228,7 @@ class _Lane:
             with ExitStack() as stack:
                 asking = Asking(self._limits, self.account)
                 fetch = asking.persistently(lambda: stack.enter_context(source.session(self.account, self._where, asking.begin, kept)))
-                if source.opening_asks():
+                if source.opening_obtains_token():
                     asking.issuer.answered()
                 for batch in self._batches:
                     wanted = [spec for spec in batch if id(spec) in self._left]

@@ -1,6 +1,6 @@
 """What a run saw that found nothing due, so that the next one can tell from stat(2) alone that nothing has changed since.
 
-As with Git's index. It says only that nothing is to be done; whatever else may be the case, everything is read. So it is no loss when a
+As with git's index. It says only that nothing is to be done; whatever else may be the case, everything is read. So it is no loss when a
 snapshot cannot be written, is removed, or makes no sense. This module imports next to nothing: a run with nothing due is to cost what it
 takes to look at its files.
 """
@@ -9,111 +9,157 @@ from __future__ import annotations
 
 import grp
 import json
+import logging
 import os
 import pwd
 import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from osg_token_renewer import __version__, config, directories
-from osg_token_renewer.report import journal
-from osg_token_renewer.text import remaining
+from osg_token_renewer import __version__, directories, identity
+from osg_token_renewer.identity import Identity
 
 if TYPE_CHECKING:
     from osg_token_renewer.model import Config, TokenSpec
     from osg_token_renewer.planner import Planned
 
+log = logging.getLogger(__name__)
+
 FILE = "snapshot.json"
 _FORM = 1
-# Seconds after which everything is read again, for what files do not show: the memory of a name server, say.
+# Seconds after which everything is read again, for what files do not show: what a directory service knows, say.
 LONGEST = 3600.0
-# What changed so many seconds before it was read may have changed once more since, within one tick of its file system's clock.
+# What changed so many seconds before it was looked at may have changed once more since, within one tick of its file system's clock.
 SETTLED = 3.0
+# Seconds since 1970; no token lives longer (jwt.numeric_date).
+_LATEST = 253402300800.0
 _LARGEST = 64 * 1024 * 1024
 
 
-def identity(status: os.stat_result) -> list[int]:
-    """Another one for each content and each set of permissions that a file has."""
-    times = (status.st_mtime_ns, status.st_ctime_ns)
-    return [status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_size, *times]
+class _Token(NamedTuple):
+    name: str
+    path: str
+    expires_at: float
+    seen: Identity
 
 
-def nothing_due(main: str) -> Optional[list[str]]:
-    """What a run says that finds nothing due, a line for each token and one for all: None when it has to look for itself.
+class _Snapshot(NamedTuple):
+    """As JSON has it. Times are seconds since 1970."""
+
+    situation: Sequence[object]
+    taken_at: float
+    # When the first token will be due.
+    until: float
+    # Files that were read, and what makes others be read.
+    files: Mapping[str, Identity]
+    # Who may do what with the files of secrets, and with the directories on the way to what is believed.
+    permissions: Mapping[str, Identity]
+    # What is believed that is no symbolic link, and where links and directories lead.
+    plain: Sequence[str]
+    real: Mapping[str, str]
+    # What the names of owners and groups mean.
+    ids: Mapping[str, Optional[int]]
+    warnings: Sequence[str]
+    tokens: Sequence[Sequence[object]]
+
+
+class Fresh(NamedTuple):
+    """What a run with nothing due has to say: its warnings, and the seconds that each token has left, by its name."""
+
+    warnings: Sequence[str]
+    left: Sequence[tuple[str, float]]
+
+
+def nothing_due(main: str) -> Optional[Fresh]:
+    """What is to be said when nothing has changed since nothing was due; None when a run has to look for itself.
 
     `main` is the main configuration file.
     """
     now = time.time()
     try:
-        content = _read(os.path.join(directories.state(None), FILE))
-        if not _holds(content, main, now):
+        kept = _read(os.path.join(directories.state(None), FILE))
+        tokens = [_Token(*each) for each in kept.tokens]  # type: ignore[arg-type]
+        if not _holds(kept, tokens, main, now) or not all(now < each.expires_at < _LATEST for each in tokens):
             return None
-        lines = [journal.fresh(name, remaining(expires_at - now)) for name, _, expires_at, _ in content["tokens"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
+        return Fresh([str(text) for text in kept.warnings], [(each.name, each.expires_at - now) for each in tokens])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return [*lines, journal.totals(fresh=len(lines))]
 
 
-def _holds(content: Mapping[str, Any], main: str, now: float) -> bool:
-    """Whether all is as it was, and the time is not over. What it was first is compared first: the rest may make no sense any more."""
+def _holds(kept: _Snapshot, tokens: Sequence[_Token], main: str, now: float) -> bool:
+    """Whether all is as it was, and its time is not over. What may be of another version is compared first."""
     return (
-        content["situation"] == _situation(main)
-        and content["taken_at"] <= now < content["until"]
-        and all(os.stat(way).st_mode == mode for way, mode in content["ways"].items())
-        and all(_now(path) == seen for path, seen in content["files"].items())
-        and all(_now(path, follow=False) == seen for _, path, _, seen in content["tokens"])
-        and _ids(content["ids"]) == content["ids"]
+        kept.situation == _situation(main)
+        and kept.taken_at <= now < min(kept.until, kept.taken_at + LONGEST)
+        and not any(map(os.path.islink, kept.plain))
+        and all(os.path.realpath(path) == real for path, real in kept.real.items())
+        and all(identity.permissions_at(path) == seen for path, seen in kept.permissions.items())
+        and all(identity.at(path) == seen for path, seen in kept.files.items())
+        and all(identity.at(each.path, follow=False) == each.seen for each in tokens)
+        and _ids(kept.ids) == kept.ids
     )
 
 
-def take(main: str, found: Config, planned: Sequence[Planned], until: float, began: float) -> None:
+def take(main: str, found: Config, planned: Sequence[Planned], history: Mapping[str, Identity], until: float, began: float) -> None:
     """Keeps what a run saw that found each of `planned`, all tokens of `found`, to be fresh until then (seconds since 1970).
 
-    `began` is when it had not looked at anything yet. There is none where it would not be looked for, or would not be right: when the run
-    had something to complain of, or something may have changed while it was read.
+    `history` is what the files of the history were before they were read; `began` is when nothing had been looked at yet.
     """
-    state = directories.state(found.options.state_dir)
-    known = all(each.record is not None and each.published.identity for each in planned)
-    if found.warnings or not planned or not known or state != directories.state(None):
-        return
-    from osg_token_renewer import history, trust
+    why = _why_not(found, planned, history, began) or _taken(main, found, planned, history, until)
+    if why:
+        log.debug("no snapshot is kept, so the next run reads everything, too: %s", why)
 
-    remembered = history.History(state).path
-    judged = (*found.files, *found.secret_files)
-    paths = [*judged, config.drop_ins(main), remembered, f"{remembered}-journal"]
-    with suppress(OSError):
-        files = {path: _now(path) for path in paths}
-        ways = {way: os.stat(way) for path in judged for way in trust.way(path)}
-        seen = filter(None, (*files.values(), *(each.published.identity for each in planned)))
-        # A directory that is open to all is one that a read-only file system makes up for.
-        if any(max(each[-2:]) / 1e9 > began - SETTLED for each in seen) or any(map(trust.open_to_all, ways.values())):
-            return
-        content = {
-            "situation": _situation(main),
-            "taken_at": time.time(),
-            "until": min(until, began + LONGEST),
-            "ids": _ids(_named(each.spec for each in planned)),
-            "files": files,
-            "ways": {way: status.st_mode for way, status in ways.items()},
-            "tokens": [(each.spec.name, each.spec.path, each.expires_at, each.published.identity) for each in planned],
-        }
-        _write(os.path.join(state, FILE), json.dumps(content).encode("ascii"))
+
+def _why_not(found: Config, planned: Sequence[Planned], history: Mapping[str, Identity], began: float) -> Optional[str]:
+    """Why it would not be found, or not be right."""
+    if directories.state(found.options.state_dir) != directories.state(None):
+        return "it would be looked for before the configuration is read, and state_dir is in there"
+    unknown = next((each.spec.name for each in planned if each.record is None), None)
+    if unknown or not planned:
+        return f"token {unknown} is not in the history" if unknown else "there is no token"
+    every = [
+        *((path, seen) for path, seen in (*found.seen.items(), *history.items())),
+        *((each.spec.path, each.published.identity) for each in planned),
+    ]
+    late = next((path for path, seen in every if identity.changed_at(seen) > began - SETTLED), None)
+    return f"{late} has just changed" if late else None
+
+
+def _taken(main: str, found: Config, planned: Sequence[Planned], history: Mapping[str, Identity], until: float) -> Optional[str]:
+    """None, or why it was not taken."""
+    from osg_token_renewer import trust
+
+    believed = (*found.files, *found.secrets_seen)
+    plain = [path for path in believed if not os.path.islink(path)]
+    # Of the others, whose directories lead to the same places, many are in one.
+    leading = {os.path.dirname(os.path.abspath(path)) for path in plain} | (set(believed) - set(plain))
+    try:
+        ways = {way for path in believed for way in trust.way(path)}
+        kept = _Snapshot(
+            _situation(main),
+            time.time(),
+            until,
+            {**found.seen, **history},
+            {**{way: identity.permissions_at(way) for way in ways}, **found.secrets_seen},
+            plain,
+            {path: os.path.realpath(path) for path in leading},
+            _ids(_named(each.spec for each in planned)),
+            [warning.text for warning in found.warnings],
+            [_Token(each.spec.name, each.spec.path, each.expires_at or 0.0, each.published.identity) for each in planned],
+        )
+        _write(os.path.join(directories.state(None), FILE), json.dumps(kept._asdict()).encode("ascii"))
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _situation(main: str) -> list[object]:
     """What decides, besides files, what a run would find."""
     user = [os.geteuid(), os.getegid(), sorted(os.getgroups())]
-    return [_FORM, __version__, os.path.abspath(main), *user, os.environ.get("CREDENTIALS_DIRECTORY")]
-
-
-def _now(path: str, follow: bool = True) -> Optional[list[int]]:
-    """What there is by now; None where there is nothing."""
-    try:
-        return identity(os.stat(path, follow_symlinks=follow))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    # Not normalised: `link/..` is where the link leads.
+    return [_FORM, __version__, os.path.join(os.getcwd(), main), *user, os.environ.get("CREDENTIALS_DIRECTORY")]
 
 
 def _named(specs: Iterable[TokenSpec]) -> set[str]:
@@ -133,18 +179,17 @@ def _id(kind: str, name: str) -> Optional[int]:
         return None
 
 
-def _read(path: str) -> Mapping[str, Any]:
-    """Raises OSError, or ValueError when it is not one that this user has written."""
+def _read(path: str) -> _Snapshot:
+    """Raises OSError, or ValueError or TypeError when it is not one that this user has written."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ValueError("not this program's own")
-        content: Mapping[str, Any] = json.loads(file.read(_LARGEST))
-        return content
+        return _Snapshot(**json.loads(file.read(_LARGEST)))
 
 
 def _write(path: str, content: bytes) -> None:
-    """Replaces the file. After a crash of the machine it may be anything, which does no harm."""
+    """Replaces the file; raises OSError. After a crash of the machine it may be anything, which does no harm."""
     temporary = f"{path}.new"
     with suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -155,6 +200,5 @@ def _write(path: str, content: bytes) -> None:
             file.write(content)
         os.replace(temporary, path)
     except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
+        os.unlink(temporary)
         raise

@@ -12,7 +12,22 @@ from tests.host import ROOT
 PACKAGE = "osg_token_renewer"
 # The table of ARCHITECTURE.md. A package stands for the modules in it.
 LAYERS = (
-    ("__init__", "errors", "model", "jwt", "http", "process", "stop", "text", "options", "log", "directories", "trust", "watchdog"),
+    (
+        "__init__",
+        "errors",
+        "identity",
+        "model",
+        "jwt",
+        "http",
+        "process",
+        "stop",
+        "text",
+        "options",
+        "log",
+        "directories",
+        "trust",
+        "watchdog",
+    ),
     ("all_sources", "sources", "planner", "claims", "attempts"),
     ("config", "runner", "publisher", "report", "history", "lock", "sandbox", "snapshot"),
     ("renew", "registration", "setup_files"),

@@ -122,6 +122,18 @@ def test_only_descriptors_that_are_passed_are_inherited(tmp_path: Path) -> None:
     assert str(tmp_path / "b") not in opened.stdout
 
 
+def test_a_file_in_memory_is_read_by_who_inherits_it_as_often_as_it_likes_and_written_by_nobody() -> None:
+    with process.in_memory(b"hunter2\n") as descriptor:
+        path = process.path_of(descriptor)
+        done = shell(f"cat {path} {path}; echo x >>{path}; echo x >{path}; cat {path}", pass_fds=(descriptor,))
+        assert done.stdout == 3 * "hunter2\n"
+        assert len(done.stderr.splitlines()) == 2
+        with pytest.raises(PermissionError):
+            os.pwrite(descriptor, b"x", 0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
 def test_arguments_reach_a_program_as_they_are() -> None:
     odd = ["", " ", "a b", "$HOME", "*", "'\"\\", "é", "\udcff", "--"]
     done = process.run(

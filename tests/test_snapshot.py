@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from osg_token_renewer import config, jwt, renew, snapshot
+from osg_token_renewer import config, identity, jwt, renew, snapshot
 from osg_token_renewer.history import History
 from osg_token_renewer.model import Outcome, State
 from osg_token_renewer.stop import Stop
@@ -77,7 +78,7 @@ class Site:
         found = config.load(self.main)
         run = renew.Run(found, force=False, stop=Stop())
         planned = run.plan()
-        snapshot.take(self.main, found, planned, run.due_from(planned), began)
+        run.take_snapshot(self.main, planned, began)
 
     def holds(self) -> bool:
         return snapshot.nothing_due(self.main) is not None
@@ -153,8 +154,19 @@ def replace_token(site: Site) -> None:
 
 
 def link_to_token(site: Site) -> None:
-    moved = site.tokens[0].rename(site.host.root / "moved")
-    site.tokens[0].symlink_to(moved)
+    """The same file; as on a file system that notes no change of a file that is moved."""
+    site.tokens[0].rename(site.host.root / "moved")
+    site.tokens[0].symlink_to(site.host.root / "moved")
+    site.edit(tokens=[[*each[:3], identity.at(each[1])] for each in json.loads(site.file.read_text())["tokens"]])
+
+
+def move_below_an_open_directory(site: Site) -> None:
+    """The files stay the same, and the path to them."""
+    place = site.host.config.parent
+    (site.host.root / "open").mkdir()
+    (site.host.root / "open").chmod(0o777)
+    place.rename(site.host.root / "open" / "etc")
+    place.symlink_to(site.host.root / "open" / "etc")
 
 
 def rewrite_token(site: Site) -> None:
@@ -164,6 +176,17 @@ def rewrite_token(site: Site) -> None:
     os.utime(site.tokens[0], ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def link_to_below_an_open_directory(site: Site) -> None:
+    place = site.host.root / "open"
+    place.mkdir()
+    place.chmod(0o777)
+    site.host.config.rename(place / "config.ini")
+    site.host.config.symlink_to(place / "config.ini")
+    seen = json.loads(site.file.read_text())["files"]
+    # As on a file system that notes no change of a file that has another name.
+    site.edit(files={path: identity.at(path) for path in seen})
+
+
 CHANGES: dict[str, Callable[[Site], object]] = {
     "a token is another": lambda site: site.tokens[1].write_text(site.token()),
     "a token is rewritten": rewrite_token,
@@ -171,8 +194,9 @@ CHANGES: dict[str, Callable[[Site], object]] = {
     "a token is moved and linked to": link_to_token,
     "a token is gone": lambda site: site.tokens[0].unlink(),
     "a token has another mode": lambda site: site.tokens[0].chmod(0o640),
-    "a token has another owner": lambda site: os.chown(site.tokens[0], 1, -1),
     "its directory is gone": lambda site: site.host.tokens.rename(site.host.root / "away"),
+    "the configuration is where everyone can write": move_below_an_open_directory,
+    "the configuration is a link to where everyone can write": link_to_below_an_open_directory,
     "the configuration is another": lambda site: site.configure(min_lifetime=MIN_LIFETIME + 1),
     "the configuration has another mode": lambda site: site.host.config.chmod(0o640),
     "there is a drop-in": lambda site: (site.drop_ins / "a.ini").write_text("[token x]\nscope = a\n"),
@@ -221,14 +245,26 @@ def test_everything_is_looked_at_by_another_user_version_or_configuration(seen: 
 
 
 def test_a_name_that_means_another_group_by_now_is_seen(site: Site) -> None:
-    site.configure(group="daemon")
-    os.chown(site.tokens[0], -1, 1)
+    own = grp.getgrgid(os.getegid())
+    site.configure(group=own.gr_name)
+    site.remember()
     site.look()
     assert site.holds()
-    assert json.loads(site.file.read_text())["ids"] == {"group daemon": 1}
-    for other in (2, None):
-        site.edit(ids={"group daemon": other})
+    assert json.loads(site.file.read_text())["ids"] == {f"group {own.gr_name}": own.gr_gid}
+    for other in (own.gr_gid + 1, None):
+        site.edit(ids={f"group {own.gr_name}": other})
         assert not site.holds()
+
+
+def test_paths_to_another_configuration_are_not_taken_for_this_one(seen: Site) -> None:
+    """Which differ only where a link leads."""
+    elsewhere = seen.host.root / "elsewhere" / "etc"
+    elsewhere.mkdir(parents=True)
+    shutil.copy2(seen.host.config, elsewhere.parent)
+    (seen.host.config.parent / "link").symlink_to(elsewhere)
+    other = f"{seen.host.config.parent}/link/../config.ini"
+    assert Path(other).samefile(elsewhere.parent / "config.ini")
+    assert snapshot.nothing_due(other) is None
 
 
 @pytest.mark.parametrize("arguments", [["-v"], ["renew", "x"], ["renew", "--dry-run"], ["renew", "--force"], ["status"], ["check"]])
@@ -238,7 +274,7 @@ def test_who_wants_to_know_more_is_not_answered_from_a_snapshot(seen: Site, argu
     # A snapshot of what never was: whoever believes it says that all is well.
     seen.tokens[0].write_text(seen.token(-60))
     entries = json.loads(seen.file.read_text())["tokens"]
-    entries[0][3] = snapshot.identity(seen.tokens[0].stat())
+    entries[0][1:] = [str(seen.tokens[0]), time.time() + LIFETIME, identity.at(str(seen.tokens[0]))]
     seen.edit(tokens=entries)
     assert seen.run() == usual
     assert seen.run(*arguments) != usual
@@ -249,10 +285,6 @@ def test_who_wants_to_know_more_is_not_answered_from_a_snapshot(seen: Site, argu
 
 def with_a_due_token(site: Site) -> None:
     site.tokens[0].unlink()
-
-
-def with_a_warning(site: Site) -> None:
-    (site.host.root / "secret").chmod(0o644)
 
 
 def without_a_history(site: Site) -> None:
@@ -274,9 +306,7 @@ def without_room(site: Site) -> None:
     (site.host.state / f"{snapshot.FILE}.new").mkdir()
 
 
-@pytest.mark.parametrize(
-    "make", [with_a_due_token, with_a_warning, without_a_history, with_a_damaged_history, with_state_elsewhere, without_room]
-)
+@pytest.mark.parametrize("make", [with_a_due_token, without_a_history, with_a_damaged_history, with_state_elsewhere, without_room])
 def test_there_is_no_snapshot(site: Site, make: Callable[[Site], None]) -> None:
     make(site)
     site.look()
@@ -284,7 +314,7 @@ def test_there_is_no_snapshot(site: Site, make: Callable[[Site], None]) -> None:
     assert not site.holds()
 
 
-@pytest.mark.parametrize("changed", ["tokens/y", "etc/config.ini", "secret"])
+@pytest.mark.parametrize("changed", ["tokens/y", "etc/config.ini", "state/history.sqlite"])
 def test_what_has_just_changed_may_change_again_within_the_same_tick(site: Site, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
     monkeypatch.setattr(snapshot, "SETTLED", SETTLED)
     site.look()
@@ -296,18 +326,82 @@ def test_what_has_just_changed_may_change_again_within_the_same_tick(site: Site,
     assert not site.file.exists()
 
 
-def test_what_changes_while_a_run_reads_is_in_no_snapshot(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def switch_release(site: Site) -> None:
+    """To a configuration that has been there for long."""
+    place = site.host.config.parent
+    place.unlink()
+    place.symlink_to(site.host.root / "v2")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda site: site.tokens[1].write_text(site.token(60)),
+        lambda site: site.configure(min_lifetime=1),
+        lambda site: site.remember(),
+        lambda site: (site.drop_ins / "a.ini").write_text(""),
+        switch_release,
+    ],
+    ids=["a token", "the configuration", "the history", "a drop-in", "the link to the configuration"],
+)
+def test_what_changes_while_a_run_reads_is_in_no_snapshot(
+    site: Site, monkeypatch: pytest.MonkeyPatch, change: Callable[[Site], object]
+) -> None:
+    """Also where the clock of the file system is behind, and so does not tell that it was just now."""
+    place = site.host.config.parent
+    shutil.copytree(place, site.host.root / "v2")
+    place.rename(site.host.root / "v1")
+    place.symlink_to(site.host.root / "v1")
     plan = renew.Run.plan
 
     def and_then_somebody_writes(run: renew.Run) -> Any:
         planned = plan(run)
-        site.tokens[1].write_text(site.token(60))
-        site.configure(min_lifetime=1)
+        change(site)
         return planned
 
-    monkeypatch.setattr(renew.Run, "plan", and_then_somebody_writes)
-    site.look()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(renew.Run, "plan", and_then_somebody_writes)
+        meanwhile.setattr(snapshot, "SETTLED", -60.0)
+        site.look()
+    assert site.file.exists()
     assert not site.holds()
+
+
+def test_warnings_are_repeated(site: Site) -> None:
+    (site.host.root / "secret").chmod(0o644)
+    site.look()
+    assert site.holds()
+    quickly, fully = site.run(), site.run("renew", "x", "y")
+    assert quickly == fully
+    assert quickly.stderr.startswith(f"warning: {site.main}:")
+
+
+def test_a_credential_that_is_made_anew_for_each_run_is_the_same(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As systemd does; what is in it a run with nothing due does not ask."""
+    directory = site.host.root / "credentials"
+    directory.mkdir(mode=0o700)
+    monkeypatch.setattr(snapshot, "SETTLED", SETTLED)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
+    text = site.host.config.read_text().replace(str(site.host.root / "robot.pw"), "credential:robot")
+    site.host.write_config(text)
+    time.sleep(SETTLED + 0.1)
+    for number in range(3):
+        (directory / "robot").unlink(missing_ok=True)
+        (directory / f"new{number}").write_text("hunter2\n")
+        (directory / f"new{number}").chmod(0o400)
+        (directory / f"new{number}").rename(directory / "robot")
+        assert site.holds() is (number > 0)
+        site.look()
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(without_a_history, "token x is not in the history"), (with_state_elsewhere, "state_dir is in there")]
+)
+def test_who_asks_is_told_why_the_next_run_reads_everything(site: Site, make: Callable[[Site], None], why: str) -> None:
+    make(site)
+    done = site.run("-v")
+    assert done.status == 0
+    assert why in done.line("no snapshot is kept, so the next run reads everything, too: ")
 
 
 def test_the_last_of_two_snapshots_counts_and_nothing_else_is_left(seen: Site) -> None:
@@ -322,10 +416,6 @@ def test_the_last_of_two_snapshots_counts_and_nothing_else_is_left(seen: Site) -
 
 
 # a snapshot that makes no sense
-
-
-def forge_owner(file: Path) -> None:
-    os.chown(file, 1, -1)
 
 
 def forge_link(file: Path) -> None:
@@ -343,8 +433,8 @@ def truncate(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [forge_owner, lambda file: file.chmod(0o620), lambda file: file.chmod(0o602), forge_link, forge_pipe, truncate, Path.unlink],
-    ids=["not ours", "a group can write it", "others can write it", "a link", "a pipe", "half of it", "gone"],
+    [lambda file: file.chmod(0o620), lambda file: file.chmod(0o602), forge_link, forge_pipe, truncate, Path.unlink],
+    ids=["a group can write it", "others can write it", "a link", "a pipe", "half of it", "gone"],
 )
 def test_a_snapshot_that_is_not_this_users_own_and_whole_is_not_believed(seen: Site, spoil: Callable[[Path], None]) -> None:
     spoil(seen.file)
@@ -359,7 +449,15 @@ def test_any_other_content_is_none(seen: Site, content: str) -> None:
     assert not seen.holds()
 
 
-@pytest.mark.parametrize("name", ["situation", "taken_at", "until", "ids", "files", "ways", "tokens"])
+if os.geteuid() == 0:  # nobody else can give files away
+
+    @pytest.mark.parametrize("given", ["tokens/x", f"state/{snapshot.FILE}"])
+    def test_what_belongs_to_somebody_else_by_now_is_looked_at(seen: Site, given: str) -> None:
+        os.chown(seen.host.root / given, 1, -1)
+        assert not seen.holds()
+
+
+@pytest.mark.parametrize("name", ["situation", "taken_at", "until", "ids", "files", "permissions", "real", "tokens"])
 @pytest.mark.parametrize("value", [None, "x", [7], [[]], {"x": 7}, {"/": []}, [["x", 7, "x", 7]]])
 def test_a_part_that_makes_no_sense_is_none(seen: Site, name: str, value: Any) -> None:
     seen.edit(**{name: value})

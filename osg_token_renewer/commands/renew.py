@@ -16,7 +16,7 @@ from osg_token_renewer import config, directories, snapshot
 from osg_token_renewer.errors import Exit, LockHeld, RenewerError
 from osg_token_renewer.report import journal
 from osg_token_renewer.stop import Stop, on_signals
-from osg_token_renewer.text import plural
+from osg_token_renewer.text import plural, remaining
 from osg_token_renewer.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -45,11 +45,19 @@ def run(args: argparse.Namespace) -> int:
     watchdog = Watchdog(stop)
     usual = not (args.dry_run or args.force or args.tokens)
     if usual and not log.isEnabledFor(logging.DEBUG):
-        lines = snapshot.nothing_due(config.main_file(args.config))
-        if lines is not None:
-            log.info("%s", "\n".join(lines))
-            return Exit.WELL
+        fresh = snapshot.nothing_due(config.main_file(args.config))
+        if fresh is not None:
+            return _say_fresh(fresh)
     return _look_and_renew(args, stop, watchdog, usual)
+
+
+def _say_fresh(fresh: snapshot.Fresh) -> int:
+    """What `_look_and_renew` would say, if it had looked at everything."""
+    for warning in fresh.warnings:
+        log.warning("%s", warning)
+    log.info("%s", "\n".join(journal.fresh(name, remaining(left)) for name, left in fresh.left))
+    log.info("%s", journal.totals(fresh=len(fresh.left)))
+    return Exit.WELL
 
 
 def _look_and_renew(args: argparse.Namespace, stop: Stop, watchdog: Watchdog, usual: bool) -> int:
@@ -65,8 +73,8 @@ def _look_and_renew(args: argparse.Namespace, stop: Stop, watchdog: Watchdog, us
     planned = this.plan()
     if args.dry_run:
         return _show(planned)
-    if usual and not any(each.decision.due for each in planned):
-        snapshot.take(config.main_file(args.config), found, planned, this.due_from(planned), began)
+    if usual:
+        this.take_snapshot(config.main_file(args.config), planned, began)
     try:
         with on_signals(stop):
             outcomes = _run(this, planned)

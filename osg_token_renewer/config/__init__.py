@@ -46,16 +46,20 @@ def load(main: Optional[str] = None) -> Config:
     # Here, because a run that finds nothing changed since the last one reads no configuration.
     from dataclasses import replace
 
+    from osg_token_renewer import identity
     from osg_token_renewer.config import ini, schema
     from osg_token_renewer.errors import ConfigError
 
+    directory = drop_ins(main_file(main))
+    seen = {directory: identity.at(directory)}
     paths = files(main)
+    seen.update((path, identity.at(path)) for path in paths)
     sections, problems = ini.read(paths)
     config, more = schema.build(sections, paths)
     problems = sorted([*problems, *more], key=_order)
     if any(not problem.warning for problem in problems):
         raise ConfigError(problems)
-    return replace(config, warnings=tuple(problems))
+    return replace(config, warnings=tuple(problems), seen=seen)
 
 
 def _order(problem: Problem) -> tuple[str, int]:

@@ -9,10 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from osg_token_renewer import options, trust
+from osg_token_renewer import identity, options, trust
 from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.config.ini import Section, showable
 from osg_token_renewer.errors import Local
+from osg_token_renewer.identity import Identity
 from osg_token_renewer.model import Account, Config, Options, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.sources.base import Source
@@ -51,7 +52,7 @@ class _Reading:
     accounts: dict[str, Section] = field(default_factory=dict)
     tokens: dict[str, Section] = field(default_factory=dict)
     renewer: Optional[Section] = None
-    secret_files: list[str] = field(default_factory=list)
+    secrets_seen: dict[str, Identity] = field(default_factory=dict)
 
     def problem(self, place: Place, what: str, section: str, option: Optional[str] = None, warning: bool = False) -> None:
         self.problems.append(Problem(place, what, section, option, warning))
@@ -72,7 +73,7 @@ def build(sections: Sequence[Section], files: Sequence[str]) -> tuple[Config, li
         tuple(token for token in tokens if token),
         Options(**(renewer or {})),
         tuple(files),
-        secret_files=tuple(reading.secret_files),
+        secrets_seen=reading.secrets_seen,
     )
     return config, reading.problems
 
@@ -258,7 +259,7 @@ def _secrets_are_guarded(section: Section, values: dict[str, Any], of_source: It
 def _file_is_guarded(file: SecretFile, place: Place, section: str, option: str, reading: _Reading) -> None:
     try:
         path = file.path
-        reading.secret_files.append(path)
+        reading.secrets_seen[path] = identity.permissions_at(path)
         # A credential is the service manager's to guard.
         for flaw in () if file.is_credential else trust.flaws(path):
             reading.problem(place, flaw, section, option)

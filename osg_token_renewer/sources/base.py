@@ -93,7 +93,7 @@ class Source(Protocol):
     def OVERLAPS(self) -> bool:  # noqa: N802
         """Whether several sessions of one account may be open at the same time: not where a refresh token may rotate."""
 
-    def opening_asks(self) -> bool:
+    def opening_obtains_token(self) -> bool:
         """Whether to open an account is to obtain a token from its issuer, which nobody uses."""
 
     def settings(self, values: Mapping[str, Any]) -> Any:

@@ -52,7 +52,7 @@ class Settings:
     ca_file: Optional[str] = None
 
 
-def opening_asks() -> bool:
+def opening_obtains_token() -> bool:
     return False
 
 

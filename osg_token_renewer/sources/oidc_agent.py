@@ -2,7 +2,7 @@
 
 The agent runs in the foreground on a socket that only this user can reach. It is given the account with `oidc-add` and asked with
 `oidc-token`. To save a rotated refresh token it needs the password once more. It could keep that by itself (`--pw-store`), but would derive
-another key for it, a third of what opening an account costs; so it has it in a file in memory, which nobody else can change meanwhile.
+another key for it, a third of what opening an account costs; so it has it in a file in memory, which nobody can change.
 Versions 4.2.6 to 5.3; sources: oidc-agent(1), oidc-add(1), oidc-token(1).
 """
 
@@ -80,7 +80,7 @@ class Agent:
         return self.process.poll() is not None
 
 
-def opening_asks() -> bool:
+def opening_obtains_token() -> bool:
     return not _skips_check()
 
 
@@ -234,7 +234,7 @@ def _skips_check() -> bool:
 
 def _add(account: Account, password: int, running: Agent, begin: Begin) -> None:
     """`password` is the descriptor of the file that has it; the agent remembers its name, and has it by the same number."""
-    argv = [process.find("oidc-add", PACKAGE), f"--pw-file=/dev/fd/{password}"]
+    argv = [process.find("oidc-add", PACKAGE), f"--pw-file={process.path_of(password)}"]
     if _skips_check():
         argv.append("--skip-check")
     done = _run([*argv, account.name], running, account, begin, (password,))

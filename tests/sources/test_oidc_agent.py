@@ -329,8 +329,8 @@ def crowd(issuer: Issuer, host: Host) -> list[str]:
 
 def test_an_issuer_that_answered_when_accounts_were_opened_is_asked_for_more_of_them(issuer: Issuer, host: Host, crowd: list[str]) -> None:
     for name in crowd:
-        issuer.fault(endpoint="token", client_id=host.client_ids[name], times=int(oidc_agent.opening_asks()))
-    together = AT_RISK + oidc_agent.opening_asks()
+        issuer.fault(endpoint="token", client_id=host.client_ids[name], times=int(oidc_agent.opening_obtains_token()))
+    together = AT_RISK + oidc_agent.opening_obtains_token()
     issuer.fault(endpoint="token", gather=together, times=together)
     done = host.run()
     assert done.status == 0, done.stderr
@@ -471,7 +471,7 @@ def test_skip_check_is_used_where_it_is_offered(issuer: Issuer, robot: Host) -> 
         """,
     )
     open_account(robot)
-    assert re.sub(r"/\d+\n", "/N\n", record.read_text()).splitlines() == ["--pw-file=/dev/fd/N", "--skip-check", "robot"]
+    assert re.sub(r"/\d+\n", "/N\n", record.read_text()).splitlines() == ["--pw-file=/proc/self/fd/N", "--skip-check", "robot"]
 
 
 @pytest.mark.parametrize(
