@@ -81,10 +81,10 @@ def nothing_due(main: str) -> Optional[Fresh]:
     try:
         kept = _read(os.path.join(directories.state(None), FILE))
         tokens = [_Token(*each) for each in kept.tokens]  # type: ignore[arg-type]
-        if not _holds(kept, tokens, main, now) or not all(now < each.expires_at < _LATEST for each in tokens):
+        if not tokens or not _holds(kept, tokens, main, now) or not all(now < each.expires_at < _LATEST for each in tokens):
             return None
-        return Fresh([str(text) for text in kept.warnings], [(each.name, each.expires_at - now) for each in tokens])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Fresh([str(text) for text in kept.warnings], [(str(each.name), each.expires_at - now) for each in tokens])
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -132,11 +132,15 @@ def _taken(main: str, found: Config, planned: Sequence[Planned], history: Mappin
     from osg_token_renewer import trust
 
     believed = (*found.files, *found.secrets_seen)
-    plain = [path for path in believed if not os.path.islink(path)]
-    # Of the others, whose directories lead to the same places, many are in one.
-    leading = {os.path.dirname(os.path.abspath(path)) for path in plain} | (set(believed) - set(plain))
     try:
         ways = {way for path in believed for way in trust.way(path)}
+        # Since it was looked at; or on a file system that is only to be read, for now.
+        opened = next((way for way in ways if trust.open_to_all(os.stat(way))), None)
+        if opened:
+            return f"others can write to {opened}"
+        plain = [path for path in believed if not os.path.islink(path)]
+        # Of the others, whose directories lead to the same places, many are in one. Not normalised: `link/..` is where the link leads.
+        leading = {os.path.dirname(os.path.join(os.getcwd(), path)) for path in plain} | (set(believed) - set(plain))
         kept = _Snapshot(
             _situation(main),
             time.time(),
@@ -150,16 +154,16 @@ def _taken(main: str, found: Config, planned: Sequence[Planned], history: Mappin
             [_Token(each.spec.name, each.spec.path, each.expires_at or 0.0, each.published.identity) for each in planned],
         )
         _write(os.path.join(directories.state(None), FILE), json.dumps(kept._asdict()).encode("ascii"))
-    except OSError as error:
-        return error.strerror
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
     return None
 
 
 def _situation(main: str) -> list[object]:
     """What decides, besides files, what a run would find."""
     user = [os.geteuid(), os.getegid(), sorted(os.getgroups())]
-    # Not normalised: `link/..` is where the link leads.
-    return [_FORM, __version__, os.path.join(os.getcwd(), main), *user, os.environ.get("CREDENTIALS_DIRECTORY")]
+    # Paths of the configuration may be relative, too.
+    return [_FORM, __version__, os.getcwd(), main, *user, os.environ.get("CREDENTIALS_DIRECTORY")]
 
 
 def _named(specs: Iterable[TokenSpec]) -> set[str]:
