@@ -201,7 +201,7 @@ def test_3_the_runs_after_one_with_nothing_due_say_what_it_said(machine: Machine
         taken = machine.output("stat", "--format=%i %z", SNAPSHOT)
     start(machine)
     assert machine.output("stat", "--format=%i %z", SNAPSHOT) == taken
-    priorities = machine.output("journalctl", "--quiet", "--output=json", "--unit", SERVICE, "--lines=20", "--grep=token")
+    priorities = machine.output("journalctl", "--quiet", "--output=json", "--unit", SERVICE, "--grep=token ce: fresh: ")
     assert {json.loads(line)["PRIORITY"] for line in priorities.splitlines()} == {"6"}
     machine.run("rm", DROP_IN)
     assert "token ce: renewed" in start(machine)
