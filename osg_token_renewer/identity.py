@@ -24,9 +24,9 @@ def at(path: str, follow: bool = True) -> Identity:
         return [error.errno or 0]
 
 
-def permissions_at(path: str, follow: bool = True) -> Identity:
+def permissions_at(path: str) -> Identity:
     """What kind of file there is, and who may do what with it, whatever is in it, and whichever it is."""
-    seen = at(path, follow)
+    seen = at(path)
     return seen[2:5] or seen
 
 

@@ -115,7 +115,7 @@ def take(main: str, found: Config, planned: Sequence[Planned], history: Mapping[
 def _why_not(found: Config, planned: Sequence[Planned], history: Mapping[str, Identity], began: float) -> Optional[str]:
     """Why it would not be found, or not be right."""
     if directories.state(found.options.state_dir) != directories.state(None):
-        return "it would be looked for before the configuration is read, and state_dir is in there"
+        return "state_dir names another directory than the default, which is where one is looked for before the configuration is read"
     unknown = next((each.spec.name for each in planned if each.record is None), None)
     if unknown or not planned:
         return f"token {unknown} is not in the history" if unknown else "there is no token"

@@ -447,7 +447,8 @@ def test_a_credential_that_is_made_anew_for_each_run_is_the_same(site: Site, mon
 
 
 @pytest.mark.parametrize(
-    ("make", "why"), [(without_a_history, "token x is not in the history"), (with_state_elsewhere, "state_dir is in there")]
+    ("make", "why"),
+    [(without_a_history, "token x is not in the history"), (with_state_elsewhere, "state_dir names another directory than the default")],
 )
 def test_who_asks_is_told_why_the_next_run_reads_everything(site: Site, make: Callable[[Site], None], why: str) -> None:
     make(site)
