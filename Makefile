@@ -46,7 +46,7 @@ test: packages $(READY) $(TESTBED) ## run all tests, and on each supported Pytho
 e2e: packages $(READY) $(TESTBED) ## install the packages on a booted system, as root (a part of make test)
 	@tools/install-packages createrepo_c dbus dnf rpmbuild rpmlint rst2man systemd-analyze systemd-nspawn \
 	    system-pytest system-requests system-rich
-	$(AS_ROOT) $(VENV)/bin/python -B -m pytest -x --durations=5 -p no:cacheprovider tests/system
+	$(AS_ROOT) $(VENV)/bin/python -B -m pytest -x --durations=5 -p no:cacheprovider tests/machine
 
 fuzz: $(READY) ## give the program 100,000 inputs of all sorts, new ones each time
 	$(VENV)/bin/python -m pytest -q $(PARALLEL) -p no:logging tests/properties --hypothesis-profile=long $(PYTEST_ARGS)

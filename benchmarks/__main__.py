@@ -49,7 +49,9 @@ def main() -> int:
             results.append(result)
             pages.append(report.text(result, judged=not args.quick))
             print(pages[-1], f" (took {time.monotonic() - started:.0f} s)\n", sep="", flush=True)
-            (OUTPUT / f"{name}.json").write_text(json.dumps(report.as_json(result, described, not args.quick), indent=2) + "\n")
+            (OUTPUT / f"{name}.json").write_text(
+                json.dumps(report.as_json(result, described, not args.quick), indent=2) + "\n"
+            )
     if not args.quick:
         pages.append(report.summary(results, broken))
         print(pages[-1], end="")
@@ -58,10 +60,20 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures what a run costs, beside what it must cost.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measures what a run costs, beside what it must cost."
+    )
     parser.add_argument("--quick", action="store_true", help="all rows in small, once; nothing is judged")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often each row is measured (default: 5, with --quick 1)")
-    parser.add_argument("--only", action="append", choices=list(ROWS), metavar="ROW", help=f"one of: {', '.join(ROWS)}; may be repeated")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="how often each row is measured (default: 5, with --quick 1)"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=list(ROWS),
+        metavar="ROW",
+        help=f"one of: {', '.join(ROWS)}; may be repeated",
+    )
     return parser.parse_args()
 
 

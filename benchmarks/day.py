@@ -1,9 +1,11 @@
-"""A day of a large site in a minute or two: what its issuers see, and how much life its tokens have left, without and with `spread`.
+"""A day of a large site in a minute or two: what its issuers see, and how much life its tokens have left,
+without and with `spread`.
 
-All hosts obtained all of their tokens within the same three minutes, as when a configuration management set them up, and each has the
-service's timer. Planner, runner and publisher are the program's own, and so are the token files, which are in memory (tmpfs). Simulated
-are the source and the time, of which each lane has its own. The rest of the engine is left out (lock, history, reading files that did not
-change), for it would take most of the time. Hosts have nothing in common but the issuers, so they are simulated apart from each other.
+All hosts obtained all of their tokens within the same three minutes, as when a configuration management set
+them up, and each has the service's timer. Planner, runner and publisher are the program's own, and so are the
+token files, which are in memory (tmpfs). Simulated are the source and the time, of which each lane has its
+own. The rest of the engine is left out (lock, history, reading files that did not change), for it would take
+most of the time. Hosts have nothing in common but the issuers, so they are simulated apart from each other.
 """
 
 from __future__ import annotations
@@ -26,13 +28,15 @@ from unittest import mock
 
 from benchmarks.figures import Figure, Goal, Result
 from benchmarks.world import Broken, World, check_same
-from osg_token_renewer import planner, publisher, runner
-from osg_token_renewer.all_sources import SOURCES
+from osg_token_renewer.engine import planner, workers
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenRecord, TokenSpec
 from osg_token_renewer.options import Option
-from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, Kept, at_any_time
-from osg_token_renewer.stop import Stop
+from osg_token_renewer.sinks.file import FileSink
+from osg_token_renewer.sources.base import Context, Fetch, Fetched, Source
+from osg_token_renewer.sources.registry import SOURCES
+from osg_token_renewer.system.signals import Stop
 from osg_token_renewer.text import duration
+from tests.specs import file_token
 
 HOUR, DAY = 3600, 86400
 START = 20_000 * DAY
@@ -56,8 +60,14 @@ class Kind(NamedTuple):
     min_lifetime: int
 
 
-# One for each issuer. The first one's tokens live hardly longer than an interval of the timer: they are due in every run.
-ISSUERS = (Kind(1200, 1000), *[Kind(HOUR, 1800)] * 3, *[Kind(6 * HOUR, HOUR)] * 3, *[Kind(24 * HOUR, 4 * HOUR)] * 3)
+# One for each issuer. The first one's tokens live hardly longer than an interval of the timer: they are due
+# in every run.
+ISSUERS = (
+    Kind(1200, 1000),
+    *[Kind(HOUR, 1800)] * 3,
+    *[Kind(6 * HOUR, HOUR)] * 3,
+    *[Kind(24 * HOUR, 4 * HOUR)] * 3,
+)
 
 
 class Request(NamedTuple):
@@ -82,7 +92,8 @@ class Host(NamedTuple):
 
 
 class Clock(threading.local):
-    """Stands in for time.time. Each lane, which is a thread, has a time of its own, from the beginning of the run."""
+    """Stands in for time.time. Each lane, which is a thread, has a time of its own, from the beginning of the
+    run."""
 
     # What the threads have in common.
     began = 0.0
@@ -97,8 +108,9 @@ class Clock(threading.local):
         self.now = Clock.began = now
 
 
-class Simulated:
-    """A source (sources.base.Source): accounts as slow to open as oidc-agent's, issuers that sign nothing and never fail."""
+class Simulated(Source):
+    """Accounts as slow to open as oidc-agent's, issuers that sign nothing and
+    never fail."""
 
     NAME = MARKER = "simulated"
     OPTIONS: tuple[Option, ...] = ()
@@ -115,29 +127,18 @@ class Simulated:
     def settings(self, values: Mapping[str, Any]) -> Any:
         return values
 
-    def rescue(self, _directory: str) -> bool:
-        return True
-
-    def opening_obtains_token(self) -> bool:
-        return False
-
-    def issuer(self, account: Account, _known: Optional[str]) -> str:
+    def issuer(self, account: Account, known: Optional[str]) -> str:
         return f"https://issuer{account.settings}.example.org"
 
-    def grant(self, _account: Account) -> Optional[str]:
-        return None
-
     @contextmanager
-    def session(
-        self, account: Account, _directories: Directories, begin: Begin = at_any_time, _kept: Optional[Kept] = None
-    ) -> Iterator[Fetch]:
+    def session(self, account: Account, context: Context) -> Iterator[Fetch]:
         with self._lock:
             self.sessions += 1
             core = self._cores_free.index(min(self._cores_free))
             self._clock.now = self._cores_free[core] = max(self._clock.now, self._cores_free[core]) + OPENING
 
         def fetch(spec: TokenSpec) -> Fetched:
-            with begin(0.0):
+            with context.begin(0.0):
                 return self._answer(account, spec)
 
         yield fetch
@@ -159,12 +160,16 @@ class Simulated:
             "iat": int(now),
             "exp": expires_at,
         }
-        parts = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({"alg": "RS256"}, claims))
+        parts = (
+            base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+            for part in ({"alg": "RS256"}, claims)
+        )
         return Fetched(Secret(".".join((*parts, SIGNATURE))), clock_ahead=0.0)
 
 
 def simulated(host: Host, where: str) -> Seen:
-    """The day of one host, and the run at its beginning that finds no token; for a process in which nothing else looks at the time."""
+    """The day of one host, and the run at its beginning that finds no token; for a process in which nothing
+    else looks at the time."""
     clock = Clock()
     source = Simulated(clock)
     sources = {source.NAME: source}
@@ -173,38 +178,61 @@ def simulated(host: Host, where: str) -> Seen:
         mock.patch("time.time", clock),
         mock.patch.dict(SOURCES, sources),
     ):
-        accounts = {f"account{n}": Account(f"account{n}", source.NAME, n % len(ISSUERS)) for n in range(host.accounts)}
+        accounts = {
+            f"account{n}": Account(f"account{n}", source.NAME, n % len(ISSUERS)) for n in range(host.accounts)
+        }
         specs = [_spec(account, n, directory) for account in accounts.values() for n in range(host.tokens)]
-        published = {spec.name: publisher.read(spec) for spec in specs}
+        published = {spec.name: FileSink().read(spec) for spec in specs}
         records: dict[str, TokenRecord] = {}
         delays = random.Random(host.name)
         for tick in range(1 + DAY // INTERVAL):
             clock.begin(START + tick * INTERVAL + delays.uniform(0, DELAY))
-            planned = [planner.plan(spec, published[spec.name], records.get(spec.name), clock.now, spread=host.spread) for spec in specs]
+            planned = [
+                planner.plan(
+                    spec, published[spec.name], records.get(spec.name), clock.now, spread=host.spread
+                )
+                for spec in specs
+            ]
             due = [each.spec for each in planned if each.decision.due]
-            where_to = Directories(directory, directory)
-            outcomes = list(runner.run(due, accounts, where=where_to, configured_workers=None, stop=Stop()))
+            where_to = Context(directory, directory)
+            outcomes = list(
+                workers.run_lanes(due, accounts, context=where_to, configured_workers=None, stop=Stop())
+            )
             ended = max((request.end for request in source.requests[-len(due) :]), default=clock.now)
             for outcome in outcomes:
-                published[outcome.spec.name] = publisher.read(outcome.spec)
+                published[outcome.spec.name] = FileSink().read(outcome.spec)
                 records[outcome.spec.name] = _record(outcome, ended)
     return Seen(source.requests, source.sessions)
 
 
 def _spec(account: Account, n: int, directory: str) -> TokenSpec:
     name, (_, min_lifetime) = f"{account.name}.{n}", ISSUERS[account.settings]
-    return TokenSpec(name, account.name, f"{directory}/{name}", (f"https://service{n}.example.org",), ("compute.read",), min_lifetime)
+    return file_token(
+        name,
+        account.name,
+        f"{directory}/{name}",
+        (f"https://service{n}.example.org",),
+        ("compute.read",),
+        min_lifetime,
+    )
 
 
 def _record(outcome: Outcome, now: float) -> TokenRecord:
     """What the history would know of it."""
     if outcome.state is not State.RENEWED:
         raise Broken(f"token {outcome.spec.name}: {outcome.message}")
-    return TokenRecord(outcome.spec.name, outcome.fingerprint, outcome.spec.asked, expires_at=outcome.expires_at, obtained_at=now)
+    return TokenRecord(
+        outcome.spec.name,
+        outcome.fingerprint,
+        outcome.spec.asked,
+        expires_at=outcome.expires_at,
+        obtained_at=now,
+    )
 
 
 class Load(NamedTuple):
-    """What an issuer sees in the day after the first run, and the shortest lifetime that its tokens had left."""
+    """What an issuer sees in the day after the first run, and the shortest lifetime that its tokens had
+    left."""
 
     hourly: Sequence[int]
     minute: int  # the most requests that begin in one
@@ -234,9 +262,12 @@ class Day:
         self.first = len(requests) - len(later)
         self.requests = len(later)
         self.of_session = len(requests) / sum(one.sessions for one in seen)
-        self.loads = [load([each for each in later if each.issuer == number]) for number in range(len(ISSUERS))]
+        self.loads = [
+            load([each for each in later if each.issuer == number]) for number in range(len(ISSUERS))
+        ]
         for kind, each in zip(ISSUERS, self.loads):
-            # Just enough at one run, and the next as late as can be; then it has a minute for all that is due.
+            # Just enough at one run, and the next as late as can be; then it has a minute for all that is
+            # due.
             if each.left < kind.min_lifetime - INTERVAL - DELAY - 60 or each.left <= 0:
                 raise Broken(f"a token of {duration(kind.lifetime)} had only {duration(each.left)} left")
 
@@ -250,28 +281,43 @@ def day(world: World) -> Result:
     hosts, accounts, tokens = world.sizes.site
     memory = "/dev/shm"
     where = memory if os.access(memory, os.W_OK | os.X_OK) else str(world.directory)
-    site = [Host(f"host{number}", accounts, tokens, spread) for spread in (0, SPREAD) for number in range(hosts)]
+    site = [
+        Host(f"host{number}", accounts, tokens, spread) for spread in (0, SPREAD) for number in range(hosts)
+    ]
     # A process that begins anew: nothing of the benchmark's own threads is in it.
     with ProcessPoolExecutor(world.cores, multiprocessing.get_context("spawn")) as pool:
         seen = list(pool.map(simulated, site, repeat(where)))
     without, with_it = Day(seen[:hosts]), Day(seen[hosts:])
     for one in (without, with_it):
         check_same("requests of the first run", one.first, hosts * accounts * tokens)
-    lived = [number for number, kind in enumerate(ISSUERS) if kind.lifetime - kind.min_lifetime > planner.ENOUGH * SPREAD]
+    lived = [
+        number
+        for number, kind in enumerate(ISSUERS)
+        if kind.lifetime - kind.min_lifetime > planner.ENOUGH * SPREAD
+    ]
     peaks = [with_it.loads[number].minute / without.loads[number].minute for number in lived]
     return Result(
         "day",
         f"{hosts * accounts} accounts x {tokens} tokens on {hosts} hosts that started together, a simulated day, spread = {SPREAD}",
         [
             Figure(
-                "highest load in a minute, to that without spread (issuers whose tokens are moved, mean)", [mean(peaks)], goal=Goal(0.5)
+                "highest load in a minute, to that without spread (issuers whose tokens are moved, mean)",
+                [mean(peaks)],
+                goal=Goal(0.5),
             ),
-            Figure("requests, to those without spread", [with_it.requests / without.requests], goal=Goal(1.05)),
+            Figure(
+                "requests, to those without spread", [with_it.requests / without.requests], goal=Goal(1.05)
+            ),
             Figure("the issuer that gains least by it", [max(peaks)]),
             Figure("requests without spread", [without.requests]),
             Figure("requests with spread", [with_it.requests]),
             Figure("tokens each time that an account is opened, without spread", [without.of_session]),
             Figure("tokens each time that an account is opened, with spread", [with_it.of_session]),
         ],
-        ["each issuer without spread (the first run, which obtains all, is left out):", str(without), "and with spread:", str(with_it)],
+        [
+            "each issuer without spread (the first run, which obtains all, is left out):",
+            str(without),
+            "and with spread:",
+            str(with_it),
+        ],
     )

@@ -46,8 +46,17 @@ class Figure:
         return f"{number(self.median)}{spread}{self.unit and ' ' + self.unit}"
 
     def as_json(self) -> Mapping[str, object]:
-        goal = None if self.goal is None else {"limit": self.goal.limit, "kind": "at least" if self.goal.least else "at most"}
-        found = {"values": list(self.values), "median": self.median, "min": min(self.values), "max": max(self.values)}
+        goal = (
+            None
+            if self.goal is None
+            else {"limit": self.goal.limit, "kind": "at least" if self.goal.least else "at most"}
+        )
+        found = {
+            "values": list(self.values),
+            "median": self.median,
+            "min": min(self.values),
+            "max": max(self.values),
+        }
         return {"what": self.what, "unit": self.unit, **found, "goal": goal, "met": self.met}
 
 

@@ -1,4 +1,5 @@
-"""Many tokens that are published and fresh, as a host has them that has been renewing for a while: files, configuration, history."""
+"""Many tokens that are published and fresh, as a host has them that has been renewing for a while: files,
+configuration, history."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from benchmarks.world import Wanted, section_of, wanted
 from osg_token_renewer import config
-from osg_token_renewer import jwt as reader
 from osg_token_renewer.history import History
 from osg_token_renewer.model import Outcome, State
+from osg_token_renewer.tokens import jwt as reader
 from testbed import Client, Issuer
 from tests.host import Host, section
 
@@ -26,7 +27,12 @@ NOWHERE = "https://localhost:1"
 
 
 def credentials(url: str, ca_file: object, client: Client, name: str, **options: object) -> str:
-    given = {"token_request_url": f"{url}/token", "client_id": client.client_id, "client_secret": client.client_secret, "ca_file": ca_file}
+    given = {
+        "token_request_url": f"{url}/token",
+        "client_id": client.client_id,
+        "client_secret": client.client_secret,
+        "ca_file": ca_file,
+    }
     return section(f"account {name}", {**given, **options})
 
 
@@ -37,25 +43,35 @@ def with_agent(host: Host, name: str) -> str:
 class Fleet:
     """`tokens` of `accounts`: half of the accounts are oidc-agent's, the other half client credentials.
 
-    All are fresh but `due` of them, each of an account of its own, which are obtained from `issuer` in every run.
-    """
+    All are fresh but `due` of them, each of an account of its own, which are obtained from `issuer` in every
+    run."""
 
-    def __init__(self, host: Host, tokens: int, accounts: int, due: int = 0, issuer: Optional[Issuer] = None) -> None:
+    def __init__(
+        self, host: Host, tokens: int, accounts: int, due: int = 0, issuer: Optional[Issuer] = None
+    ) -> None:
         self.host = host
         names = [f"account{number}" for number in range(accounts)]
         self.tokens = wanted(host, names, tokens // accounts)
         # Spread over the whole configuration; an even distance keeps to accounts with client credentials.
         chosen = names[:: accounts // due][:due] if due else []
         self.due = [next(token for token in self.tokens if token.account == name) for name in chosen]
-        self.sections_of_due = [credentials(issuer.url, issuer.ca_file, issuer.add_client(), name) for name in chosen] if issuer else []
+        self.sections_of_due = (
+            [credentials(issuer.url, issuer.ca_file, issuer.add_client(), name) for name in chosen]
+            if issuer
+            else []
+        )
         live = dict(zip(chosen, self.sections_of_due))
         nobody = Client("nobody", "not a real secret", {})
         ca_file = host.secret("ca.pem", "")
         sections = [
-            live.get(name) or (with_agent(host, name) if number % 2 else credentials(NOWHERE, ca_file, nobody, name))
+            live.get(name)
+            or (with_agent(host, name) if number % 2 else credentials(NOWHERE, ca_file, nobody, name))
             for number, name in enumerate(names)
         ]
-        sections += [section_of(token, **({} if token in self.due else {"min_lifetime": MIN_LIFETIME})) for token in self.tokens]
+        sections += [
+            section_of(token, **({} if token in self.due else {"min_lifetime": MIN_LIFETIME}))
+            for token in self.tokens
+        ]
         write(host, sections)
         publish(self.tokens)
         remember(host)
@@ -84,7 +100,9 @@ def publish(tokens: Sequence[Wanted]) -> None:
             "exp": now + LIFETIME,
         }
         token.path.touch(mode=0o600)
-        token.path.write_text(jwt.encode(claims, key, algorithm="RS256", headers={"typ": "at+jwt", "kid": "testbed"}) + "\n")
+        token.path.write_text(
+            jwt.encode(claims, key, algorithm="RS256", headers={"typ": "at+jwt", "kid": "testbed"}) + "\n"
+        )
 
 
 def remember(host: Host) -> None:
@@ -95,5 +113,15 @@ def remember(host: Host) -> None:
             text = file.read()
         token = reader.parse(text)
         print_ = reader.fingerprint(text)
-        outcomes.append(Outcome(spec, State.RENEWED, "renewed", "", expires_at=token.expires_at, token=token, fingerprint=print_))
+        outcomes.append(
+            Outcome(
+                spec,
+                State.RENEWED,
+                "renewed",
+                "",
+                expires_at=token.expires_at,
+                token=token,
+                fingerprint=print_,
+            )
+        )
     History(str(host.state)).record(outcomes, time.time())

@@ -1,8 +1,8 @@
 """Runs one command and writes what it cost: launch.py RESULT COMMAND [ARGUMENT ...]
 
-A program of its own, started without site-packages, because a process begins with the peak memory of the one that started it, and because
-the CPU time of a process that goes into the background is told only to whom it is left to (prctl(2), PR_SET_CHILD_SUBREAPER).
-"""
+A program of its own, started without site-packages, because a process begins with the peak memory of the one
+that started it, and because the CPU time of a process that goes into the background is told only to whom it
+is left to (prctl(2), PR_SET_CHILD_SUBREAPER)."""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ def heading(described: Mapping[str, object]) -> str:
 def summary(results: Sequence[Result], broken: Iterable[str]) -> str:
     """The rows whose goals are not met, and those that brought nothing."""
     figures = [(result.name, figure) for result in results for figure in result.figures if figure.goal]
-    missed = [f"{name} ({figure.what}: {figure}, goal {figure.goal})" for name, figure in figures if not figure.met]
+    missed = [
+        f"{name} ({figure.what}: {figure}, goal {figure.goal})" for name, figure in figures if not figure.met
+    ]
     lines = [f"{len(figures) - len(missed)} of {len(figures)} goals are met"]
     lines += [f"not met: {each}" for each in missed]
     return "\n".join([*lines, *(f"did not work: {name}" for name in broken)]) + "\n"
@@ -57,7 +59,14 @@ def summary(results: Sequence[Result], broken: Iterable[str]) -> str:
 
 def as_json(result: Result, described: Mapping[str, object], judged: bool) -> dict[str, object]:
     figures = [figure.as_json() for figure in result.figures]
-    return {"name": result.name, "title": result.title, "judged": judged, "figures": figures, "notes": result.notes, "machine": described}
+    return {
+        "name": result.name,
+        "title": result.title,
+        "judged": judged,
+        "figures": figures,
+        "notes": result.notes,
+        "machine": described,
+    }
 
 
 def _verdict(figure: Figure, judged: bool) -> str:

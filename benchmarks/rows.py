@@ -1,4 +1,5 @@
-"""One function a row of the table in README.md: it measures, and raises Broken when something did not work."""
+"""One function a row of the table in README.md: it measures, and raises Broken when something did not
+work."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import re
 import socket
 import statistics
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +19,6 @@ from benchmarks.figures import Figure, Goal, Result, ratios
 from benchmarks.fleet import Fleet, credentials, write
 from benchmarks.world import (
     HERE,
-    LONGEST,
     SYSTEM_PYTHON,
     Arrivals,
     Broken,
@@ -34,7 +33,6 @@ from benchmarks.world import (
     section_of,
     wanted,
 )
-from osg_token_renewer import identity, snapshot
 from testbed.issuer import Client, Counts
 from tests.host import Host, section
 
@@ -169,11 +167,13 @@ def agents_run(world: World, tokens: Sequence[Wanted]) -> Asked:
     return asked
 
 
-def list_of(host: Host, name: str, tokens: Sequence[Wanted], added: str = "account", only_adding: bool = False) -> Path:
-    """What reference.sh reads: the accounts, then (unless they are only to be added) the tokens, in the order of the configuration.
+def list_of(
+    host: Host, name: str, tokens: Sequence[Wanted], added: str = "account", only_adding: bool = False
+) -> Path:
+    """What reference.sh reads: the accounts, then (unless they are only to be added) the tokens, in the order
+    of the configuration.
 
-    `added` is how it is to add an account.
-    """
+    `added` is how it is to add an account."""
     lines: list[tuple[str, ...]]
     lines = [(added, name, str(host.root / f"{name}.pw")) for name in accounts_of(tokens)]
     if not only_adding:
@@ -182,12 +182,12 @@ def list_of(host: Host, name: str, tokens: Sequence[Wanted], added: str = "accou
 
 
 class Floor:
-    """What a run through oidc-agent costs at least, whatever the program does; measured once a round, beside the run.
+    """What a run through oidc-agent costs at least, whatever the program does; measured once a round, beside
+    the run.
 
-    The CPU time of the agent and its clients is that of reference.sh for one account, which starts little that is not needed, and derives
-    no key that is not. As many run at a time as there are cores, for cores that share caches and a memory bus are slower together, and
-    without latency.
-    """
+    The CPU time of the agent and its clients is that of reference.sh for one account, which starts little
+    that is not needed, and derives no key that is not. As many run at a time as there are cores, for cores
+    that share caches and a memory bus are slower together, and without latency."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -195,14 +195,18 @@ class Floor:
         host, tokens = world.agent_host, world.sizes.agent_tokens
         wants = [(name, wanted(host, [name], tokens, "floor")) for name in names]
         self._lists = [list_of(host, f"{name}.list", tokens, "barely") for name, tokens in wants]
-        self._only_adding = [list_of(host, f"{name}.only", tokens, "barely", only_adding=True) for name, tokens in wants]
+        self._only_adding = [
+            list_of(host, f"{name}.only", tokens, "barely", only_adding=True) for name, tokens in wants
+        ]
         self._lanes: list[float] = []
         self._adding: list[float] = []
 
     def measure(self) -> None:
         for lists, values in ((self._lists, self._lanes), (self._only_adding, self._adding)):
             with ThreadPoolExecutor(len(lists)) as pool:
-                costs = list(pool.map(lambda listed: self._world.reference(self._world.agent_host, listed), lists))
+                costs = list(
+                    pool.map(lambda listed: self._world.reference(self._world.agent_host, listed), lists)
+                )
             values.append(statistics.mean(cost.cpu for cost in costs))
 
     def seconds(self, asked: Sequence[Asked]) -> list[float]:
@@ -219,14 +223,20 @@ class Floor:
         ]
 
     def in_order(self, asked: Sequence[Asked]) -> list[float]:
-        """What no order of the work goes below where tokens cost no key derivation: whichever lane is the last to derive its keys has all
-        of its requests still before it. The issuer's work, which could fill the gaps, is left out."""
+        """What no order of the work goes below where tokens cost no key derivation: whichever lane is the
+        last to derive its keys has all of its requests still before it. The issuer's work, which could fill
+        the gaps, is left out."""
         accounts = self._world.sizes.agent_accounts
-        return [adding * accounts / self._world.cores + waiting for adding, waiting in zip(self._adding, self._waiting(asked))]
+        return [
+            adding * accounts / self._world.cores + waiting
+            for adding, waiting in zip(self._adding, self._waiting(asked))
+        ]
 
     def _work(self, asked: Sequence[Asked]) -> list[float]:
         accounts = self._world.sizes.agent_accounts
-        return [(lane * accounts + each.issuer_cpu) / self._world.cores for lane, each in zip(self._lanes, asked)]
+        return [
+            (lane * accounts + each.issuer_cpu) / self._world.cores for lane, each in zip(self._lanes, asked)
+        ]
 
     def _waiting(self, asked: Sequence[Asked]) -> list[float]:
         sizes = self._world.sizes
@@ -249,8 +259,12 @@ def circumstances(asked: Sequence[Asked]) -> list[Figure]:
 
 def client_credentials(world: World) -> Result:
     sizes = world.sizes
-    host, tokens = credentials_host(world, "credentials", sizes.credentials_accounts, sizes.credentials_tokens)
-    theirs = wanted(host, accounts_of(tokens), sizes.credentials_tokens // sizes.credentials_accounts, "reference")
+    host, tokens = credentials_host(
+        world, "credentials", sizes.credentials_accounts, sizes.credentials_tokens
+    )
+    theirs = wanted(
+        host, accounts_of(tokens), sizes.credentials_tokens // sizes.credentials_accounts, "reference"
+    )
     listed = clients_list(world, host, theirs)
     asked: list[Asked] = []
     references: list[float] = []
@@ -287,12 +301,16 @@ def memory(world: World) -> Result:
     )
 
 
-def credentials_host(world: World, name: str, accounts: int, tokens: int, **options: object) -> tuple[Host, list[Wanted]]:
+def credentials_host(
+    world: World, name: str, accounts: int, tokens: int, **options: object
+) -> tuple[Host, list[Wanted]]:
     """A host whose tokens are all obtained in every run."""
     host, issuer = world.host(name), world.issuer
     names = [f"account{number}" for number in range(accounts)]
     found = wanted(host, names, tokens // accounts)
-    sections = [credentials(issuer.url, issuer.ca_file, client, name) for name, client in zip(names, world.clients)]
+    sections = [
+        credentials(issuer.url, issuer.ca_file, client, name) for name, client in zip(names, world.clients)
+    ]
     write(host, [*sections, *map(section_of, found)], **options)
     return host, found
 
@@ -315,7 +333,17 @@ def clients_list(world: World, host: Host, tokens: Sequence[Wanted]) -> Path:
     lines = []
     for token in tokens:
         client = clients[token.account]
-        lines.append(("client", *where, client.client_id, client.client_secret or "", token.audience, token.scope, str(token.path)))
+        lines.append(
+            (
+                "client",
+                *where,
+                client.client_id,
+                client.client_secret or "",
+                token.audience,
+                token.scope,
+                str(token.path),
+            )
+        )
     return host.secret("clients.list", "".join("\t".join(line) + "\n" for line in lines))
 
 
@@ -323,27 +351,27 @@ def clients_list(world: World, host: Host, tokens: Sequence[Wanted]) -> Path:
 
 
 def nothing_due(world: World) -> Result:
-    fleet = many(world)
-    quick = only_computes(fleet.host)
-    snapshot_of(fleet.host).unlink()
-    full = only_computes(fleet.host)
-    ours, reading, interpreter = short_runs(
+    sizes, large = world.sizes, many(world)
+    small = Fleet(world.host("small"), sizes.many // 10, sizes.accounts_of_many // 10)
+    modules = only_computes(large.host)
+    ours_small, ours, interpreter = short_runs(
         world,
-        lambda: looking(world, fleet.host),
-        lambda: reading_all(world, fleet.host),
-        lambda: world.cost(fleet.host, [SYSTEM_PYTHON, "-I", "-c", INTERPRETER], quiet=True),
+        lambda: quiet_run(world, small.host),
+        lambda: quiet_run(world, large.host),
+        lambda: world.cost(large.host, [SYSTEM_PYTHON, "-I", "-c", INTERPRETER], quiet=True),
     )
     return Result(
         "nothing-due",
-        f"{len(fleet.tokens)} tokens of {world.sizes.accounts_of_many} accounts, none due, nothing changed since a run that found that out",
+        f"{len(large.tokens)} tokens of {sizes.accounts_of_many} accounts, none due",
         [
-            Figure(f"times python3 -I -c '{INTERPRETER}'", ratios(ours, interpreter), goal=Goal(3)),
-            Figure("the same without a snapshot, when everything is read", ratios(reading, interpreter)),
+            Figure(f"times python3 -I -c '{INTERPRETER}'", ratios(ours, interpreter), goal=Goal(8)),
+            Figure(
+                f"the same with {len(small.tokens)} tokens", ratios(ours_small, interpreter), goal=Goal(3.5)
+            ),
             Figure("the program", milli(ours), "ms"),
-            Figure("the program when it reads everything", milli(reading), "ms"),
+            Figure(f"the program with {len(small.tokens)} tokens", milli(ours_small), "ms"),
             Figure("the interpreter", milli(interpreter), "ms"),
-            Figure("modules loaded", [quick]),
-            Figure("modules loaded when everything is read", [full]),
+            Figure("modules loaded", [modules]),
         ],
         [f"no process started, no socket made, and not loaded: {', '.join(HEAVY)}"],
     )
@@ -352,52 +380,24 @@ def nothing_due(world: World) -> Result:
 def ten_thousand(world: World) -> Result:
     sizes = world.sizes
     factor = sizes.most // sizes.many
-    fleet, larger = many(world).host, settled(Fleet(world.host("most"), sizes.most, sizes.accounts_of_many * factor)).host
-    reading, reading_larger, ours, ours_larger = short_runs(
-        world,
-        lambda: reading_all(world, fleet),
-        lambda: reading_all(world, larger),
-        lambda: looking(world, fleet),
-        lambda: looking(world, larger),
+    fleet, larger = (
+        many(world).host,
+        Fleet(world.host("most"), sizes.most, sizes.accounts_of_many * factor).host,
     )
+    ours, ours_larger = short_runs(world, lambda: quiet_run(world, fleet), lambda: quiet_run(world, larger))
     return Result(
         "growth",
         f"{sizes.most} tokens of {sizes.accounts_of_many * factor} accounts, none due",
         [
             Figure(f"times the time for {sizes.many}", ratios(ours_larger, ours), goal=Goal(11)),
-            Figure("the same when everything is read", ratios(reading_larger, reading), goal=Goal(11)),
             Figure(f"{sizes.most} tokens", milli(ours_larger), "ms"),
             Figure(f"{sizes.many} tokens", milli(ours), "ms"),
-            Figure(f"{sizes.most} tokens when everything is read", milli(reading_larger), "ms"),
-            Figure(f"{sizes.many} tokens when everything is read", milli(reading), "ms"),
         ],
     )
 
 
-def looking(world: World, host: Host) -> Cost:
-    """A run after one that found nothing due: it has only to look whether anything has changed."""
-    before = identity.at(str(snapshot_of(host)))
-    cost = world.renew(host, quiet=True, python=SYSTEM_PYTHON)
-    if identity.at(str(snapshot_of(host))) != before:
-        raise Broken("the snapshot was not gone by")
-    return cost
-
-
-def reading_all(world: World, host: Host) -> Cost:
-    """The run before that one: it reads everything, and takes the snapshot."""
-    snapshot_of(host).unlink(missing_ok=True)
+def quiet_run(world: World, host: Host) -> Cost:
     return world.renew(host, quiet=True, python=SYSTEM_PYTHON)
-
-
-def snapshot_of(host: Host) -> Path:
-    return host.state / snapshot.FILE
-
-
-def settled(fleet: Fleet) -> Fleet:
-    """With a snapshot, in which nothing is that has just been written."""
-    time.sleep(snapshot.SETTLED + 0.1)
-    subprocess.run(program(fleet.host), env=environment(fleet.host), stderr=subprocess.DEVNULL, check=True, timeout=LONGEST)
-    return fleet
 
 
 def five_due(world: World) -> Result:
@@ -422,11 +422,14 @@ def five_due(world: World) -> Result:
 
 
 def many(world: World) -> Fleet:
-    return world.once("many", lambda: settled(Fleet(world.host("many"), world.sizes.many, world.sizes.accounts_of_many)))
+    return world.once(
+        "many", lambda: Fleet(world.host("many"), world.sizes.many, world.sizes.accounts_of_many)
+    )
 
 
 def short_runs(world: World, *sides: Callable[[], Cost]) -> list[list[float]]:
-    """Seconds of each side, one value a round. A run of some milliseconds says little: each has some in turn, and their median counts."""
+    """Seconds of each side, one value a round. A run of some milliseconds says little: each has some in turn,
+    and their median counts."""
     values: list[list[float]] = [[] for _ in sides]
     for run in sides:
         run()  # caches of byte code and of files
@@ -444,10 +447,18 @@ def milli(seconds: Sequence[float]) -> list[float]:
 
 
 def only_computes(host: Host) -> int:
-    """Broken if a run starts a process, makes a socket, or loads what is heavy; returns how many modules it loads."""
+    """Broken if a run starts a process, makes a socket, or loads what is heavy; returns how many modules it
+    loads."""
     result = host.short / "watched.json"
     command = [SYSTEM_PYTHON, "-I", str(HERE / "watch.py"), str(result), *program(host)[2:]]
-    subprocess.run(command, env=environment(host), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=600)
+    subprocess.run(
+        command,
+        env=environment(host),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        timeout=600,
+    )
     seen = json.loads(result.read_text())
     check_same("exit status", seen["status"], 0)
     if seen["events"]:
@@ -466,7 +477,13 @@ def requests(world: World) -> Result:
     sizes = world.sizes
     host, tokens = credentials_host(world, "requests", sizes.credentials_accounts, sizes.credentials_tokens)
     by_credentials = credentials_run(world, host, tokens)
-    write(host, [host.config.read_text().partition("[token ")[0], *(section_of(token, min_lifetime=60) for token in tokens)])
+    write(
+        host,
+        [
+            host.config.read_text().partition("[token ")[0],
+            *(section_of(token, min_lifetime=60) for token in tokens),
+        ],
+    )
     world.issuer.reset_counts()
     world.renew(host)
     fresh = world.issuer.counts()
@@ -480,9 +497,17 @@ def requests(world: World) -> Result:
         "requests",
         "requests to the issuer",
         [
-            Figure("client credentials: for each due token", [by_credentials.counts.total / len(tokens)], goal=Goal(1)),
+            Figure(
+                "client credentials: for each due token",
+                [by_credentials.counts.total / len(tokens)],
+                goal=Goal(1),
+            ),
             Figure("fresh tokens: in all", [fresh.total], goal=Goal(0)),
-            Figure("oidc-agent: for each due token, without those of oidc-add", [ours / len(agents)], goal=Goal(1)),
+            Figure(
+                "oidc-agent: for each due token, without those of oidc-add",
+                [ours / len(agents)],
+                goal=Goal(1),
+            ),
             Figure("the program's own requests for metadata", [metadata], goal=Goal(1)),
             Figure("oidc-add: tokens for each account that nobody wants", [adding.get("token", 0)]),
             Figure("oidc-add: requests for metadata for each account", [adding.get("discovery", 0)]),
@@ -497,13 +522,19 @@ def asked_for(counts: Counts) -> str:
 
 def connections(world: World) -> Result:
     sizes, workers = world.sizes, 8
-    host, tokens = credentials_host(world, "connections", sizes.accounts_of_many, sizes.many // 5 or 1, workers=workers)
+    host, tokens = credentials_host(
+        world, "connections", sizes.accounts_of_many, sizes.many // 5 or 1, workers=workers
+    )
     asked = [credentials_run(world, host, tokens, sizes.latency_ms) for _ in range(sizes.rounds)]
     return Result(
         "connections",
         f"TLS connections, {len(tokens)} tokens by client credentials of {sizes.accounts_of_many} accounts, {workers} workers",
         [
-            Figure("connections for each worker", [each.counts.connections / workers for each in asked], goal=Goal(1)),
+            Figure(
+                "connections for each worker",
+                [each.counts.connections / workers for each in asked],
+                goal=Goal(1),
+            ),
             *circumstances(asked),
         ],
     )
@@ -527,7 +558,11 @@ def dead_issuer(world: World) -> Result:
         "dead-issuer",
         f"a dead issuer among {ISSUERS}, each with {ACCOUNTS_OF_ISSUER} accounts x {TOKENS_OF_ACCOUNT} tokens, a timeout of {timeout} s",
         [
-            Figure("time until the last good token, to that without the dead issuer", ratios(with_it, without), goal=Goal(1.1)),
+            Figure(
+                "time until the last good token, to that without the dead issuer",
+                ratios(with_it, without),
+                goal=Goal(1.1),
+            ),
             Figure("with the dead issuer", with_it, "s"),
             Figure("without", without, "s"),
         ],
@@ -542,13 +577,19 @@ def dead() -> Iterator[str]:
 
 
 def issuers(world: World, name: str, dead_url: str = "") -> tuple[Host, list[Wanted], int]:
-    """A host, its tokens that can be obtained, and how many can not. The accounts of the dead issuer come first in the configuration."""
+    """A host, its tokens that can be obtained, and how many can not. The accounts of the dead issuer come
+    first in the configuration."""
     host, live = world.host(name), world.issuer
     good = [f"account{number}" for number in range((ISSUERS - 1) * ACCOUNTS_OF_ISSUER)]
     bad = [f"dead{number}" for number in range(ACCOUNTS_OF_ISSUER)] if dead_url else []
-    sections = [credentials(dead_url, live.ca_file, world.clients[0], account, timeout=world.sizes.timeout) for account in bad]
+    sections = [
+        credentials(dead_url, live.ca_file, world.clients[0], account, timeout=world.sizes.timeout)
+        for account in bad
+    ]
     # Who is alive has as long as it takes, however slow the machine.
-    sections += [credentials(live.url, live.ca_file, client, account) for account, client in zip(good, cycled(world))]
+    sections += [
+        credentials(live.url, live.ca_file, client, account) for account, client in zip(good, cycled(world))
+    ]
     tokens = wanted(host, good, TOKENS_OF_ACCOUNT)
     lost = wanted(host, bad, TOKENS_OF_ACCOUNT)
     write(host, [*sections, *map(section_of, [*lost, *tokens])])

@@ -1,4 +1,5 @@
-"""What the rows measure on: the testbed's issuer, hosts with accounts and tokens, and a way to run a program and learn its cost."""
+"""What the rows measure on: the testbed's issuer, hosts with accounts and tokens, and a way to run a program
+and learn its cost."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ T = TypeVar("T")
 TICKS = os.sysconf("SC_CLK_TCK")
 # Longer than the slowest reference takes.
 LONGEST = 900.0
-# What the service runs with. It has nothing but what comes with it; the other one, which has the libraries, is slower to start.
+# What the service runs with. It has nothing but what comes with it; the other one, which has the libraries,
+# is slower to start.
 SYSTEM_PYTHON = "/usr/bin/python3"
 # How many accounts are registered at a time: each of them waits most of its time.
 REGISTRARS = 4
@@ -64,7 +66,8 @@ QUICK = Sizes(1, 50, 2, 2, 2, 10, 100, 1000, 10, 5, 1, 1, (2, 10, 2))
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the clock; seconds of CPU time of the program and all that it started; peak memory of the program alone, in bytes."""
+    """Seconds of the clock; seconds of CPU time of the program and all that it started; peak memory of the
+    program alone, in bytes."""
 
     seconds: float
     cpu: float
@@ -83,7 +86,8 @@ class Wanted:
 
 
 class World:
-    """Everything is under `directory`, and what was started ends with the context. The parts are made when they are first asked for."""
+    """Everything is under `directory`, and what was started ends with the context. The parts are made when
+    they are first asked for."""
 
     def __init__(self, directory: Path, sizes: Sizes) -> None:
         self.directory = directory
@@ -95,7 +99,12 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, kind: Optional[type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
         self._stack.close()
 
     @cached_property
@@ -120,7 +129,8 @@ class World:
 
     @cached_property
     def agent_host(self) -> Host:
-        """A host with oidc-agent's accounts. They are used by one row after the other, never by two programs at a time."""
+        """A host with oidc-agent's accounts. They are used by one row after the other, never by two programs
+        at a time."""
         host = self.host("agents")
         names = [f"account{number}" for number in range(self.sizes.agent_accounts)]
         over = threading.Event()
@@ -135,7 +145,8 @@ class World:
 
     @cached_property
     def requests_of_adding(self) -> dict[str, int]:
-        """Which requests one oidc-add makes by itself: from 5.1 on, which has --skip-check, none need be made."""
+        """Which requests one oidc-add makes by itself: from 5.1 on, which has --skip-check, none need be
+        made."""
         shown = subprocess.run(["oidc-add", "--help"], capture_output=True, text=True, check=False)
         return {} if "--skip-check" in shown.stdout + shown.stderr else {"discovery": 1, "token": 1}
 
@@ -174,10 +185,14 @@ class World:
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def busy(self) -> float:
-        """Seconds that the cores in use have spent on anything, since the machine started (proc(5): all of a line but idle and iowait)."""
+        """Seconds that the cores in use have spent on anything, since the machine started (proc(5): all of a
+        line but idle and iowait)."""
         names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
-        return sum(int(field) for line in lines if line[0] in names for field in (*line[1:4], *line[6:9])) / TICKS
+        return (
+            sum(int(field) for line in lines if line[0] in names for field in (*line[1:4], *line[6:9]))
+            / TICKS
+        )
 
 
 def program(host: Host, python: str = sys.executable) -> list[str]:
@@ -191,18 +206,30 @@ def environment(host: Host) -> dict[str, str]:
 
 
 def wanted(host: Host, accounts: Sequence[str], tokens: int, directory: str = "tokens") -> list[Wanted]:
-    """`tokens` for each account. No two of an account are the same, so that each needs a request of its own."""
+    """`tokens` for each account. No two of an account are the same, so that each needs a request of its
+    own."""
     place = host.root / directory
     place.mkdir(mode=0o700, exist_ok=True)
     return [
-        Wanted(f"{account}.{number}", account, f"https://service{number}.example.org", "compute.read", place / f"{account}.{number}.token")
+        Wanted(
+            f"{account}.{number}",
+            account,
+            f"https://service{number}.example.org",
+            "compute.read",
+            place / f"{account}.{number}.token",
+        )
         for account in accounts
         for number in range(tokens)
     ]
 
 
 def section_of(token: Wanted, **options: object) -> str:
-    given = {"account": token.account, "token_path": token.path, "audience": token.audience, "scope": token.scope}
+    given = {
+        "account": token.account,
+        "token_path": token.path,
+        "audience": token.audience,
+        "scope": token.scope,
+    }
     return section(f"token {token.name}", {**given, **options})
 
 
@@ -229,7 +256,16 @@ def check_same(what: str, found: int, expected: int) -> None:
 
 def _register(host: Host, issuer: Issuer, account: str) -> None:
     password = host.root / f"{account}.pw"
-    given = ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", SCOPE, "--pw-file", str(password)]
+    given = [
+        "--issuer",
+        issuer.url,
+        "--ca-file",
+        str(issuer.ca_file),
+        "--scope",
+        SCOPE,
+        "--pw-file",
+        str(password),
+    ]
     done = host.setup(*given, "--create-pw-file", account)
     if done.status != 0:
         raise Broken(f"account {account} cannot be registered: {done.stderr}")
@@ -248,7 +284,8 @@ def _approve_all(issuer: Issuer, over: threading.Event) -> None:
 
 
 class Arrivals:
-    """One run whose lines are timed as they come: when each token had its outcome, in seconds after the start."""
+    """One run whose lines are timed as they come: when each token had its outcome, in seconds after the
+    start."""
 
     _RENEWED = re.compile(r"token (\S+): renewed")
 
@@ -258,7 +295,12 @@ class Arrivals:
         pipe = subprocess.PIPE
         started = time.monotonic()
         with subprocess.Popen(
-            program(host), env=environment(host), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=pipe, text=True
+            program(host),
+            env=environment(host),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=pipe,
+            text=True,
         ) as process:
             assert process.stderr is not None
             try:

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Optional
 
-from osg_token_renewer import __version__, config, log
-from osg_token_renewer.commands import check, renew, status
-from osg_token_renewer.commands.parser import Parser
+from osg_token_renewer import __version__
+from osg_token_renewer.commands import check, output, renew, status
+from osg_token_renewer.commands.parser import Parser, add_config
 from osg_token_renewer.errors import REPORT, ConfigError, Exit, RenewerError
 from osg_token_renewer.text import escaped
 
@@ -25,15 +25,16 @@ _logger = logging.getLogger(__name__)
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The operator's command; returns the exit status."""
-    # Most of what a run makes stays until its end: the collector, as often as it is set to, would look at it in vain.
+    # Most of what a run makes stays until its end: the collector, as often as it is set to, would look at it
+    # in vain.
     gc.set_threshold(20_000)
-    _printable_streams()
+    output.make_printable()
     parser = build_parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(arguments)
     if args.run is None:
         args = parser.parse_args([*arguments, "renew"])
-    log.set_up(args.verbose - args.quiet)
+    output.set_up_log(args.verbose - args.quiet)
     status = _bounded(lambda: int(args.run(args)))
     # The process ends, so nothing needs to be looked at and freed any more.
     gc.freeze()
@@ -42,11 +43,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def setup_main(argv: Optional[Sequence[str]] = None) -> int:
     """`osg-token-renewer-setup`; returns the exit status."""
-    _printable_streams()
+    output.make_printable()
     from osg_token_renewer.commands import setup
 
     args = setup.build_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    log.set_up(args.verbose)
+    output.set_up_log(args.verbose)
     return _bounded(lambda: int(setup.run(args)))
 
 
@@ -56,12 +57,16 @@ def build_parser() -> Parser:
         description="Keeps bearer tokens in files fresh. With no command, renews the tokens that are due.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("--config", metavar="FILE", help=f"main configuration file (default: ${config.VARIABLE}, else {config.MAIN})")
+    add_config(parser)
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
-    volume.add_argument("-q", "--quiet", action="store_const", const=1, default=0, help="only warnings and errors")
+    volume.add_argument(
+        "-q", "--quiet", action="store_const", const=1, default=0, help="only warnings and errors"
+    )
     parser.set_defaults(run=None)
-    subparsers = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", title="commands", parser_class=Parser)
+    subparsers = parser.add_subparsers(
+        prog=parser.prog, metavar="COMMAND", title="commands", parser_class=Parser
+    )
     for command in COMMANDS:
         command.add_parser(subparsers)
     return parser
@@ -83,7 +88,8 @@ def _bounded(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # `status | head`: the reader has seen enough. Python would complain about stdout once more at its end.
+        # `status | head`: the reader has seen enough. Python would complain about stdout once more at its
+        # end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -94,7 +100,7 @@ def _bounded(run: Callable[[], int]) -> int:
     except Exception as error:
         return _bug(error)
     finally:
-        _let_go()
+        output.release()
     return status
 
 
@@ -103,28 +109,7 @@ def _bug(error: Exception) -> int:
 
     # The frames, but not the exception's text: it may hold a secret.
     frames = "".join(traceback.format_tb(error.__traceback__))
-    _logger.critical("a bug in osg-token-renewer %s: %s; %s\n%s", __version__, type(error).__name__, REPORT, frames)
+    _logger.critical(
+        "a bug in osg-token-renewer %s: %s; %s\n%s", __version__, type(error).__name__, REPORT, frames
+    )
     return Exit.BUG
-
-
-def _let_go() -> None:
-    """What nobody takes (a full disk, a reader that is gone) Python would try to write once more, and exit with 120."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _printable_streams() -> None:
-    """A file name that is not UTF-8, a terminal that is not, or a standard stream that is closed must not end a run."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        # Python has None for a closed stream, and the next file to be opened would get its number.
-        pass
-    os.close(descriptor)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")

@@ -24,9 +24,10 @@ Foreign exceptions are translated once, where they enter: http.py and process.py
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, TypeVar
 
 if TYPE_CHECKING:
     from osg_token_renewer.model import Problem
@@ -44,9 +45,12 @@ class Exit(IntEnum):
 
 REPORT = "please report it, with these lines, to the maintainers of osg-token-renewer"
 
+F = TypeVar("F", bound="Failure")
+
 
 class RenewerError(Exception):
-    """Everything this program raises on purpose. `hint` is the next step for the reader, where one is known."""
+    """Everything this program raises on purpose. `hint` is the next step for the reader, where one is
+    known."""
 
     exit_status: Exit = Exit.FAILED
 
@@ -79,47 +83,75 @@ class HistoryError(RenewerError):
 
 
 class Failure(RenewerError):
-    """Why one token was not renewed. `reason` is the word that outcomes, history and JSON carry."""
+    """Why one token was not renewed. The attributes are the consequences; classes and instances may set them."""
 
+    # The word that outcomes, history and JSON carry.
     reason = "failed"
+    # The account's other tokens would fare no better in this run: its lane ends.
+    ends_lane = False
+    # What waited for the issuer's answer was ended, and a rotated refresh token may be lost with it.
+    risks_account = False
+    # The issuer refused the grant for good: the account rests.
+    kills_grant = False
+    # The issuer gave an answer, though no token.
+    issuer_answered = False
+    # The issuer is out of reach: two such failures in a row, and the run leaves it alone.
+    issuer_out = False
+
+    # The next step in a run, where nobody knows a better one.
+    advice: Optional[str] = None
+
+    def __init__(
+        self, message: str, hint: Optional[str] = None, *, retry_after: Optional[float] = None
+    ) -> None:
+        """`retry_after`: seconds after which the same request may be made again within this run; None if that
+        would not help, or might harm."""
+        super().__init__(message, hint)
+        self.retry_after = retry_after
+        # An issuer that asks for a pause gets one.
+        self.ends_lane = self.ends_lane or bool(retry_after)
+
+    def saying(self: F, message: str) -> F:
+        """The same failure with another message."""
+        other = copy.copy(self)
+        RenewerError.__init__(other, message, self.hint)
+        return other
 
 
 class Refused(Failure):
     reason = "refused"
+    issuer_answered = True
 
 
 class DeadGrant(Refused):
-    pass
+    ends_lane = True
+    kills_grant = True
 
 
 class Unavailable(Failure):
-    """`retry_after`: seconds after which the same may be asked again within this run; None, where that would not help or might harm."""
-
     reason = "unavailable"
-
-    def __init__(self, message: str, hint: Optional[str] = None, *, retry_after: Optional[float] = None) -> None:
-        super().__init__(message, hint)
-        self.retry_after = retry_after
+    advice = "the next run tries again; if this lasts, check the network and ask the issuer's operators"
 
 
 class Unreachable(Unavailable):
-    pass
+    issuer_out = True
 
 
 class TimedOut(Unreachable):
-    pass
+    ends_lane = True
 
 
 class CutOff(TimedOut):
-    pass
+    risks_account = True
 
 
 class NotAsked(Unavailable):
-    pass
+    ends_lane = True
 
 
 class Stopped(Failure):
     reason = "stopped"
+    ends_lane = True
 
 
 class Local(Failure):
@@ -131,8 +163,10 @@ class ProgramMissing(Local):
 
 
 class Died(Local):
-    pass
+    ends_lane = True
+    risks_account = True
 
 
 class Unsuitable(Failure):
     reason = "unsuitable"
+    issuer_answered = True

@@ -1,4 +1,5 @@
-"""What the program talks about: accounts, tokens, decisions and outcomes. Past the configuration loader there is nothing else."""
+"""What the program talks about: accounts, tokens, decisions and outcomes. Past the configuration loader there
+is nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Optional
 
-from osg_token_renewer.identity import Identity
 from osg_token_renewer.text import escaped
 
 # Of a section's title, which the configuration does not limit.
@@ -54,7 +54,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the configuration. It names places and options, never the content of a line."""
+    """One thing that is wrong with the configuration. It names places and options, never the content of a
+    line."""
 
     place: Place
     what: str
@@ -79,33 +80,43 @@ def _cut(name: str) -> str:
 
 @dataclass(frozen=True)
 class Account:
-    """A client registration that can obtain tokens. `settings` is what its source made of the section's options."""
+    """A client registration that can obtain tokens. `settings` is what its source made of the section's
+    options."""
 
     name: str
     source: str
     settings: Any
     timeout: float = 60.0
+    # As a URL; None if the configuration does not say.
+    issuer: Optional[str] = None
 
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What is wanted. Empty `audience` or `scope` ask for the issuer's or the account's default."""
+    """What is wanted. Empty `audience` or `scope` ask for the issuer's or the account's default.
+
+    `sink` is the kind of place where the token goes, and `destination` what that sink made of the section's
+    options. Whatever the sink, a destination has a `path`: the one place that no other token may have.
+    """
 
     name: str
     account: str
-    path: str
+    destination: Any
     audience: tuple[str, ...] = ()
     scope: tuple[str, ...] = ()
     min_lifetime: Optional[int] = None
-    mode: Optional[int] = None
-    group: Optional[str] = None
-    owner: Optional[str] = None
     enforce_claims: bool = False
     remove_expired: bool = False
+    sink: str = "file"
+
+    @property
+    def path(self) -> str:
+        path: str = self.destination.path
+        return path
 
     @property
     def asked(self) -> str:
-        """What the issuer is asked for, as one comparable text: a change of it makes the published token stale."""
+        """The request as one comparable text: when it changes, the published token is stale."""
         return json.dumps([self.account, sorted(set(self.audience)), sorted(set(self.scope))])
 
 
@@ -129,9 +140,6 @@ class Config:
     options: Options
     files: tuple[str, ...]
     warnings: tuple[Problem, ...] = ()
-    # What was there to be read, by its path, and who might do what with the files of secrets, into which nobody has looked.
-    seen: Mapping[str, Identity] = field(default_factory=dict)
-    secrets_seen: Mapping[str, Identity] = field(default_factory=dict)
 
 
 # Tokens
@@ -170,9 +178,8 @@ class Found(Enum):
 class Published:
     """What the publisher read at a `token_path`.
 
-    `problem` says why it is not a token; `difference`, how the file's mode, owner or group is not what is configured; `mode` is
-    the permission bits; `identity` is what tells this state of the file from others.
-    """
+    `problem` says why it is not a token; `difference`, how the file's mode, owner or group is not what is
+    configured; `mode` is the permission bits."""
 
     found: Found
     problem: str = ""
@@ -180,7 +187,6 @@ class Published:
     fingerprint: Optional[str] = None
     mode: Optional[int] = None
     difference: Optional[str] = None
-    identity: Identity = ()
 
 
 @dataclass(frozen=True)
@@ -199,14 +205,23 @@ class TokenRecord:
     failures_in_row: int = 0
 
 
+# How long an account with a dead grant is not tried, in seconds.
+REST = 86400.0
+
+
 @dataclass(frozen=True)
 class Rest:
-    """An account whose grant the issuer refused for good: asking again is of no use. `since` is in seconds since 1970."""
+    """An account whose grant the issuer refused for good: asking again is of no use. `since` is in seconds
+    since 1970."""
 
     account: str
     grant: str
     since: float
     message: str
+
+    @property
+    def until(self) -> float:
+        return self.since + REST
 
 
 # Decisions and outcomes
@@ -241,6 +256,22 @@ class Decision:
         return self.why is not Why.FRESH
 
 
+@dataclass(frozen=True)
+class Planned:
+    """One token, what stands at its path, what the history knows of it, and whether it is due.
+
+    `expires_at` is when the published token expires, in seconds since 1970; None when nobody knows, or there
+    is none. `rest` says why its account is not asked although the token is due.
+    """
+
+    spec: TokenSpec
+    published: Published
+    record: Optional[TokenRecord]
+    decision: Decision
+    expires_at: Optional[float]
+    rest: Optional[Rest] = None
+
+
 class State(Enum):
     RENEWED = "renewed"
     FRESH = "fresh"
@@ -255,11 +286,10 @@ BUG = "bug"
 class Outcome:
     """What became of one token in one run.
 
-    `reason` is one word: the planner's for a fresh token, `Failure.reason` for a failed one. `expires_at` is that of the
-    token that is now published, None when unknown or when there is none. `notes` are warnings about a token that was published;
-    `consequence` is what a failure means for the token's readers at that moment. `dead_grant` is the account's grant
-    (`Source.grant`) that the issuer has refused for good.
-    """
+    `reason` is one word: the planner's for a fresh token, `Failure.reason` for a failed one. `expires_at` is
+    that of the token that is now published, None when unknown or when there is none. `notes` are warnings
+    about a token that was published; `consequence` is what a failure means for the token's readers at that
+    moment. `dead_grant` is the account's grant (`Source.grant`) that the issuer has refused for good."""
 
     spec: TokenSpec
     state: State

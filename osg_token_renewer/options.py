@@ -1,12 +1,10 @@
 """Typed options of the configuration: what a section may hold, and how a text becomes a value.
 
-A parser takes the text of an option, which is never empty, and returns its value or raises ValueError saying what is wrong
-without showing the text: it may be a secret in the wrong place.
-"""
+A parser takes the text of an option, which is never empty, and returns its value or raises ValueError saying
+what is wrong without showing the text: it may be a secret in the wrong place."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -14,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from osg_token_renewer import trust
-from osg_token_renewer.errors import Local
 from osg_token_renewer.model import Secret
 
 CREDENTIAL = "credential:"
@@ -31,49 +27,14 @@ class Option:
 
 @dataclass(frozen=True)
 class SecretFile:
-    """A file that holds a secret: a path, or a systemd credential (`credential:NAME`, systemd.exec(5) LoadCredential=)."""
+    """A file that holds a secret: a path, or a systemd credential (`credential:NAME`, systemd.exec(5)
+    LoadCredential=)."""
 
     text: str
 
     @property
     def is_credential(self) -> bool:
         return self.text.startswith(CREDENTIAL)
-
-    @property
-    def path(self) -> str:
-        """Raises Local when the service manager handed over no credentials."""
-        if not self.is_credential:
-            return self.text
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        name = self.text[len(CREDENTIAL) :]
-        if not directory:
-            raise Local(
-                f"the credential {name} is only there under systemd: $CREDENTIALS_DIRECTORY is not set",
-                f"add LoadCredential={name}:PATH to the service, and start it with systemctl",
-            )
-        return os.path.join(directory, name)
-
-    def first_line(self, what: str) -> str:
-        """The secret; raises Local, naming `what` it was to be."""
-        return self.raw_line(what).decode("utf-8", "surrogateescape").rstrip("\r\n")
-
-    def raw_line(self, what: str) -> bytes:
-        """The first line as it stands in the file, its end included: for programs that have a reading of their own. Raises Local."""
-        try:
-            with open(self.path, "rb", opener=trust.opener) as file:
-                line = file.readline(64 * 1024)
-        except OSError as error:
-            raise Local(f"the {what} file {self.path} cannot be read: {error.strerror}", self._remedy(error)) from error
-        if not line.strip(b"\r\n"):
-            raise Local(f"the {what} file {self.path} is empty")
-        return line
-
-    def _remedy(self, error: OSError) -> Optional[str]:
-        if isinstance(error, PermissionError):
-            return f"let the user of the service read it: chown osg-token-svc {self.path}"
-        if isinstance(error, FileNotFoundError):
-            return "create it, readable by the user of the service alone"
-        return "name a regular file" if error.errno in (errno.EINVAL, errno.EISDIR) else None
 
 
 def text(value: str) -> str:
@@ -122,7 +83,8 @@ def time_limit(value: str) -> int:
 
 
 def owner(value: str) -> str:
-    """A user or group, by name or number; the largest numbers mean nobody, or leave things as they are (chown(2))."""
+    """A user or group, by name or number; the largest numbers mean nobody, or leave things as they are
+    (chown(2))."""
     if not value.isprintable():
         raise ValueError("must not contain control characters")
     if value.isdecimal() and not (value.isascii() and int(value) < 2**32 - 2):
@@ -173,7 +135,7 @@ def endpoint(value: str) -> str:
         raise ValueError("a URL must not contain white space or control characters")
     try:
         url = urlsplit(value)
-        url.port  # noqa: B018  (raises ValueError when it is no number)
+        url.port  # noqa: B018
     except ValueError:
         raise ValueError("is not a URL") from None
     if url.scheme not in ("http", "https") or not url.hostname:

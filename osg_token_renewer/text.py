@@ -19,9 +19,9 @@ _URL_SAFE = str.maketrans("+/", "-_")
 def outside(text: str, hide: Iterable[str] = (), limit: int = OUTSIDE_LIMIT) -> str:
     """Foreign text (an issuer's error, a subprocess's stderr) as one bounded line of printable characters.
 
-    Control and format characters, bidirectional marks and line breaks become blanks; each string in `hide` (secrets that the other
-    side may echo, as they are or encoded) and whatever looks like a token is masked before anything is cut off.
-    """
+    Control and format characters, bidirectional marks and line breaks become blanks; each string in `hide`
+    (secrets that the other side may echo, as they are or encoded) and whatever looks like a token is masked
+    before anything is cut off."""
     # The longest first: one may be a part of another.
     for form in sorted({form for secret in hide for form in _forms(secret)}, key=len, reverse=True):
         text = text.replace(form, "***")
@@ -37,7 +37,8 @@ def line(text: str, limit: int = OUTSIDE_LIMIT) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that must stay recognisable (a path, the name of a section): what is not printable becomes a backslash escape."""
+    """Text that must stay recognisable (a path, the name of a section): what is not printable becomes a
+    backslash escape."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -54,11 +55,17 @@ def _forms(secret: str) -> Iterator[str]:
 
     content = secret.encode("utf-8", "surrogateescape")
     encoded = {quote(content), quote(content, safe=""), quote_plus(content)}
-    yield from (secret, html.escape(secret), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    yield from (
+        secret,
+        html.escape(secret),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+    )
     yield from encoded
     yield from (re.sub("%..", lambda code: code[0].lower(), form) for form in encoded)
     for before in range(3):
-        # Wherever it begins within what was encoded; the first and the last characters also depend on what stands beside it.
+        # Wherever it begins within what was encoded; the first and the last characters also depend on what
+        # stands beside it.
         within = base64.b64encode(b"\0" * before + content).decode()[4 if before else 0 : -4]
         if len(within) >= _DENSE:
             yield from (within, within.translate(_URL_SAFE))

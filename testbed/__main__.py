@@ -22,7 +22,11 @@ def main() -> int:
     args = _parser().parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
-    settings: dict[str, Any] = {"latency_ms": args.latency, "access_token_ttl": args.ttl, "rotate": args.rotate}
+    settings: dict[str, Any] = {
+        "latency_ms": args.latency,
+        "access_token_ttl": args.ttl,
+        "rotate": args.rotate,
+    }
     with tempfile.TemporaryDirectory(prefix="testbed-") as temporary:
         directory = Path(args.dir or temporary).resolve()
         try:
@@ -39,13 +43,27 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m testbed", description="A real OpenID provider on loopback, until Ctrl-C.")
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed", description="A real OpenID provider on loopback, until Ctrl-C."
+    )
     parser.add_argument("--port", type=int, default=8443, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--dir", help="where its CA, key and secret are written (default: a temporary directory)")
-    parser.add_argument("--latency", type=int, default=0, metavar="MS", help="delay of each answer in milliseconds")
-    parser.add_argument("--ttl", type=int, default=3600, metavar="S", help="lifetime of access tokens in seconds (default: %(default)s)")
+    parser.add_argument(
+        "--dir", help="where its CA, key and secret are written (default: a temporary directory)"
+    )
+    parser.add_argument(
+        "--latency", type=int, default=0, metavar="MS", help="delay of each answer in milliseconds"
+    )
+    parser.add_argument(
+        "--ttl",
+        type=int,
+        default=3600,
+        metavar="S",
+        help="lifetime of access tokens in seconds (default: %(default)s)",
+    )
     parser.add_argument("--rotate", action="store_true", help="replace the refresh token at each refresh")
-    parser.add_argument("--approve-all", action="store_true", help="approve each device's request as the scripted user alice")
+    parser.add_argument(
+        "--approve-all", action="store_true", help="approve each device's request as the scripted user alice"
+    )
     return parser
 
 

@@ -1,7 +1,7 @@
-"""`make demo`: what a host with this program does, from registration to the second renewal, against a real issuer on loopback.
+"""`make demo`: what a host with this program does, from registration to the second renewal, against a real
+issuer on loopback.
 
-Everything is under demo/ in the checkout; everything that is started is stopped again.
-"""
+Everything is under demo/ in the checkout; everything that is started is stopped again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def main() -> int:
     with Issuer(DEMO / "issuer") as issuer:
         accounts = _register(issuer)
         config = DEMO / "config.ini"
-        text = CONFIG.format(accounts="\n".join(accounts), tokens=DEMO / "tokens", state=DEMO / "state", runtime=DEMO / "run")
+        text = CONFIG.format(
+            accounts="\n".join(accounts), tokens=DEMO / "tokens", state=DEMO / "state", runtime=DEMO / "run"
+        )
         config.write_text(text)
         config.chmod(0o600)
         _say("The configuration that was made of it (demo/config.ini)")
@@ -83,7 +85,16 @@ def main() -> int:
 def _register(issuer: Issuer) -> list[str]:
     """Registers two accounts through the setup program; returns their sections as it printed them."""
     user = _user()
-    common = ["--config", DEMO / "config.ini", "--service-user", user, "--issuer", issuer.url, "--ca-file", issuer.ca_file]
+    common = [
+        "--config",
+        DEMO / "config.ini",
+        "--service-user",
+        user,
+        "--issuer",
+        issuer.url,
+        "--ca-file",
+        issuer.ca_file,
+    ]
     _say("Register an account by the device flow; a scripted user logs in and approves")
     approval = threading.Thread(target=issuer.approve_next, daemon=True)
     approval.start()
@@ -113,7 +124,8 @@ def _user() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing outside of demo/ is read or written; a path that is too long for a socket is the only reason to use /tmp."""
+    """Nothing outside of demo/ is read or written; a path that is too long for a socket is the only reason to
+    use /tmp."""
     temporary = str(DEMO / "tmp")
     return {**os.environ, "HOME": str(DEMO / "home"), "TMPDIR": temporary if len(temporary) < 60 else "/tmp"}
 
@@ -127,7 +139,11 @@ def _output(program: Path, *arguments: object) -> str:
     """Runs a program, shows what it prints, and returns it."""
     printed = []
     with subprocess.Popen(
-        _command(program, arguments), env=_environment(), stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+        _command(program, arguments),
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -78,8 +78,8 @@ class Counts:
 class Issuer:
     """A running OpenID provider on https://localhost:PORT; its files are in `directory`.
 
-    It ends with the context, with `stop()`, and, since it watches its standard input, with the process that started it.
-    """
+    It ends with the context, with `stop()`, and, since it watches its standard input, with the process that
+    started it."""
 
     def __init__(
         self,
@@ -119,7 +119,9 @@ class Issuer:
     def __enter__(self) -> Issuer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -150,7 +152,9 @@ class Issuer:
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """Changes settings (see DEFAULT_SETTINGS in state.mjs) and returns all of them."""
-        answer: dict[str, Any] = self._admin("PATCH", "settings", changes) if changes else self._admin("GET", "settings")
+        answer: dict[str, Any] = (
+            self._admin("PATCH", "settings", changes) if changes else self._admin("GET", "settings")
+        )
         return answer
 
     def counts(self) -> Counts:
@@ -160,7 +164,8 @@ class Issuer:
         self._admin("DELETE", "counts")
 
     def secrets(self) -> dict[str, list[str]]:
-        """The secrets that clients were given since the counts were reset, by the name of the answer's member: refresh_token, …"""
+        """The secrets that clients were given since the counts were reset, by the name of the answer's
+        member: refresh_token, …"""
         answer: dict[str, list[str]] = self._admin("GET", "secrets")
         return answer
 
@@ -179,20 +184,23 @@ class Issuer:
         return answer
 
     def client_id(self, name: str) -> str:
-        """The id of the newest client whose name contains `name` (oidc-agent registers "oidc-agent:NAME-HOST")."""
+        """The id of the newest client whose name contains `name` (oidc-agent registers
+        "oidc-agent:NAME-HOST")."""
         found = [client["client_id"] for client in self.clients() if name in client.get("client_name", "")]
         if not found:
             raise TestbedError(f"no client has a name with {name!r}")
         return str(found[-1])
 
     def revoke(self, client_id: str) -> int:
-        """Forgets all grants and tokens of a client, so that its next refresh is answered with invalid_grant; tells how many."""
+        """Forgets all grants and tokens of a client, so that its next refresh is answered with invalid_grant;
+        tells how many."""
         return int(self._admin("POST", "revoke", {"client_id": client_id})["revoked"])
 
     def fault(self, **spec: Any) -> None:
-        """Makes requests to `endpoint` ("*": all) fail: `client_id`, `grant_type`, `times`, `status`, `headers`, `body`,
-        `hang`, `drop`, `after`, or be late: `delay_ms`, `hold` (until the faults are cleared), `gather` (until so many are
-        there at a time). The first fault that applies is taken; one that says nothing of this keeps its requests from the others."""
+        """Makes requests to `endpoint` ("*": all) fail: `client_id`, `grant_type`, `times`, `status`,
+        `headers`, `body`, `hang`, `drop`, `after`, or be late: `delay_ms`, `hold` (until the faults are
+        cleared), `gather` (until so many are there at a time). The first fault that applies is taken; one
+        that says nothing of this keeps its requests from the others."""
         self._admin("POST", "faults", spec)
 
     def clear_faults(self) -> None:
@@ -222,20 +230,27 @@ class Issuer:
         return self._public_keys
 
     def verify(self, token: str, *, check_times: bool = True) -> dict[str, Any]:
-        """The claims of an access token, once signature, issuer and (unless told otherwise) times are found good.
+        """The claims of an access token, once signature, issuer and (unless told otherwise) times are found
+        good.
 
-        The audience is for the caller to compare. Raises `jwt.InvalidTokenError`.
-        """
+        The audience is for the caller to compare. Raises `jwt.InvalidTokenError`."""
         keys = jwt.PyJWKSet.from_dict(self.jwks())
         kid = jwt.get_unverified_header(token)["kid"]
         key = next(one for one in keys.keys if one.key_id == kid)
         times = ["exp", "nbf", "iat"]
-        options: Any = {"verify_aud": False, "require": times, **{f"verify_{claim}": check_times for claim in times}}
-        claims: dict[str, Any] = jwt.decode(token, key.key, algorithms=["RS256"], issuer=self.url, options=options)
+        options: Any = {
+            "verify_aud": False,
+            "require": times,
+            **{f"verify_{claim}": check_times for claim in times},
+        }
+        claims: dict[str, Any] = jwt.decode(
+            token, key.key, algorithms=["RS256"], issuer=self.url, options=options
+        )
         return claims
 
     def introspect(self, token: str, client: Client) -> dict[str, Any]:
-        """What the issuer tells about an opaque token (RFC 7662); JWTs can not be introspected at this provider."""
+        """What the issuer tells about an opaque token (RFC 7662); JWTs can not be introspected at this
+        provider."""
         response = self._session.post(
             self.url + "/token/introspection",
             data={"token": token},
@@ -277,7 +292,8 @@ class Issuer:
         return self.process, str(ready["issuer"])
 
     def _read_line(self, timeout: float) -> dict[str, Any]:
-        """One line of JSON from the process. It prints one per command and nothing else, so that none stays in a buffer."""
+        """One line of JSON from the process. It prints one per command and nothing else, so that none stays
+        in a buffer."""
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], timeout)
         line = self.process.stdout.readline() if readable else b""
@@ -313,7 +329,8 @@ class Issuer:
 
 
 def _taken() -> socket.socket:
-    """A port of loopback that nobody else is given, also while the issuer, which listens on it by its number, is paused."""
+    """A port of loopback that nobody else is given, also while the issuer, which listens on it by its number,
+    is paused."""
     taken = socket.socket()
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     taken.bind(("127.0.0.1", 0))

@@ -1,4 +1,5 @@
-"""The scripted user: logs in at the issuer's own pages and answers a device's request, as a person with a browser would."""
+"""The scripted user: logs in at the issuer's own pages and answers a device's request, as a person with a
+browser would."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Form:
 
 
 class _Page(HTMLParser):
-    """Collects forms, also fields that name their form by its id from elsewhere in the page, and the text to be seen."""
+    """Collects forms, also fields that name their form by its id from elsewhere in the page, and the text to
+    be seen."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -47,7 +49,7 @@ class _Page(HTMLParser):
                 (owner.buttons if tag == "button" else owner.fields)[given["name"]] = given.get("value", "")
         self._hidden = tag in ("script", "style")
 
-    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002  (the base class calls it so)
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
         self._hidden = False
 
     def handle_data(self, data: str) -> None:
@@ -60,7 +62,13 @@ class _Page(HTMLParser):
         return next((form for form in self.forms if form.identity == identity), None)
 
 
-def approve(verification_uri: str, user_code: str | None = None, *, ca_file: str | os.PathLike[str], login: str = "alice") -> None:
+def approve(
+    verification_uri: str,
+    user_code: str | None = None,
+    *,
+    ca_file: str | os.PathLike[str],
+    login: str = "alice",
+) -> None:
     """Approves the request behind a verification URI, complete or with its user code, as the user `login`.
 
     Returns when the issuer has confirmed it; raises UnexpectedPage at anything else.
@@ -70,14 +78,22 @@ def approve(verification_uri: str, user_code: str | None = None, *, ca_file: str
         raise UnexpectedPage(f"approved, but the issuer says: {text}")
 
 
-def deny(verification_uri: str, user_code: str | None = None, *, ca_file: str | os.PathLike[str], login: str = "alice") -> None:
+def deny(
+    verification_uri: str,
+    user_code: str | None = None,
+    *,
+    ca_file: str | os.PathLike[str],
+    login: str = "alice",
+) -> None:
     """Refuses the request instead."""
     text = _walk(verification_uri, user_code, ca_file=ca_file, login=login, button="abort")
     if "interrupted" not in text.lower():
         raise UnexpectedPage(f"refused, but the issuer says: {text}")
 
 
-def _walk(uri: str, user_code: str | None, *, ca_file: str | os.PathLike[str], login: str, button: str) -> str:
+def _walk(
+    uri: str, user_code: str | None, *, ca_file: str | os.PathLike[str], login: str, button: str
+) -> str:
     """Answers page after page; returns the text of the first one that asks for nothing more."""
     with requests.Session() as session:
         session.trust_env = False  # else $REQUESTS_CA_BUNDLE and proxies come first
@@ -96,7 +112,9 @@ def _walk(uri: str, user_code: str | None, *, ca_file: str | os.PathLike[str], l
         raise UnexpectedPage(f"no end after {MOST_PAGES} pages; the last one: {page.text}")
 
 
-def _answer(page: _Page, answered: set[str], *, user_code: str | None, login: str, button: str) -> tuple[str, dict[str, str]] | None:  # noqa: C901  (one branch a kind of page)
+def _answer(  # noqa: C901
+    page: _Page, answered: set[str], *, user_code: str | None, login: str, button: str
+) -> tuple[str, dict[str, str]] | None:
     """The form to send and its data, or None when nothing is left to answer."""
     if not page.forms:
         return None

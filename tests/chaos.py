@@ -1,7 +1,8 @@
-"""Faults at random moments, again and again: what was lost, leaked or torn is counted. `make chaos` runs the long versions.
+"""Faults at random moments, again and again: what was lost, leaked or torn is counted. `make chaos` runs the
+long versions.
 
-Each trial is a function of the number of its tries that returns its figures; a short run of each is in tests/e2e/test_chaos.py.
-"""
+Each trial is a function of the number of its tries that returns its figures; a short run of each is in
+tests/e2e/test_chaos.py."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ from tests.host import LONGEST, ROOT, Host, processes_of, until
 
 @dataclass
 class Figures:
-    """`faults`: how many were really made; `lost`: accounts that renew no more; `leaked`: processes, sockets and files that stayed;
-    `torn`: token files that hold something else than one whole token."""
+    """`faults`: how many were really made; `lost`: accounts that renew no more; `leaked`: processes, sockets
+    and files that stayed; `torn`: token files that hold something else than one whole token."""
 
     tries: int = 0
     faults: int = 0
@@ -59,7 +60,12 @@ def rotating(root: Path) -> Iterator[tuple[Issuer, Host]]:
         issuer.settings(rotate=True, latency_ms=50)
         issuer.reset_counts()
         host.configure(
-            accounts + "".join(host.token(f"{account}-{name}", account, audience=name) for account in ACCOUNTS for name in TOKENS)
+            accounts
+            + "".join(
+                host.token(f"{account}-{name}", account, audience=name)
+                for account in ACCOUNTS
+                for name in TOKENS
+            )
         )
         yield issuer, host
 
@@ -83,7 +89,12 @@ def leaked(host: Host) -> int:
     """How many processes, sockets and files are there that should not be, when no run is at work."""
     until(lambda: not processes_of(host.home))
     places = (host.account_file(ACCOUNTS[0]).parent, host.state / "accounts")
-    strange = [path for place in places for path in place.iterdir() if path.name.startswith(".") or path.suffix in (".new", ".newer")]
+    strange = [
+        path
+        for place in places
+        for path in place.iterdir()
+        if path.name.startswith(".") or path.suffix in (".new", ".newer")
+    ]
     return len(host.leftovers()) + len(strange)
 
 
@@ -95,7 +106,8 @@ def duration(host: Host) -> float:
 
 
 class Moments:
-    """Random points of a run. How long one takes is learned from those that come to their end before: the first may have been slow."""
+    """Random points of a run. How long one takes is learned from those that come to their end before: the
+    first may have been slow."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -112,7 +124,8 @@ class Moments:
 
 
 def killed(tries: int, root: Path) -> Figures:
-    """The program is killed at random moments of runs with an issuer that rotates; each run begins at once after the one before."""
+    """The program is killed at random moments of runs with an issuer that rotates; each run begins at once
+    after the one before."""
     figures = Figures()
     with rotating(root) as (issuer, host):
         moments = Moments(host)
@@ -135,7 +148,8 @@ def killed(tries: int, root: Path) -> Figures:
 
 
 def filled(tries: int, root: Path) -> Figures:
-    """The file system with the account files is full from a random moment of a rotating run on; what is freed is taken again at once."""
+    """The file system with the account files is full from a random moment of a rotating run on; what is freed
+    is taken again at once."""
     figures = Figures()
     with rotating(root) as (issuer, host):
         accounts = host.account_file("first").parent
@@ -169,8 +183,8 @@ TOGETHER = 20
 
 
 def together(tries: int, root: Path) -> Figures:
-    """Twenty runs start at once, as a timer, cron, a daemon and a person might, and one of them is killed: each of the others renews,
-    finds fresh what another has renewed, or leaves with a clear message."""
+    """Twenty runs start at once, as a timer, cron, a daemon and a person might, and one of them is killed:
+    each of the others renews, finds fresh what another has renewed, or leaves with a clear message."""
     figures = Figures()
     with rotating(root) as (issuer, host):
         host.write_config(host.config.read_text().replace("audience", "min_lifetime = 60\naudience"))
@@ -185,7 +199,11 @@ def together(tries: int, root: Path) -> Figures:
             victim.send_signal(signal.SIGKILL)
             for run in runs:
                 said = run.communicate()[1]
-                well = run.returncode == 0 or (run.returncode == 1 and "another run is at work" in said) or run is victim
+                well = (
+                    run.returncode == 0
+                    or (run.returncode == 1 and "another run is at work" in said)
+                    or run is victim
+                )
                 figures.lost += not well
                 if not well:
                     sys.stderr.write(said)
@@ -197,7 +215,8 @@ def together(tries: int, root: Path) -> Figures:
     return figures
 
 
-# What an issuer may answer, or not answer, before it has acted on a request: nothing of it may cost an account.
+# What an issuer may answer, or not answer, before it has acted on a request: nothing of it may cost an
+# account.
 FAULTS: Sequence[Mapping[str, object]] = (
     {"status": 502},
     {"status": 503, "headers": {"Retry-After": "1"}},
@@ -210,13 +229,18 @@ FAULTS: Sequence[Mapping[str, object]] = (
 
 
 def failing(tries: int, root: Path) -> Figures:
-    """The issuer fails in all ways, on any endpoint, also by being away; once it is well again, each account renews."""
+    """The issuer fails in all ways, on any endpoint, also by being away; once it is well again, each account
+    renews."""
     figures = Figures()
     with rotating(root) as (issuer, host):
         for _ in range(tries):
             figures.tries += 1
             for _ in range(random.randint(1, 4)):
-                issuer.fault(endpoint=random.choice(("discovery", "token", "*")), times=random.randint(1, 3), **random.choice(FAULTS))
+                issuer.fault(
+                    endpoint=random.choice(("discovery", "token", "*")),
+                    times=random.randint(1, 3),
+                    **random.choice(FAULTS),
+                )
             before = issuer.counts().total
             away = random.random() < 0.3
             if away:
@@ -239,11 +263,23 @@ def failing(tries: int, root: Path) -> Figures:
 
 
 def fuzzed(tries: int, _root: Path) -> Figures:
-    """Any input: property tests, with so many cases in all, new ones each time. What has no clear answer counts as lost."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:logging", "tests/properties", "--hypothesis-profile=long"]
+    """Any input: property tests, with so many cases in all, new ones each time. What has no clear answer
+    counts as lost."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:logging",
+        "tests/properties",
+        "--hypothesis-profile=long",
+    ]
     environment = {**os.environ, "FUZZ_CASES": str(tries)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    found = re.search(r"any input: \d+ properties, (\d+) answers, (\d+) properties that do not hold", done.stdout)
+    found = re.search(
+        r"any input: \d+ properties, (\d+) answers, (\d+) properties that do not hold", done.stdout
+    )
     if done.returncode or found is None:
         sys.stderr.write(done.stdout)
         return Figures(tries, tries, lost=1)
@@ -253,7 +289,9 @@ def fuzzed(tries: int, _root: Path) -> Figures:
 @contextmanager
 def full(directory: Path) -> Iterator[Callable[[], bool]]:
     """Fills a file system and keeps it full; tells whether that was so."""
-    filler = subprocess.Popen([sys.executable, "-c", FILLER, str(directory / "issuer.config.filler")], stdout=subprocess.PIPE)
+    filler = subprocess.Popen(
+        [sys.executable, "-c", FILLER, str(directory / "issuer.config.filler")], stdout=subprocess.PIPE
+    )
     assert filler.stdout is not None
     try:
         filler.stdout.readline()

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from osg_token_renewer import log
+from osg_token_renewer.system import log
 from testbed import Issuer
 from tests.host import Host
 
 
 def pytest_configure() -> None:
-    """A shell has its background jobs, and all that they start, ignore Ctrl-C; the programs under test are to heed it all the same."""
+    """A shell has its background jobs, and all that they start, ignore Ctrl-C; the programs under test are to
+    heed it all the same."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -27,7 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _messages_as_in_a_new_process() -> None:
-    """Whoever called a program's main() in this process has set them up for that program, which caplog knows nothing of."""
+    """Whoever called a program's main() in this process has set them up for that program, which caplog knows
+    nothing of."""
     logger = logging.getLogger(log.ROOT)
     logger.handlers = []
     logger.propagate = True
@@ -43,7 +45,8 @@ def running_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]
 
 @pytest.fixture(scope="session")
 def registry(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host with the oidc-agent account `robot`, for other hosts to adopt: registering takes a second, adopting nothing."""
+    """A host with the oidc-agent account `robot`, for other hosts to adopt: registering takes a second,
+    adopting nothing."""
     with Host.made(tmp_path_factory.mktemp("registry")) as host:
         host.register(running_issuer, "robot")
         yield host

@@ -1,4 +1,5 @@
-"""Faults that need a process of their own: file systems that are full or read-only, a silent name server, and a user who may not."""
+"""Faults that need a process of their own: file systems that are full or read-only, a silent name server, and
+a user who may not."""
 
 from __future__ import annotations
 
@@ -32,11 +33,10 @@ def apart(
 ) -> None:
     """Runs a part of a test in a child process: what fails in it is printed there, and fails the test.
 
-    `tmpfs` are directories on which file systems of the child's own are mounted, with the mount's options: nothing of them is left
-    when it has ended. `users`: all that there are, besides root, with their ids. `unprivileged`: as a user who is not root, if this one is.
-    `silent_names`: on a network where nobody is but a name server that hears what it is asked and never answers.
-    After `longest` seconds it is killed.
-    """
+    `tmpfs` are directories on which file systems of the child's own are mounted, with the mount's options:
+    nothing of them is left when it has ended. `users`: all that there are, besides root, with their ids.
+    `unprivileged`: as a user who is not root, if this one is. `silent_names`: on a network where nobody is
+    but a name server that hears what it is asked and never answers. After `longest` seconds it is killed."""
 
     def child() -> None:
         if tmpfs is not None or users is not None or silent_names:
@@ -78,10 +78,12 @@ def _mount(tmpfs: Mapping[Path, str], also: int) -> None:
 
 
 def _silent_name_server() -> socket.socket:
-    """On loopback, which a new network has, but not up (netdevice(7)); the resolver would ask it for minutes."""
+    """On loopback, which a new network has, but not up (netdevice(7)); the resolver would ask it for
+    minutes."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
-    # In a container it is a mount already, perhaps of a file that is gone, and nothing can be mounted on that.
+    # In a container it is a mount already, perhaps of a file that is gone, and nothing can be mounted on
+    # that.
     subprocess.run(["umount", "-q", "/etc/resolv.conf"], check=False, stderr=subprocess.DEVNULL)
     _instead_of("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n")
     heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -105,7 +107,9 @@ def never_answering(path: Path) -> None:
     """To be called apart: mounts a file system whose server, this process, never answers (fuse(4))."""
     server = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={server},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
-    subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "silent", str(path)], pass_fds=[server], check=True)
+    subprocess.run(
+        ["mount", "-i", "-t", "fuse", "-o", options, "silent", str(path)], pass_fds=[server], check=True
+    )
 
 
 def mount(path: Path, options: str) -> None:

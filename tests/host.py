@@ -1,4 +1,5 @@
-"""A host for one test: a home, token files, a configuration, and the real programs run on it as a service would run them."""
+"""A host for one test: a home, token files, a configuration, and the real programs run on it as a service
+would run them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from osg_token_renewer.sources import oidc_agent
+from osg_token_renewer.sources.oidc_agent import agent
 from testbed import Client, Issuer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,8 +81,11 @@ class Host:
     # configuration
 
     def configure(self, text: str, workers: int = 0, **values: object) -> None:
-        """Writes config.ini, `{host.…}` and values filled in, and a [renewer] section that keeps to this host."""
-        renewer = f"\n[renewer]\nstate_dir = {self.state}\nruntime_dir = {self.runtime}\n" + (f"workers = {workers}\n" if workers else "")
+        """Writes config.ini, `{host.…}` and values filled in, and a [renewer] section that keeps to this
+        host."""
+        renewer = f"\n[renewer]\nstate_dir = {self.state}\nruntime_dir = {self.runtime}\n" + (
+            f"workers = {workers}\n" if workers else ""
+        )
         self.write_config(text.format(host=self, **values) + ("" if "[renewer]" in text else renewer))
 
     def write_config(self, text: str) -> None:
@@ -113,11 +117,21 @@ class Host:
     # accounts
 
     def register(self, issuer: Issuer, account: str, scope: str = SCOPE) -> str:
-        """Registers an oidc-agent account through the setup program and the scripted user; returns its [account] section."""
+        """Registers an oidc-agent account through the setup program and the scripted user; returns its
+        [account] section."""
         pw_file = self.root / f"{account}.pw"
         approval = threading.Thread(target=issuer.approve_next, daemon=True)
         approval.start()
-        given = ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", scope, "--pw-file", str(pw_file)]
+        given = [
+            "--issuer",
+            issuer.url,
+            "--ca-file",
+            str(issuer.ca_file),
+            "--scope",
+            scope,
+            "--pw-file",
+            str(pw_file),
+        ]
         done = self.setup(*given, "--create-pw-file", account)
         approval.join()
         assert done.status == 0, done.stderr
@@ -127,8 +141,8 @@ class Host:
     def adopt(self, other: Host, account: str) -> str:
         """Copies an account and its password file from another host; returns its [account] section.
 
-        Both then have the same refresh token: not for an issuer that rotates, nor for a test that ends the account's grant.
-        """
+        Both then have the same refresh token: not for an issuer that rotates, nor for a test that ends the
+        account's grant."""
         pw_file = self.root / f"{account}.pw"
         self.client_ids[account] = other.client_ids[account]
         self.account_file(account).parent.mkdir(mode=0o700, exist_ok=True)
@@ -148,7 +162,9 @@ class Host:
         path.chmod(0o755)
         return path
 
-    def run(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
+    def run(
+        self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST
+    ) -> Result:
         """The renewal program with this host's configuration."""
         return self._run([*self.prefix, *self.renewer(*arguments)], env or {}, timeout)
 
@@ -156,12 +172,22 @@ class Host:
         """The command line of the renewal program with this host's configuration."""
         return [sys.executable, str(RENEWER), "--config", str(self.config), *arguments]
 
-    def setup(self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST) -> Result:
+    def setup(
+        self, *arguments: str, env: Optional[Mapping[str, str]] = None, timeout: float = LONGEST
+    ) -> Result:
         return self._run([*self.prefix, *self.registrar(*arguments)], env or {}, timeout)
 
     def registrar(self, *arguments: str) -> list[str]:
         """The command line of the setup program, for this user and this host's configuration."""
-        return [sys.executable, str(SETUP), "--service-user", getpass.getuser(), "--config", str(self.config), *arguments]
+        return [
+            sys.executable,
+            str(SETUP),
+            "--service-user",
+            getpass.getuser(),
+            "--config",
+            str(self.config),
+            *arguments,
+        ]
 
     def start(self, *arguments: str, env: Optional[Mapping[str, str]] = None) -> subprocess.Popen[str]:
         """The renewal program, running; the test ends it."""
@@ -169,10 +195,18 @@ class Host:
 
     def popen(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.environment(env), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, env=self.environment(env), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+        )
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
-        return {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(self.home), "LANG": "C.UTF-8", "TMPDIR": str(self.short), **extra}
+        return {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(self.short),
+            **extra,
+        }
 
     def _run(self, command: list[str], env: Mapping[str, str], timeout: float) -> Result:
         done = subprocess.run(
@@ -204,34 +238,41 @@ class Host:
 
 def _below(directory: Path) -> list[str]:
     """All that is in a directory, at any depth; what goes away meanwhile is no error."""
-    return [os.path.join(place, name) for place, directories, files in os.walk(directory) for name in directories + files]
+    return [
+        os.path.join(place, name)
+        for place, directories, files in os.walk(directory)
+        for name in directories + files
+    ]
 
 
 def waits_for_the_lock(host: Host) -> subprocess.Popen[str]:
     """A run that waits for another one's lock, which the caller has, for longer than any test lasts."""
-    patient = f"import sys; from osg_token_renewer import cli, renew; renew.LOCK_WAIT = {NEVER}; sys.exit(cli.main())"
+    patient = f"import sys; from osg_token_renewer import cli; from osg_token_renewer.engine import run; run.LOCK_WAIT = {NEVER}; sys.exit(cli.main())"
     run = host.popen([sys.executable, "-c", patient, *host.renewer()[2:]], {"PYTHONPATH": str(ROOT)})
     until(lambda: has_open(run.pid, host.state / "lock"))
     return run
 
 
 def stop(run: subprocess.Popen[str], number: int) -> str:
-    """Sends a run the signal; returns what the run says when it has taken note, until when it has said nothing."""
+    """Sends a run the signal; returns what the run says when it has taken note, until when it has said
+    nothing."""
     assert run.stderr is not None
     run.send_signal(number)
     return run.stderr.readline()
 
 
 def spare_adding(issuer: Issuer) -> int:
-    """Keeps what oidc-add asks for by itself from the faults that follow; returns how many tokens it asks for."""
-    if oidc_agent.offers("oidc-add", "--skip-check"):
+    """Keeps what oidc-add asks for by itself from the faults that follow; returns how many tokens it asks
+    for."""
+    if agent.offers("oidc-add", "--skip-check"):
         return 0
     issuer.fault(endpoint="token", times=1)
     return 1
 
 
 def without_roots_privileges() -> list[str]:
-    """A command before another: permissions hold for it even if it is root's. The service does not run as root."""
+    """A command before another: permissions hold for it even if it is root's. The service does not run as
+    root."""
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
@@ -295,6 +336,9 @@ def _processes(setting: str) -> Iterator[tuple[int, str]]:
             continue
         try:
             if setting.encode() in (directory / "environ").read_bytes().split(b"\0"):
-                yield int(directory.name), (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                yield (
+                    int(directory.name),
+                    (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"),
+                )
         except OSError:
             continue

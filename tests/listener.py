@@ -30,7 +30,8 @@ class Listener:
 
     @staticmethod
     def _read(connection: socket.socket) -> None:
-        """A whole request: what is closed with something unread in it resets the connection before the answer is read."""
+        """A whole request: what is closed with something unread in it resets the connection before the answer
+        is read."""
         with connection.makefile("rb") as stream:
             length = 0
             for line in stream:

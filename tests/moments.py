@@ -1,4 +1,5 @@
-"""A fault at a chosen moment: a process that is stopped between two of its system calls, as a debugger does it (ptrace(2))."""
+"""A fault at a chosen moment: a process that is stopped between two of its system calls, as a debugger does
+it (ptrace(2))."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ _libc.ptrace.restype = ctypes.c_long
 def at_moment(number: int, body: Callable[[], None], fault: Callable[[int], None]) -> bool:
     """Runs `body` in a child process and, before its system call of this number, `fault` with the child's id.
 
-    Returns whether the child came that far; if it did not, nothing happened to it. What fails in `body` is printed and fails the test.
-    """
+    Returns whether the child came that far; if it did not, nothing happened to it. What fails in `body` is
+    printed and fails the test."""
     pid = os.fork()
     if pid == 0:
         _child(body)

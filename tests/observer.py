@@ -1,4 +1,5 @@
-"""What can be seen of programs from outside while they run, however short they live: strace(1) shows each of their processes."""
+"""What can be seen of programs from outside while they run, however short they live: strace(1) shows each of
+their processes."""
 
 from __future__ import annotations
 
@@ -12,12 +13,25 @@ from urllib.parse import quote, quote_plus
 
 _CALL = re.compile(r"^\d+ +(\w+)\((?:\d+<(.*?)>(?:\(deleted\))?, )?(.*)")
 _HEX = re.compile(r"(?:\\x[0-9a-f]{2})+")
-# Programs that are connected see what is written here, and nobody else; where else datagrams go there is a log.
-_PRIVATE = ("pipe:", "/memfd:", "UNIX-STREAM:", "TCP:", "TCPv6:", "socket:", "anon_inode:", "NETLINK:", "UDP:", "UDPv6:")
+# Programs that are connected see what is written here, and nobody else; where else datagrams go there is a
+# log.
+_PRIVATE = (
+    "pipe:",
+    "/memfd:",
+    "UNIX-STREAM:",
+    "TCP:",
+    "TCPv6:",
+    "socket:",
+    "anon_inode:",
+    "NETLINK:",
+    "UDP:",
+    "UDPv6:",
+)
 
 
 class Sight(NamedTuple):
-    """Something that anyone could see: the `where` of a file or log, or 'arguments' (and environment) of a process."""
+    """Something that anyone could see: the `where` of a file or log, or 'arguments' (and environment) of a
+    process."""
 
     where: str
     content: bytes
@@ -30,29 +44,46 @@ class Observer:
         self._trace = directory / "trace"
         calls = "execve,execveat,write,pwrite64,writev,pwritev,sendto,sendmsg,symlink,symlinkat,mkdir,mkdirat,rename,renameat2"
         shape = ["-f", "-qq", "-xx", "-v", "-yy", "-s", "4000000", "-A", "-o", str(self._trace)]
-        self.prefix: Sequence[str] = ["strace", *shape, "--seccomp-bpf", "-e", f"trace={calls}", "-e", "signal=none"]
+        self.prefix: Sequence[str] = [
+            "strace",
+            *shape,
+            "--seccomp-bpf",
+            "-e",
+            f"trace={calls}",
+            "-e",
+            "signal=none",
+        ]
 
     def sights(self) -> Iterator[Sight]:
-        """Arguments and environment of each process that was started, names of files, and all that was written to files and logs."""
+        """Arguments and environment of each process that was started, names of files, and all that was
+        written to files and logs."""
         with open(self._trace, encoding="ascii") as trace:
             for line in trace:
                 found = _CALL.match(line)
                 if not found:
-                    # The end of a call whose content stood where it began; or one that a process was killed before it could make.
+                    # The end of a call whose content stood where it began; or one that a process was killed
+                    # before it could make.
                     assert "resumed>" in line or "????(" in line, line
                     continue
-                where = "arguments" if found[1].startswith("exec") else _decoded(found[2] or "names").decode("utf-8", "replace")
+                where = (
+                    "arguments"
+                    if found[1].startswith("exec")
+                    else _decoded(found[2] or "names").decode("utf-8", "replace")
+                )
                 if not where.startswith(_PRIVATE):
                     yield Sight(where, _decoded(found[3]))
 
 
 def _decoded(text: str) -> bytes:
     """With -xx, strace writes all that it took from a process in hexadecimal."""
-    return _HEX.sub(lambda run: bytes.fromhex(run[0].replace("\\x", "")).decode("latin-1"), text).encode("latin-1")
+    return _HEX.sub(lambda run: bytes.fromhex(run[0].replace("\\x", "")).decode("latin-1"), text).encode(
+        "latin-1"
+    )
 
 
 def forms(secret: str) -> set[bytes]:
-    """A secret as it may be found within something else: as it is, form-encoded, escaped, and in base64 wherever it begins there."""
+    """A secret as it may be found within something else: as it is, form-encoded, escaped, and in base64
+    wherever it begins there."""
     content = secret.encode()
     texts = {secret, json.dumps(secret)[1:-1], quote(secret), quote(secret, safe=""), quote_plus(secret)}
     encoded = {text.encode() for text in texts} | {content.hex().encode()}

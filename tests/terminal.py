@@ -1,4 +1,5 @@
-"""A program on a terminal of its own: what it shows is read as a person would see it, and answers are typed."""
+"""A program on a terminal of its own: what it shows is read as a person would see it, and answers are
+typed."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from tests.host import LONGEST, until
 COLUMNS, ROWS = 120, 40
 # By their numbers on this machine: read, and what else waits for input (poll, select, pselect6 and ppoll).
 _READ, *_WAIT = ("0", "7", "23", "270", "271") if os.uname().machine == "x86_64" else ("63", "72", "73")
-# Becomes leader of a session whose terminal is its standard input, as getpass (which opens /dev/tty) needs, and then the program.
+# Becomes leader of a session whose terminal is its standard input, as getpass (which opens /dev/tty) needs,
+# and then the program.
 _TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 _CONTROL = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
 # The beginning of one, of which the rest is yet to be read.
@@ -47,7 +49,12 @@ class Terminal:
     def __enter__(self) -> Terminal:
         return self
 
-    def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -60,26 +67,29 @@ class Terminal:
             assert self._read(deadline - time.monotonic()), f"{text!r} was not shown, but:\n{self.shown}"
 
     def wait_until(self, looks: Callable[[list[str]], bool], timeout: float = LONGEST) -> list[str]:
-        """Reads until the screen looks so; returns its lines. What comes in pieces is looked at after each."""
+        """Reads until the screen looks so; returns its lines. What comes in pieces is looked at after
+        each."""
         deadline = time.monotonic() + timeout
         while not looks(self.screen()):
             assert self._read(deadline - time.monotonic()), "\n".join(self.screen())
         return self.screen()
 
     def type(self, text: str) -> None:
-        """Waits until the program reads, as a person does: a Ctrl-C between its question and its reading would be lost on Python, and
-        what is typed before the echo is turned off is thrown away."""
+        """Waits until the program reads, as a person does: a Ctrl-C between its question and its reading
+        would be lost on Python, and what is typed before the echo is turned off is thrown away."""
         until(self._is_read)
         os.write(self._own, text.encode())
 
     def _is_read(self) -> bool:
-        """Whether the program waits for input: in the system call that reads from the terminal (proc(5) has its number and arguments),
-        as Python does, or in one for several files, as shells do."""
+        """Whether the program waits for input: in the system call that reads from the terminal (proc(5) has
+        its number and arguments), as Python does, or in one for several files, as shells do."""
         number, *arguments = Path(f"/proc/{self.process.pid}/syscall").read_text().split()
         if number in _WAIT:
             return True
         try:
-            return number == _READ and os.readlink(f"/proc/{self.process.pid}/fd/{int(arguments[0], 16)}") in (self._name, "/dev/tty")
+            return number == _READ and os.readlink(
+                f"/proc/{self.process.pid}/fd/{int(arguments[0], 16)}"
+            ) in (self._name, "/dev/tty")
         except OSError:
             return False
 
@@ -108,7 +118,8 @@ class Terminal:
 
 
 def screen(shown: str) -> list[str]:
-    """What a terminal of COLUMNS columns makes of the text: wrapping, and the few controls that move the cursor or erase."""
+    """What a terminal of COLUMNS columns makes of the text: wrapping, and the few controls that move the
+    cursor or erase."""
     cursor = _Cursor()
     shown = _BEGUN.sub("", shown)
     while shown:
@@ -136,7 +147,9 @@ class _Cursor:
             self._row = max(0, self._row - (number or 1))
         elif name == "K":
             kept = 0 if number == 2 else self._column
-            self._cells = {place: cell for place, cell in self._cells.items() if place[0] != self._row or place[1] < kept}
+            self._cells = {
+                place: cell for place, cell in self._cells.items() if place[0] != self._row or place[1] < kept
+            }
         else:
             # Colours, and what hides and shows the cursor.
             assert name in "mhl", f"an unexpected control sequence: {name!r}"
@@ -155,4 +168,7 @@ class _Cursor:
 
     def lines(self) -> list[str]:
         last = max((row for row, _ in self._cells), default=-1)
-        return ["".join(self._cells.get((row, column), " ") for column in range(COLUMNS)).rstrip() for row in range(last + 1)]
+        return [
+            "".join(self._cells.get((row, column), " ") for column in range(COLUMNS)).rstrip()
+            for row in range(last + 1)
+        ]

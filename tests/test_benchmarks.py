@@ -18,7 +18,16 @@ def test_a_figure_without_spread_is_one_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0, "0"), (3.0, "3"), (0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (4125.7, "4126")]
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (3.0, "3"),
+        (0.0123, "0.012"),
+        (1.234, "1.23"),
+        (12.34, "12.3"),
+        (123.4, "123"),
+        (4125.7, "4126"),
+    ],
 )
 def test_a_number_has_about_three_digits(value: float, shown: str) -> None:
     assert number(value) == shown
@@ -41,7 +50,11 @@ def test_a_quick_run_shows_goals_and_judges_nothing() -> None:
 
 
 def test_the_summary_names_what_was_missed_and_what_did_not_work() -> None:
-    result = Result("memory", "peak memory", [Figure("peak memory", [80], "MiB", Goal(64)), Figure("time", [1.0], goal=Goal(2))])
+    result = Result(
+        "memory",
+        "peak memory",
+        [Figure("peak memory", [80], "MiB", Goal(64)), Figure("time", [1.0], goal=Goal(2))],
+    )
     assert summary([result], ["agent"]).splitlines() == [
         "1 of 2 goals are met",
         "not met: memory (peak memory: 80 MiB, goal at most 64)",

@@ -17,7 +17,7 @@ import pytest
 
 from osg_token_renewer import __version__, cli
 from tests.host import LONGEST, RENEWER, ROOT, SETUP, Host, closed_port
-from tests.test_jwt import jws
+from tests.tokens.test_jwt import jws
 
 PROBE = """\
 [account probe]
@@ -47,13 +47,24 @@ def with_fresh_token(host: Host) -> None:
 
 
 def program(
-    host: Host, arguments: Sequence[str], env: Optional[Mapping[str, str]] = None, before: Sequence[str] = (), **streams: Any
+    host: Host,
+    arguments: Sequence[str],
+    env: Optional[Mapping[str, str]] = None,
+    before: Sequence[str] = (),
+    **streams: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """The program with no --config, unless it is among the arguments, with these streams, started by the program `before`."""
+    """The program with no --config, unless it is among the arguments, with these streams, started by the
+    program `before`."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     command = [*before, sys.executable, *arguments]
     return subprocess.run(
-        command, env=host.environment(env or {}), stdin=subprocess.DEVNULL, text=True, timeout=LONGEST, check=False, **streams
+        command,
+        env=host.environment(env or {}),
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+        **streams,
     )
 
 
@@ -97,7 +108,9 @@ def test_every_command_has_help(host: Host, command: list[str]) -> None:
         ["--config"],
     ],
 )
-def test_wrong_usage_is_exit_2_and_abbreviations_are_wrong(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_exit_2_and_abbreviations_are_wrong(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     said = capsys.readouterr()
@@ -121,11 +134,16 @@ def test_the_variable_names_the_configuration_and_the_option_comes_before_it(hos
     assert program(host, [str(RENEWER), "check"], variable).stdout == f"{host.config}: 1 account, 1 token\n"
     other = host.root / "other.ini"
     other.write_text("")
-    assert program(host, [str(RENEWER), "--config", str(other), "check"], variable).stdout == f"{other}: 0 accounts, 0 tokens\n"
+    assert (
+        program(host, [str(RENEWER), "--config", str(other), "check"], variable).stdout
+        == f"{other}: 0 accounts, 0 tokens\n"
+    )
 
 
 @pytest.mark.parametrize("command", [[], ["renew"], ["renew", "--dry-run"], ["status"]])
-def test_a_configuration_that_is_not_there_is_exit_78_with_path_and_reason(host: Host, command: list[str]) -> None:
+def test_a_configuration_that_is_not_there_is_exit_78_with_path_and_reason(
+    host: Host, command: list[str]
+) -> None:
     done = host.run(*command)
     assert (done.status, done.stdout) == (78, "")
     assert done.stderr.splitlines() == [
@@ -174,7 +192,10 @@ def test_a_warning_does_not_stop_a_run(host: Host) -> None:
     host.write_config(host.config.read_text().replace("min_lifetime", "colour = blue\nmin_lifetime"))
     done = host.run()
     assert done.status == 0
-    assert done.line("warning:") == f"warning: {host.config}:9: [token x] colour: is not an option here and is ignored"
+    assert (
+        done.line("warning:")
+        == f"warning: {host.config}:9: [token x] colour: is not an option here and is ignored"
+    )
 
 
 # Exit statuses
@@ -192,7 +213,9 @@ def test_a_failed_token_is_exit_1(host: Host, closed_url: str) -> None:
 def damaged(tmp_path: Path) -> Iterator[Path]:
     """An installation whose files can lose their content, as some do when the power fails."""
     place = tmp_path / "damaged"
-    shutil.copytree(ROOT / "osg_token_renewer", place / "osg_token_renewer", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "osg_token_renewer", place / "osg_token_renewer", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (place / "libexec").mkdir()
     shutil.copy(RENEWER, place / "libexec")
     yield place
@@ -239,7 +262,17 @@ def test_a_stream_that_is_closed_changes_nothing(host: Host, closed_url: str, cl
     command = f'"$@" {closed}'
     for arguments, status in ((["check"], 0), (["status"], 1), (["renew", "--dry-run"], 0), ([], 1)):
         done = subprocess.run(
-            ["sh", "-c", command, "sh", sys.executable, str(RENEWER), "--config", str(host.config), *arguments],
+            [
+                "sh",
+                "-c",
+                command,
+                "sh",
+                sys.executable,
+                str(RENEWER),
+                "--config",
+                str(host.config),
+                *arguments,
+            ],
             env=host.environment({}),
             capture_output=True,
             text=True,
@@ -251,7 +284,9 @@ def test_a_stream_that_is_closed_changes_nothing(host: Host, closed_url: str, cl
 
 def test_quiet_says_only_what_is_wrong_and_verbose_no_less_than_usual(host: Host, closed_url: str) -> None:
     host.secret("tokens/x", jws({"exp": time.time() + 3600}))
-    host.configure(FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_url)
+    host.configure(
+        FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_url
+    )
 
     quiet = host.run("-q")
     assert quiet.status == 1
@@ -269,9 +304,13 @@ def test_quiet_says_nothing_when_all_is_well(host: Host) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_each_line_that_the_journal_reads_carries_its_priority(host: Host, damaged: Path, closed_url: str, kind: str) -> None:
+def test_each_line_that_the_journal_reads_carries_its_priority(
+    host: Host, damaged: Path, closed_url: str, kind: str
+) -> None:
     """Those of a bug's frames too, which are one message of many lines."""
-    host.configure(FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_url)
+    host.configure(
+        FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_url
+    )
     host.secret("tokens/y", jws({"exp": time.time() + 3600}))
     host.write_config(host.config.read_text().replace("/y\n", "/y\nmin_lifetime = 60\n"))
     (damaged / "osg_token_renewer" / "http.py").write_text("")
@@ -279,7 +318,12 @@ def test_each_line_that_the_journal_reads_carries_its_priority(host: Host, damag
     status = os.fstat(writer)
     journal = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
     with os.fdopen(reader, encoding="utf-8") as messages:
-        done = program(host, [str(damaged / "libexec" / RENEWER.name), "--config", str(host.config)], journal, stderr=writer)
+        done = program(
+            host,
+            [str(damaged / "libexec" / RENEWER.name), "--config", str(host.config)],
+            journal,
+            stderr=writer,
+        )
         os.close(writer)
         lines = messages.read().splitlines()
     assert done.returncode == 3
@@ -301,7 +345,10 @@ def test_lines_that_the_journal_does_not_read_carry_no_priority(host: Host) -> N
 def test_text_that_the_terminal_cannot_show_does_not_end_a_run(host: Host) -> None:
     host.configure(FRESH.replace("[token x]", "[token größe]"), url="https://issuer.invalid/")
     host.secret("tokens/x", jws({"exp": time.time() + 3600, "scope": "größe"}))
-    done = host.run("status", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"})
+    done = host.run(
+        "status",
+        env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"},
+    )
     assert (done.status, done.stderr) == (0, "")
     assert "gr\\xf6\\xdfe" in done.stdout
 
@@ -321,8 +368,32 @@ def test_a_run_with_nothing_due_imports_nothing_heavy(host: Host, arguments: lis
     status, imported = json.loads(done.stdout.splitlines()[-1])
     assert status == 0
     assert "osg_token_renewer.config" in imported
-    heavy = {"requests", "urllib3", "jwt", "cryptography", "rich", "http.client", "ssl", "asyncio", "concurrent.futures", "email"}
-    heavy |= {"subprocess", "tempfile", "shutil", "bz2", "lzma", "zlib", "secrets", "random", "hmac", "shlex", "base64", "difflib"}
+    heavy = {
+        "requests",
+        "urllib3",
+        "jwt",
+        "cryptography",
+        "rich",
+        "http.client",
+        "ssl",
+        "asyncio",
+        "concurrent.futures",
+        "email",
+    }
+    heavy |= {
+        "subprocess",
+        "tempfile",
+        "shutil",
+        "bz2",
+        "lzma",
+        "zlib",
+        "secrets",
+        "random",
+        "hmac",
+        "shlex",
+        "base64",
+        "difflib",
+    }
     assert heavy & set(imported) == set()
     assert not {"osg_token_renewer.http", "osg_token_renewer.runner"} & set(imported)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from osg_token_renewer import cli
-from osg_token_renewer.all_sources import SOURCES
 from osg_token_renewer.config import load, schema
 from osg_token_renewer.options import Option
+from osg_token_renewer.sinks.registry import SINKS
+from osg_token_renewer.sources.registry import SOURCES
 from tests.host import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -18,7 +19,13 @@ EXAMPLE = ROOT / "etc" / "osg" / "token-renewer" / "config.ini"
 
 
 def options() -> list[Option]:
-    return [*schema.ACCOUNT, *schema.TOKEN, *schema.RENEWER, *(option for source in SOURCES.values() for option in source.OPTIONS)]
+    return [
+        *schema.ACCOUNT,
+        *schema.TOKEN,
+        *schema.RENEWER,
+        *(option for source in SOURCES.values() for option in source.OPTIONS),
+        *(option for sink in SINKS.values() for option in sink.OPTIONS),
+    ]
 
 
 def test_the_readme_describes_each_option_of_the_configuration_and_no_other() -> None:
@@ -40,7 +47,10 @@ def test_the_readme_shows_each_command_line_option_and_no_other(capsys: pytest.C
 
 
 def test_the_configuration_in_the_readme_is_valid(tmp_path: Path) -> None:
-    assert names_in(README.split("```ini")[1].split("```")[0], tmp_path) == (["myaccount", "probe"], ["ce", "monitoring"])
+    assert names_in(README.split("```ini")[1].split("```")[0], tmp_path) == (
+        ["myaccount", "probe"],
+        ["ce", "monitoring"],
+    )
 
 
 def test_the_installed_example_has_no_section_as_it_is(tmp_path: Path) -> None:
@@ -64,7 +74,10 @@ def names_in(text: str, directory: Path) -> tuple[list[str], list[str]]:
 def test_each_file_that_a_document_names_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
     links = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
-    paths = re.findall(r"`((?:osg_token_renewer|completions|docs|libexec|sbin|systemd|testbed|tests|tools|etc)/[^`*]*)`", text)
+    paths = re.findall(
+        r"`((?:osg_token_renewer|completions|docs|libexec|sbin|systemd|testbed|tests|tools|etc)/[^`*]*)`",
+        text,
+    )
     named = [path for path in (*links, *paths) if "my_source" not in path]
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []

@@ -7,8 +7,8 @@ import inspect
 import pytest
 import requests.exceptions
 
-from osg_token_renewer import http
 from osg_token_renewer.errors import Failure, RenewerError, TimedOut
+from osg_token_renewer.net import https
 
 
 def foreign() -> list[type[requests.exceptions.RequestException]]:
@@ -21,10 +21,15 @@ def test_requests_has_exceptions_to_translate() -> None:
 
 
 @pytest.mark.parametrize("kind", foreign())
-def test_each_exception_of_requests_has_its_counterpart(kind: type[requests.exceptions.RequestException]) -> None:
+def test_each_exception_of_requests_has_its_counterpart(
+    kind: type[requests.exceptions.RequestException],
+) -> None:
     # JSONDecodeError wants a message, a document and a position.
     arguments = ("what happened", "{", 0) if kind.__name__ == "JSONDecodeError" else ("what happened",)
-    with pytest.raises(RenewerError) as caught, http._translated("https://user:hunter2@issuer.example.org/token?key=hunter2", 5):
+    with (
+        pytest.raises(RenewerError) as caught,
+        https._translated("https://user:hunter2@issuer.example.org/token?key=hunter2", 5),
+    ):
         raise kind(*arguments)
     assert isinstance(caught.value, Failure)
     assert isinstance(caught.value, TimedOut) == issubclass(kind, requests.exceptions.Timeout)
@@ -33,7 +38,9 @@ def test_each_exception_of_requests_has_its_counterpart(kind: type[requests.exce
     assert "hunter2" not in caught.value.message
 
 
-@pytest.mark.parametrize("url", ["https://a..b/", f"https://{'a' * 70}.example/", "https://localhost:99999/", "https://[::1%25]/"])
+@pytest.mark.parametrize(
+    "url", ["https://a..b/", f"https://{'a' * 70}.example/", "https://localhost:99999/", "https://[::1%25]/"]
+)
 def test_a_url_that_leads_nowhere_is_a_failure_and_no_bug(url: str) -> None:
-    with http.Client(None, 5) as client, pytest.raises(Failure):
+    with https.Client(None, 5) as client, pytest.raises(Failure):
         client.get(url)

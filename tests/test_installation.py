@@ -1,4 +1,5 @@
-"""`make install` and `make uninstall`, into a directory: the same list of files for everyone who puts together a package."""
+"""`make install` and `make uninstall`, into a directory: the same list of files for everyone who puts
+together a package."""
 
 from __future__ import annotations
 
@@ -19,10 +20,31 @@ MODULES = f"{PREFIX}/lib/modules"
 
 def make(target: str, destination: Path, *settings: str) -> str:
     # Nothing of a make that runs these tests.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
-    command = ["make", "--silent", "-C", str(ROOT), target, f"DESTDIR={destination}", f"PREFIX={PREFIX}", f"PYTHONDIR={MODULES}", *settings]
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"
+    }
+    command = [
+        "make",
+        "--silent",
+        "-C",
+        str(ROOT),
+        target,
+        f"DESTDIR={destination}",
+        f"PREFIX={PREFIX}",
+        f"PYTHONDIR={MODULES}",
+        *settings,
+    ]
     # Root's umask is not to be seen in what is installed. The time limit only proves that there is an end.
-    done = subprocess.run(command, env=env, umask=0o077, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command,
+        env=env,
+        umask=0o077,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -36,7 +58,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(root: Path) -> set[str]:
-    return {f"/{path.relative_to(root)}" for path in root.rglob("*") if path.is_symlink() or not path.is_dir()}
+    return {
+        f"/{path.relative_to(root)}" for path in root.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
 
 
 def mode(path: Path) -> int:
@@ -77,7 +101,11 @@ def test_what_is_installed_in_another_place_finds_itself_there(installed: Path) 
 
 def test_the_installed_programs_run_with_the_systems_python(installed: Path) -> None:
     modules = installed / MODULES[1:]
-    for name in ("bin/osg-token-renewer", "sbin/osg-token-renewer-setup", "libexec/osg-token-renewer/osg-token-renewer"):
+    for name in (
+        "bin/osg-token-renewer",
+        "sbin/osg-token-renewer-setup",
+        "libexec/osg-token-renewer/osg-token-renewer",
+    ):
         program = installed / PREFIX[1:] / name
         assert program.read_text().startswith("#!/usr/bin/python3 -I\n")
         # Their Python is told where the modules are, as it would know of a place of its own.

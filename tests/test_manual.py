@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from osg_token_renewer import cli, config, directories, errors, model, options, process, runner
-from osg_token_renewer.all_sources import SOURCES
+from osg_token_renewer import cli, config, errors, model, options
 from osg_token_renewer.commands import setup
 from osg_token_renewer.config import schema
+from osg_token_renewer.engine import workers
 from osg_token_renewer.errors import Exit, Failure
 from osg_token_renewer.options import Option
 from osg_token_renewer.report import json, states
-from osg_token_renewer.stop import ENDING
+from osg_token_renewer.sinks.registry import SINKS
+from osg_token_renewer.sources.registry import SOURCES
+from osg_token_renewer.system import paths, process
+from osg_token_renewer.system.signals import ENDING
 from tests.host import ROOT
 from tests.report.test_json import KEYS
 from tests.test_documents import names_in
@@ -27,11 +30,11 @@ RENEWER, SETUP, INI = "osg-token-renewer.8", "osg-token-renewer-setup.8", "osg-t
 PARTS = {
     "Accounts": schema.ACCOUNT,
     **{f"Accounts of {source.NAME}": source.OPTIONS for source in SOURCES.values()},
-    "Tokens": schema.TOKEN,
+    "Tokens": (*schema.TOKEN, *(option for sink in SINKS.values() for option in sink.OPTIONS)),
     "The program": schema.RENEWER,
 }
 # What the schema leaves to the program.
-DEFAULTS = {"workers": runner.AT_ONCE}
+DEFAULTS = {"workers": workers.AT_ONCE}
 
 
 def part(page: str, title: str) -> str:
@@ -48,13 +51,19 @@ def terms(text: str, pattern: str) -> list[str]:
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    (subparsers,) = (action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (subparsers,) = (
+        action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
     return dict(subparsers.choices)
 
 
 def offered(parser: argparse.ArgumentParser) -> set[str]:
     """The options as the pages show them: `-q, --quiet`, `--config FILE`."""
-    return {f"{', '.join(one.option_strings)} {one.metavar or ''}".strip() for one in parser._actions if one.option_strings}
+    return {
+        f"{', '.join(one.option_strings)} {one.metavar or ''}".strip()
+        for one in parser._actions
+        if one.option_strings
+    }
 
 
 def described(text: str) -> set[str]:
@@ -65,7 +74,10 @@ def described(text: str) -> set[str]:
 @pytest.mark.parametrize(
     ("page", "titles"),
     [
-        (RENEWER, ["Commands", "Options", "When a renewal fails", "Exit status", "Environment", "Logs", "SELinux"]),
+        (
+            RENEWER,
+            ["Commands", "Options", "When a renewal fails", "Exit status", "Environment", "Logs", "SELinux"],
+        ),
         (SETUP, ["Options", "Exit status", "Environment"]),
         (INI, ["Syntax", *PARTS]),
     ],
@@ -101,12 +113,20 @@ def test_the_synopsis_has_a_line_for_each_command_with_all_its_options() -> None
         (line,) = (line for line in lines if f" **{name}**" in line)
         known = {option for one in parser._actions for option in one.option_strings} - {"-h", "--help"}
         assert set(re.findall(r"\*\*(-[\w-]+)\*\*", line)) == known
-        assert [one.metavar for one in parser._actions if not one.option_strings and f"*{one.metavar}*" not in line] == []
+        assert [
+            one.metavar
+            for one in parser._actions
+            if not one.option_strings and f"*{one.metavar}*" not in line
+        ] == []
 
 
 @pytest.mark.parametrize("page", [RENEWER, SETUP])
 def test_each_exit_status_is_described(page: str) -> None:
-    found = {int(number) for term in terms(part(page, "Exit status"), r"\d+(?:, \d+)*") for number in term.split(", ")}
+    found = {
+        int(number)
+        for term in terms(part(page, "Exit status"), r"\d+(?:, \d+)*")
+        for number in term.split(", ")
+    }
     assert {*Exit, *(128 + number for number in ENDING)} - found == set()
 
 
@@ -114,24 +134,37 @@ def test_each_exit_status_is_described(page: str) -> None:
 
 
 def test_each_reason_of_a_failure_is_explained_and_no_other() -> None:
-    known = {kind.reason for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Failure)} - {Failure.reason}
+    known = {
+        kind.reason for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Failure)
+    } - {Failure.reason}
     found = re.findall(r"\w+", " ".join(terms(part(RENEWER, "When a renewal fails"), r"\*\w+\*")))
     assert set(found) == {*known, model.BUG}
 
 
 def test_each_state_is_explained_and_no_other() -> None:
     listed = re.findall(r"\w+", " ".join(terms(part(RENEWER, "Commands"), r" +\*\w+\*(?:, \*\w+\*)*")))
-    assert set(listed) == {states.FRESH, states.DUE, states.EXPIRING, states.EXPIRED, states.FAILED, states.MISSING}
+    assert set(listed) == {
+        states.FRESH,
+        states.DUE,
+        states.EXPIRING,
+        states.EXPIRED,
+        states.FAILED,
+        states.MISSING,
+    }
 
 
 def test_each_key_of_the_json_is_named() -> None:
     text = part(RENEWER, "Commands")
-    assert [key for key in (*KEYS, "schema_version", "generated_at", "tokens") if f"**{key}**" not in text] == []
+    assert [
+        key for key in (*KEYS, "schema_version", "generated_at", "tokens") if f"**{key}**" not in text
+    ] == []
     assert f"**schema_version** ({json.SCHEMA_VERSION})" in " ".join(text.split())
 
 
 def test_each_variable_of_the_environment_that_is_read_is_described_and_no_other() -> None:
-    found = set(re.findall(r"\w+", " ".join(terms(part(RENEWER, "Environment"), r"\*\*\w+\*\*(?:, \*\*\w+\*\*)*"))))
+    found = set(
+        re.findall(r"\w+", " ".join(terms(part(RENEWER, "Environment"), r"\*\*\w+\*\*(?:, \*\*\w+\*\*)*")))
+    )
     handed_on = {*process._INHERITED, *process._PROXIES}
     assert variables() - found == set()
     assert found - variables() - handed_on == set()
@@ -140,13 +173,17 @@ def test_each_variable_of_the_environment_that_is_read_is_described_and_no_other
 def variables() -> set[str]:
     """Those whose name stands in the code where the environment is asked."""
     texts = [path.read_text() for path in Path(cli.__file__).parent.rglob("*.py")]
-    found = {name for text in texts for name in re.findall(r'environ(?:\.get\(|\[)"(\w+)"|"(\w+)" (?:not )?in os\.environ', text)}
+    found = {
+        name
+        for text in texts
+        for name in re.findall(r'environ(?:\.get\(|\[)"(\w+)"|"(\w+)" (?:not )?in os\.environ', text)
+    }
     return {config.VARIABLE, *("".join(pair) for pair in found)}
 
 
 def test_the_program_s_own_files_are_named() -> None:
     text = part(RENEWER, "Files")
-    wanted = (config.MAIN, f"{setup.TOKENS}/", f"{directories.STATE}/", f"{directories.RUNTIME}/")
+    wanted = (config.MAIN, f"{setup.TOKENS}/", f"{paths.STATE}/", f"{paths.RUNTIME}/")
     assert [path for path in wanted if f"*{path}*" not in text] == []
 
 
@@ -160,11 +197,16 @@ def test_each_option_of_the_configuration_is_described_in_its_part_and_no_other(
 
 def entries(title: str) -> Iterator[tuple[str, str, str]]:
     """Name, placeholder and description of each option that the page describes in this part."""
-    for name, placeholder, text in re.findall(r"^\*\*(\w+) =\*\* \*(\w+)\*\n((?: {4}.*\n)+)", part(INI, title), re.MULTILINE):
+    for name, placeholder, text in re.findall(
+        r"^\*\*(\w+) =\*\* \*(\w+)\*\n((?: {4}.*\n)+)", part(INI, title), re.MULTILINE
+    ):
         yield name, placeholder, " ".join(text.split())
 
 
-@pytest.mark.parametrize(("title", "option"), [pytest.param(title, one, id=one.name) for title, wanted in PARTS.items() for one in wanted])
+@pytest.mark.parametrize(
+    ("title", "option"),
+    [pytest.param(title, one, id=one.name) for title, wanted in PARTS.items() for one in wanted],
+)
 def test_an_option_is_described_with_its_type_and_its_default(title: str, option: Option) -> None:
     described = {name: (placeholder, text) for name, placeholder, text in entries(title)}
     assert option.name in described, f"add **{option.name} =** to {title!r} in {INI}.rst"

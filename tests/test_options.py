@@ -1,19 +1,15 @@
-"""Options: how a text becomes a value, and what is no value. The values given here are shown by no message."""
+"""Options: how a text becomes a value, and what is no value. The values given here are shown by no
+message."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from osg_token_renewer import options
-from osg_token_renewer.errors import Local
-from osg_token_renewer.options import Option, SecretFile
-from tests.faults import apart
+from osg_token_renewer.options import Option
 
 
 def refused(parse: Callable[[str], Any], value: str) -> str:
@@ -26,7 +22,9 @@ def refused(parse: Callable[[str], Any], value: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("value", ["a", "A.b-c_d", "ce.example.org:9619", "größe", "a..b", "...", "x" * 200, "a-", "%"])
+@pytest.mark.parametrize(
+    "value", ["a", "A.b-c_d", "ce.example.org:9619", "größe", "a..b", "...", "x" * 200, "a-", "%"]
+)
 def test_a_name_may_be(value: str) -> None:
     assert options.name(value) == value
 
@@ -53,13 +51,30 @@ def test_a_name_must_not_be(value: str, problem: str) -> None:
     assert problem in refused(options.name, value)
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("0", 0), ("1800", 1800), ("007", 7), ("315360000", 315360000)])
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("0", 0), ("1800", 1800), ("007", 7), ("315360000", 315360000)]
+)
 def test_seconds_are_a_whole_number(value: str, seconds: int) -> None:
     assert options.seconds(value) == seconds
 
 
 @pytest.mark.parametrize(
-    "value", ["-1", "+1", "1.5", "1e3", "0x10", "1_000", " 7", "10 min", "٣", "315360001", "9" * 12, "9" * 5000, "abc"]
+    "value",
+    [
+        "-1",
+        "+1",
+        "1.5",
+        "1e3",
+        "0x10",
+        "1_000",
+        " 7",
+        "10 min",
+        "٣",
+        "315360001",
+        "9" * 12,
+        "9" * 5000,
+        "abc",
+    ],
 )
 def test_other_spellings_are_no_seconds(value: str) -> None:
     assert "must be a number of seconds" in refused(options.seconds, value)
@@ -71,12 +86,17 @@ def test_a_time_limit_is_from_a_second_to_an_hour(value: str) -> None:
     assert [options.time_limit(good) for good in ("1", "60", "3600")] == [1, 60, 3600]
 
 
-@pytest.mark.parametrize("value", ["condor", "0", "4294967293", "host$", "EXAMPLE\\domain users", "größe", "²"])
+@pytest.mark.parametrize(
+    "value", ["condor", "0", "4294967293", "host$", "EXAMPLE\\domain users", "größe", "²"]
+)
 def test_an_owner_may_be(value: str) -> None:
     assert options.owner(value) == value
 
 
-@pytest.mark.parametrize("value", ["4294967294", "4294967295", "9" * 4000, "٣", "con\ndor", "con\0dor", "con\x1bdor", "con\udce9dor"])
+@pytest.mark.parametrize(
+    "value",
+    ["4294967294", "4294967295", "9" * 4000, "٣", "con\ndor", "con\0dor", "con\x1bdor", "con\udce9dor"],
+)
 def test_an_owner_must_not_be(value: str) -> None:
     # chown(2) takes 4294967295 for "leave it as it is".
     assert "must " in refused(options.owner, value)
@@ -88,7 +108,9 @@ def test_a_count_is_from_1_to_10000(value: str) -> None:
     assert [options.count(good) for good in ("1", "10000")] == [1, 10000]
 
 
-@pytest.mark.parametrize(("value", "mode"), [("600", 0o600), ("0640", 0o640), ("0664", 0o664), ("2640", 0o2640), ("000", 0)])
+@pytest.mark.parametrize(
+    ("value", "mode"), [("600", 0o600), ("0640", 0o640), ("0664", 0o664), ("2640", 0o2640), ("000", 0)]
+)
 def test_a_mode_is_octal(value: str, mode: int) -> None:
     assert options.mode(value) == mode
 
@@ -184,63 +206,11 @@ def test_a_text_has_no_nul() -> None:
 def test_a_secret_is_masked_wherever_it_is_shown() -> None:
     secret = options.secret("hunter2")
     assert secret.reveal() == "hunter2"
-    assert "hunter2" not in f"{secret} {secret!r} {[secret]} %s %r {Option('a', options.secret, default=secret)}" % (secret, secret)
-
-
-def test_a_secret_file_that_is_none_is_said_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "directory").mkdir()
-    for name, why in (("pipe", "not a regular file"), ("directory", "Is a directory")):
-        with pytest.raises(Local, match=f"^the password file {tmp_path}/{name} cannot be read: {why}$") as raised:
-            SecretFile(str(tmp_path / name)).first_line("password")
-        assert raised.value.hint == "name a regular file"
-
-
-def test_a_secret_file_gives_its_first_line(tmp_path: Path) -> None:
-    file = tmp_path / "secret"
-    for content, line in ((b"one\ntwo\n", "one"), (b"one\r\n", "one"), (b" in ner \n", " in ner "), (b"caf\xe9", "caf\udce9")):
-        file.write_bytes(content)
-        assert options.secret_file(str(file)).first_line("password") == line
-
-
-@pytest.mark.parametrize("content", ["", "\n", "\nsecond"])
-def test_a_secret_file_without_a_first_line_says_what_it_was_to_be(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "secret"
-    file.write_text(content)
-    with pytest.raises(Local, match=f"^the password file {file} is empty$"):
-        SecretFile(str(file)).first_line("password")
-
-
-def test_a_secret_file_that_is_not_there_or_may_not_be_read_comes_with_a_hint() -> None:
-    # Not tmp_path, which another user cannot reach.
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        (Path(name) / "secret").touch(0o600)
-        (Path(name) / "secret").chmod(0)
-
-        def body() -> None:
-            for file, why, hint in (
-                (f"{name}/none", "No such file or directory", "create it, readable by the user of the service alone"),
-                (f"{name}/secret", "Permission denied", f"let the user of the service read it: chown osg-token-svc {name}/secret"),
-            ):
-                with pytest.raises(Local, match=f"^the password file {file} cannot be read: {why}$") as caught:
-                    SecretFile(file).first_line("password")
-                assert caught.value.hint == hint
-
-        apart(body, unprivileged=True)
-
-
-def test_a_credential_is_a_file_that_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "robot").write_text("hunter2\n")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert options.secret_file("credential:robot").first_line("password") == "hunter2"
-
-
-def test_a_credential_without_systemd_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(Local, match="CREDENTIALS_DIRECTORY is not set") as caught:
-        options.secret_file("credential:robot").first_line("password")
-    assert "LoadCredential=robot:" in (caught.value.hint or "")
+    assert (
+        "hunter2"
+        not in f"{secret} {secret!r} {[secret]} %s %r {Option('a', options.secret, default=secret)}"
+        % (secret, secret)
+    )
 
 
 @pytest.mark.parametrize("value", ["credential:../shadow", "credential:a b", "credential:.."])

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from osg_token_renewer import directories, lock, options, renew
+from osg_token_renewer import options
 from osg_token_renewer.config import VARIABLE
+from osg_token_renewer.engine import run as engine
 from osg_token_renewer.model import Account, Options
+from osg_token_renewer.system import locks, paths, users
 from tests.host import LONGEST, ROOT, Host, has_open, until
 
 UNITS = ROOT / "systemd"
@@ -35,7 +37,12 @@ def unit(name: str) -> configparser.ConfigParser:
 def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["systemd-analyze", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=LONGEST, env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONGEST,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"},
     )
 
 
@@ -56,11 +63,19 @@ def test_the_service_starts_the_shim_as_the_service_user() -> None:
     service = unit("osg-token-renewer.service")["Service"]
     assert service["ExecStart"] == INSTALLED + SHIM.name
     assert os.access(SHIM, os.X_OK)
-    assert (service["User"], service["Group"], service["Type"]) == (directories.SERVICE_USER, directories.SERVICE_USER, "oneshot")
+    assert (service["User"], service["Group"], service["Type"]) == (
+        users.SERVICE_USER,
+        users.SERVICE_USER,
+        "oneshot",
+    )
     # Where the program looks for them when systemd does not say so.
-    assert f"/run/{service['RuntimeDirectory']}" == directories.RUNTIME
-    assert f"/var/lib/{service['StateDirectory']}" == directories.STATE
-    assert (service["RuntimeDirectoryMode"], service["StateDirectoryMode"], service["UMask"]) == ("0700", "0700", "0077")
+    assert f"/run/{service['RuntimeDirectory']}" == paths.RUNTIME
+    assert f"/var/lib/{service['StateDirectory']}" == paths.STATE
+    assert (service["RuntimeDirectoryMode"], service["StateDirectoryMode"], service["UMask"]) == (
+        "0700",
+        "0700",
+        "0077",
+    )
 
 
 def test_a_stop_of_the_service_does_not_reach_the_agents() -> None:
@@ -78,18 +93,28 @@ def test_the_service_has_no_more_power_than_it_needs() -> None:
 def test_each_exception_from_the_hardening_has_its_comment() -> None:
     """A setting that takes something back, or names what may be used, stands below a line that says why."""
     lines = SERVICE.read_text().splitlines()
-    for setting in ("ReadWritePaths=", "RestrictAddressFamilies=", "SystemCallFilter=@chown", "ProcSubset=", "PrivateUsers=", "KillMode="):
+    for setting in (
+        "ReadWritePaths=",
+        "RestrictAddressFamilies=",
+        "SystemCallFilter=@chown",
+        "ProcSubset=",
+        "PrivateUsers=",
+        "KillMode=",
+    ):
         (number,) = (number for number, line in enumerate(lines) if line.startswith(setting))
         above = [line for line in lines[number - 3 : number] if not line.startswith("ProtectSystem=")]
         assert any(line.startswith("# ") for line in above), setting
 
 
 def test_a_run_has_longer_than_it_allows_itself() -> None:
-    """The unit's limits are the last resort: a run ends itself before, and lets a request finish when it is stopped."""
+    """The unit's limits are the last resort: a run ends itself before, and lets a request finish when it is
+    stopped."""
     service = unit("osg-token-renewer.service")["Service"]
     longest = options.time_limit("3600")
-    assert seconds(service["TimeoutStartSec"]) > renew.longest(Options(run_timeout=longest))
-    assert seconds(service["TimeoutStopSec"]) > renew.longest_stop({"a": Account("a", "oidc-agent", None, timeout=longest)})
+    assert seconds(service["TimeoutStartSec"]) > engine.longest(Options(run_timeout=longest))
+    assert seconds(service["TimeoutStopSec"]) > engine.longest_stop(
+        {"a": Account("a", "oidc-agent", None, timeout=longest)}
+    )
 
 
 def seconds(timespan: str) -> float:
@@ -106,10 +131,14 @@ def test_cron_does_nothing_until_it_is_told_to_and_nothing_where_the_timer_is_ac
 
     def printed(systemctl: str) -> str:
         path = tmp_path / "systemctl"
-        path.write_text(f"#!/bin/sh\n[ \"$*\" = 'is-active --quiet osg-token-renewer.timer' ] || exit 99\n{systemctl}\n")
+        path.write_text(
+            f"#!/bin/sh\n[ \"$*\" = 'is-active --quiet osg-token-renewer.timer' ] || exit 99\n{systemctl}\n"
+        )
         path.chmod(0o755)
         shell = ["/bin/sh", "-c", command]
-        return subprocess.run(shell, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            shell, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+        ).stdout
 
     assert printed("exit 0") == ""
     assert printed("exit 3") == "it runs -q\n"
@@ -119,9 +148,13 @@ def test_cron_does_nothing_until_it_is_told_to_and_nothing_where_the_timer_is_ac
 def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soon_after_boot() -> None:
     timer = unit("osg-token-renewer.timer")["Timer"]
     shown = systemd_analyze("calendar", "--iterations=5", timer["OnCalendar"]).stdout
-    clock = [datetime.strptime(line.split()[-2], "%H:%M:%S") for line in shown.splitlines() if line.endswith("UTC")]
+    clock = [
+        datetime.strptime(line.split()[-2], "%H:%M:%S") for line in shown.splitlines() if line.endswith("UTC")
+    ]
     assert len(clock) == 5
-    assert {(later - earlier) % timedelta(days=1) for earlier, later in zip(clock, clock[1:])} == {timedelta(minutes=15)}
+    assert {(later - earlier) % timedelta(days=1) for earlier, later in zip(clock, clock[1:])} == {
+        timedelta(minutes=15)
+    }
     assert "3min" in systemd_analyze("timespan", timer["RandomizedDelaySec"]).stdout
     assert systemd_analyze("timespan", timer["OnBootSec"]).returncode == 0
     # With `OnCalendar=` in a drop-in OnBootSec is gone; what was missed is made up for all the same.
@@ -136,24 +169,38 @@ def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soo
         ("", ["no-such-command"], 2),
         ("[token t]\n", [], 78),
         (None, [], 78),
-        ("[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n", [], 1),
+        (
+            "[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n",
+            [],
+            1,
+        ),
     ],
 )
-def test_the_exit_status_of_the_shim_is_that_of_the_program(host: Host, config: str, arguments: list[str], status: int) -> None:
+def test_the_exit_status_of_the_shim_is_that_of_the_program(
+    host: Host, config: str, arguments: list[str], status: int
+) -> None:
     if config is not None:
         host.configure(config)
     env = host.environment({VARIABLE: str(host.config)})
     done = subprocess.run(
-        [str(SHIM), *arguments], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LONGEST
+        [str(SHIM), *arguments],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONGEST,
     )
     assert done.returncode == status, done.stderr
 
 
 def test_the_shim_becomes_the_program_so_that_a_signal_reaches_it(host: Host) -> None:
-    host.configure("[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n")
+    host.configure(
+        "[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n"
+    )
     link = host.root / "link"
     link.symlink_to(SHIM)
-    with lock.held(str(host.state / "lock"), 0):
+    with locks.hold_run_lock(str(host.state / "lock"), 0):
         run = host.popen([str(link)], {VARIABLE: str(host.config)})
         # It waits for the lock, with its signal handlers in place.
         until(lambda: has_open(run.pid, host.state / "lock"))

@@ -25,26 +25,36 @@ from tests.host import LONGEST, alive, until
 NASTY = "a+b%c d/&=:\"'$"
 
 
-def post(issuer: Issuer, path: str, client: Client | None = None, timeout: float = LONGEST, **form: Any) -> requests.Response:
+def post(
+    issuer: Issuer, path: str, client: Client | None = None, timeout: float = LONGEST, **form: Any
+) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
         auth = (quote_plus(client.client_id), quote_plus(client.client_secret or "")) if client else None
-        return session.post(issuer.url + path, data=form, auth=auth, verify=str(issuer.ca_file), timeout=timeout)
+        return session.post(
+            issuer.url + path, data=form, auth=auth, verify=str(issuer.ca_file), timeout=timeout
+        )
 
 
 def client_credentials(issuer: Issuer, client: Client | None, **form: Any) -> requests.Response:
     return post(issuer, "/token", client, grant_type="client_credentials", **form)
 
 
-def login(issuer: Issuer, client: Client, scope: str = "openid offline_access compute.read compute.create") -> dict[str, Any]:
+def login(
+    issuer: Issuer, client: Client, scope: str = "openid offline_access compute.read compute.create"
+) -> dict[str, Any]:
     device = post(issuer, "/device/auth", client, scope=scope).json()
     approve(device["verification_uri_complete"], ca_file=issuer.ca_file)
-    answer: dict[str, Any] = post(issuer, "/token", client, grant_type=DEVICE_CODE_GRANT, device_code=device["device_code"]).json()
+    answer: dict[str, Any] = post(
+        issuer, "/token", client, grant_type=DEVICE_CODE_GRANT, device_code=device["device_code"]
+    ).json()
     return answer
 
 
 def refresh(issuer: Issuer, client: Client, token: str, **form: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = post(issuer, "/token", client, grant_type="refresh_token", refresh_token=token, **form).json()
+    answer: dict[str, Any] = post(
+        issuer, "/token", client, grant_type="refresh_token", refresh_token=token, **form
+    ).json()
     return answer
 
 
@@ -59,18 +69,35 @@ def test_a_token_has_the_claims_of_the_wlcg_profile(issuer: Issuer) -> None:
 
 
 def test_discovery_lists_endpoints_and_scopes(issuer: Issuer) -> None:
-    metadata = requests.get(issuer.url + "/.well-known/openid-configuration", verify=str(issuer.ca_file), timeout=LONGEST).json()
+    metadata = requests.get(
+        issuer.url + "/.well-known/openid-configuration", verify=str(issuer.ca_file), timeout=LONGEST
+    ).json()
     assert metadata["issuer"] == issuer.url
-    assert {"device_authorization_endpoint", "registration_endpoint", "revocation_endpoint", "jwks_uri"} <= set(metadata)
-    assert {"openid", "offline_access", "wlcg.groups", "compute.read", "storage.read:/"} <= set(metadata["scopes_supported"])
+    assert {
+        "device_authorization_endpoint",
+        "registration_endpoint",
+        "revocation_endpoint",
+        "jwks_uri",
+    } <= set(metadata)
+    assert {"openid", "offline_access", "wlcg.groups", "compute.read", "storage.read:/"} <= set(
+        metadata["scopes_supported"]
+    )
 
 
-@pytest.mark.parametrize("form", [{"audience": "ce.example.org:9619 b"}, {"resource": ["ce.example.org:9619", "b"]}])
+@pytest.mark.parametrize(
+    "form", [{"audience": "ce.example.org:9619 b"}, {"resource": ["ce.example.org:9619", "b"]}]
+)
 def test_audiences_are_taken_in_both_forms(issuer: Issuer, form: dict[str, Any]) -> None:
     client = issuer.add_client()
-    assert issuer.verify(client_credentials(issuer, client, **form).json()["access_token"])["aud"] == ["ce.example.org:9619", "b"]
+    assert issuer.verify(client_credentials(issuer, client, **form).json()["access_token"])["aud"] == [
+        "ce.example.org:9619",
+        "b",
+    ]
     token = login(issuer, client)["refresh_token"]
-    assert issuer.verify(refresh(issuer, client, token, **form)["access_token"])["aud"] == ["ce.example.org:9619", "b"]
+    assert issuer.verify(refresh(issuer, client, token, **form)["access_token"])["aud"] == [
+        "ce.example.org:9619",
+        "b",
+    ]
 
 
 def test_a_refresh_can_ask_for_fewer_scopes_but_not_for_more(issuer: Issuer) -> None:
@@ -78,7 +105,10 @@ def test_a_refresh_can_ask_for_fewer_scopes_but_not_for_more(issuer: Issuer) -> 
     token = login(issuer, client)["refresh_token"]
     assert refresh(issuer, client, token, scope="compute.read")["scope"] == "compute.read"
     assert refresh(issuer, client, token, scope="storage.read:/")["error"] == "invalid_scope"
-    assert refresh(issuer, client, token, scope=" ")["scope"] == "openid offline_access compute.read compute.create"
+    assert (
+        refresh(issuer, client, token, scope=" ")["scope"]
+        == "openid offline_access compute.read compute.create"
+    )
 
 
 def test_a_rotated_refresh_token_works_once(issuer: Issuer) -> None:
@@ -150,7 +180,9 @@ def test_basic_credentials_are_form_decoded_unless_told_otherwise(issuer: Issuer
 def test_credentials_are_taken_from_the_form(issuer: Issuer) -> None:
     client = issuer.add_client(client_secret=NASTY, token_endpoint_auth_method="client_secret_post")
     assert client_credentials(issuer, None, client_id=client.client_id, client_secret=NASTY).ok
-    assert client_credentials(issuer, None, client_id=client.client_id, client_secret="wrong").status_code == 401
+    assert (
+        client_credentials(issuer, None, client_id=client.client_id, client_secret="wrong").status_code == 401
+    )
 
 
 def test_a_client_gets_only_its_registered_scopes(issuer: Issuer) -> None:
@@ -192,7 +224,9 @@ def test_a_refresh_can_narrow_the_refresh_token(issuer: Issuer, rotate: bool) ->
     issuer.settings(narrow_on_refresh=True, rotate=rotate)
     client = issuer.add_client()
     answer = refresh(issuer, client, login(issuer, client)["refresh_token"], scope="compute.read")
-    assert refresh(issuer, client, answer["refresh_token"], scope="compute.create")["error"] == "invalid_scope"
+    assert (
+        refresh(issuer, client, answer["refresh_token"], scope="compute.create")["error"] == "invalid_scope"
+    )
     assert refresh(issuer, client, answer["refresh_token"])["scope"] == "compute.read"
 
 
@@ -210,8 +244,13 @@ def test_the_issuer_can_ignore_what_was_asked(issuer: Issuer) -> None:
     token = login(issuer, client)["refresh_token"]
     issuer.settings(ignore_scope=True, ignore_audience=True, default_audience="only me")
     claims = issuer.verify(refresh(issuer, client, token, scope="compute.read", audience="a")["access_token"])
-    assert (claims["scope"], claims["aud"]) == ("openid offline_access compute.read compute.create", "only me")
-    claims = issuer.verify(client_credentials(issuer, client, scope="compute.read", audience="a").json()["access_token"])
+    assert (claims["scope"], claims["aud"]) == (
+        "openid offline_access compute.read compute.create",
+        "only me",
+    )
+    claims = issuer.verify(
+        client_credentials(issuer, client, scope="compute.read", audience="a").json()["access_token"]
+    )
     assert (claims["scope"], claims["aud"]) == ("compute.read compute.create", "only me")
 
 
@@ -238,7 +277,11 @@ def test_lifetimes_and_times_follow_the_settings(issuer: Issuer) -> None:
 def test_a_forged_token_is_found_out(issuer: Issuer) -> None:
     token = client_credentials(issuer, issuer.add_client()).json()["access_token"]
     head, body, signature = token.split(".")
-    forged = base64.urlsafe_b64encode(base64.urlsafe_b64decode(body + "==").replace(b"compute", b"COMPUTE")).decode().rstrip("=")
+    forged = (
+        base64.urlsafe_b64encode(base64.urlsafe_b64decode(body + "==").replace(b"compute", b"COMPUTE"))
+        .decode()
+        .rstrip("=")
+    )
     with pytest.raises(jwt.InvalidSignatureError):
         issuer.verify(f"{head}.{forged}.{signature}")
 
@@ -255,7 +298,12 @@ def test_registration_gives_and_forgets_a_client(issuer: Issuer) -> None:
     assert "compute.read" in registered["scope"]
     assert issuer.client_id("someone") == registered["client_id"]
     bearer = {"Authorization": f"Bearer {registered['registration_access_token']}"}
-    assert requests.delete(registered["registration_client_uri"], headers=bearer, verify=ca, timeout=LONGEST).status_code == 204
+    assert (
+        requests.delete(
+            registered["registration_client_uri"], headers=bearer, verify=ca, timeout=LONGEST
+        ).status_code
+        == 204
+    )
     assert registered["client_id"] not in [client["client_id"] for client in issuer.clients()]
     issuer.settings(registration_without_scope=True)
     assert "scope" not in requests.post(issuer.url + "/reg", json=wanted, verify=ca, timeout=LONGEST).json()
@@ -264,7 +312,14 @@ def test_registration_gives_and_forgets_a_client(issuer: Issuer) -> None:
 
 def test_faults_strike_whom_they_name_as_often_as_they_say(issuer: Issuer) -> None:
     client, other = issuer.add_client(), issuer.add_client()
-    issuer.fault(endpoint="token", client_id=client.client_id, times=2, status=503, headers={"Retry-After": "7"}, body={"error": "busy"})
+    issuer.fault(
+        endpoint="token",
+        client_id=client.client_id,
+        times=2,
+        status=503,
+        headers={"Retry-After": "7"},
+        body={"error": "busy"},
+    )
     assert client_credentials(issuer, other).ok
     answer = client_credentials(issuer, client)
     assert (answer.status_code, answer.headers["Retry-After"], answer.json()) == (503, "7", {"error": "busy"})
@@ -326,7 +381,12 @@ def test_requests_are_answered_when_so_many_are_there_at_a_time(issuer: Issuer) 
         answers = list(pool.map(lambda _: client_credentials(issuer, client).status_code, range(3)))
     assert [first.result().status_code, *answers] == [200] * 4
     counts = issuer.counts()
-    assert (counts.token, counts.grants, counts.connections, counts.max_in_flight) == (4, {"client_credentials": 4}, 4, 4)
+    assert (counts.token, counts.grants, counts.connections, counts.max_in_flight) == (
+        4,
+        {"client_credentials": 4},
+        4,
+        4,
+    )
 
 
 def test_a_paused_issuer_refuses_connections_and_keeps_its_state(issuer: Issuer) -> None:
@@ -375,7 +435,9 @@ def test_an_issuer_that_can_not_start_says_why(issuer: Issuer, tmp_path: Path) -
 def test_the_issuer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = "import sys, time; from testbed import Issuer; print(Issuer(sys.argv[1]).process.pid, flush=True); time.sleep(1000)"
     root = Path(__file__).resolve().parent.parent
-    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
     with parent.stdout:
         pid = int(parent.stdout.readline())
@@ -385,4 +447,6 @@ def test_the_issuer_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
 
 
 def test_key_and_configuration_are_private(issuer: Issuer) -> None:
-    assert [os.stat(issuer.directory / name).st_mode & 0o777 for name in ("server.key", "issuer.json")] == [0o600] * 2
+    assert [os.stat(issuer.directory / name).st_mode & 0o777 for name in ("server.key", "issuer.json")] == [
+        0o600
+    ] * 2

@@ -94,7 +94,10 @@ TOKEN = "0123456789-abcdefghij_ABCDEFGHIJ~klmnopq"
         ('{"token": "eyJhbGciOiJub25lIn0.e30."}', '{"token": "***"}'),
         ("eyJhbGciOiJub25lIn0.e30.c2ln, and no more", "***, and no more"),
         (f"{TOKEN[:-1]} is too short for one", f"{TOKEN[:-1]} is too short for one"),
-        ("see https://issuer.example.org/a/b/c?d=e of eyes.example.org", "see https://issuer.example.org/a/b/c?d=e of eyes.example.org"),
+        (
+            "see https://issuer.example.org/a/b/c?d=e of eyes.example.org",
+            "see https://issuer.example.org/a/b/c?d=e of eyes.example.org",
+        ),
     ],
 )
 def test_what_looks_like_a_token_is_masked_in_foreign_text(text: str, shown: str) -> None:
@@ -130,7 +133,11 @@ def test_a_duration_has_at_most_two_units(seconds: float, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("when", "shown"),
-    [(0, "1970-01-01T00:00:00Z"), (1767225599.9, "2025-12-31T23:59:59Z"), (253402300799, "9999-12-31T23:59:59Z")],
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1767225599.9, "2025-12-31T23:59:59Z"),
+        (253402300799, "9999-12-31T23:59:59Z"),
+    ],
 )
 def test_an_instant_is_rfc_3339_in_utc(when: float, shown: str) -> None:
     assert instant(when) == shown

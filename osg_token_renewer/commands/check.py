@@ -11,7 +11,9 @@ from osg_token_renewer.text import plural
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("check", help="check the configuration", description="Check the configuration; touches no network.")
+    parser = subparsers.add_parser(
+        "check", help="check the configuration", description="Check the configuration; touches no network."
+    )
     parser.add_argument("--strict", action="store_true", help="take warnings as errors")
     parser.set_defaults(run=run)
 
@@ -26,8 +28,13 @@ def run(args: argparse.Namespace) -> int:
     for warning in found.warnings:
         print(warning)
     if found.warnings and args.strict:
-        print(f"{plural(len(found.warnings), 'warning')}, which --strict takes as {'an error' if len(found.warnings) == 1 else 'errors'}")
+        print(
+            f"{plural(len(found.warnings), 'warning')}, which --strict takes as {'an error' if len(found.warnings) == 1 else 'errors'}"
+        )
         return Exit.CONFIG
     accounts, tokens = plural(len(found.accounts), "account"), plural(len(found.tokens), "token")
-    print(f"{found.files[0]}: {accounts}, {tokens}" + (f", {plural(len(found.warnings), 'warning')}" if found.warnings else ""))
+    print(
+        f"{found.files[0]}: {accounts}, {tokens}"
+        + (f", {plural(len(found.warnings), 'warning')}" if found.warnings else "")
+    )
     return Exit.WELL

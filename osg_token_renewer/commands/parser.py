@@ -6,17 +6,20 @@ import argparse
 import sys
 from typing import NoReturn
 
+from osg_token_renewer import config
 from osg_token_renewer.errors import Exit
 from osg_token_renewer.text import escaped
 
 
 def _unseen(prog: str) -> argparse.HelpFormatter:
-    """For what argparse formats only to look whether it can be: it asks no terminal for its width, which imports compression libraries."""
+    """For what argparse formats only to look whether it can be: it asks no terminal for its width, which
+    imports compression libraries."""
     return argparse.HelpFormatter(prog, width=80)
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviated options: what a unit file or a cron line says must not change its meaning with a later option."""
+    """No abbreviated options: what a unit file or a cron line says must not change its meaning with a later
+    option."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_unseen, **settings)  # type: ignore[arg-type]
@@ -32,3 +35,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(Exit.USAGE, f"{self.prog}: {escaped(message)}\n")
+
+
+def add_config(parser: Parser) -> None:
+    default = f"${config.VARIABLE}, else {config.MAIN}"
+    parser.add_argument("--config", metavar="FILE", help=f"main configuration file (default: {default})")

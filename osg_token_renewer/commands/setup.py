@@ -1,8 +1,7 @@
 """`osg-token-renewer-setup`: registers a client and says what to put into the configuration.
 
-Run as root it works as the service user where oidc-agent is concerned, and as root only to read the password file and to write
-files of the configuration.
-"""
+Run as root it works as the service user where oidc-agent is concerned, and as root only to read the password
+file and to write files of the configuration."""
 
 from __future__ import annotations
 
@@ -20,14 +19,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from osg_token_renewer import __version__, config, directories, options, process, registration, setup_files, trust
-from osg_token_renewer.commands.parser import Parser
+from osg_token_renewer import __version__, config, options
+from osg_token_renewer.accounts import registration, setup_files
+from osg_token_renewer.commands.parser import Parser, add_config
 from osg_token_renewer.errors import ConfigError, Exit, Local, RenewerError, UsageError
 from osg_token_renewer.model import Account, Place, Problem, Secret, TokenSpec
+from osg_token_renewer.net.metadata import discover
 from osg_token_renewer.options import SecretFile
-from osg_token_renewer.process import User
-from osg_token_renewer.sources import client_credentials, oidc_agent
-from osg_token_renewer.stop import ENDING
+from osg_token_renewer.sources import client_credentials
+from osg_token_renewer.sources.oidc_agent import agent
+from osg_token_renewer.system import process, trusted_files, users
+from osg_token_renewer.system.secret_files import read_secret
+from osg_token_renewer.system.signals import ENDING
+from osg_token_renewer.system.users import User
 from osg_token_renewer.text import escaped, line
 
 PROGRAM = "osg-token-renewer-setup"
@@ -38,26 +42,61 @@ log = logging.getLogger(__name__)
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog=PROGRAM, description="Register a client account at an issuer. What is needed and not given is asked for.")
+    parser = Parser(
+        prog=PROGRAM,
+        description="Register a client account at an issuer. What is needed and not given is asked for.",
+    )
     parser.add_argument("account", metavar="ACCOUNT", help="a name for the account")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--manual", action="store_true", help="use a given client id and secret instead of dynamic registration")
-    how.add_argument("--client-credentials", action="store_true", help="use a given client id and secret, and no refresh token")
-    how.add_argument("--reauthenticate", action="store_true", help="log in again for an account whose refresh token died")
-    parser.add_argument("--pw-file", metavar="PATH", help=f"the account's encryption password (default: {TOKENS}/ACCOUNT.pw)")
-    parser.add_argument("--create-pw-file", action="store_true", help="write a strong random password to it if it is not there")
+    how.add_argument(
+        "--manual",
+        action="store_true",
+        help="use a given client id and secret instead of dynamic registration",
+    )
+    how.add_argument(
+        "--client-credentials",
+        action="store_true",
+        help="use a given client id and secret, and no refresh token",
+    )
+    how.add_argument(
+        "--reauthenticate", action="store_true", help="log in again for an account whose refresh token died"
+    )
+    parser.add_argument(
+        "--pw-file", metavar="PATH", help=f"the account's encryption password (default: {TOKENS}/ACCOUNT.pw)"
+    )
+    parser.add_argument(
+        "--create-pw-file",
+        action="store_true",
+        help="write a strong random password to it if it is not there",
+    )
     parser.add_argument("--issuer", metavar="URL", help="the issuer")
-    parser.add_argument("--scope", metavar="SCOPES", help="scopes, space separated; offline_access makes it last")
-    parser.add_argument("--audience", metavar="AUDIENCES", help="limit all tokens of the account to these audiences")
+    parser.add_argument(
+        "--scope", metavar="SCOPES", help="scopes, space separated; offline_access makes it last"
+    )
+    parser.add_argument(
+        "--audience", metavar="AUDIENCES", help="limit all tokens of the account to these audiences"
+    )
     parser.add_argument("--client-id", metavar="ID", help="the given client's id")
-    parser.add_argument("--client-secret-file", metavar="PATH", help="file whose first line is the given client's secret")
+    parser.add_argument(
+        "--client-secret-file", metavar="PATH", help="file whose first line is the given client's secret"
+    )
     parser.add_argument("--ca-file", metavar="PATH", help="CA bundle for the issuer (default: the system's)")
-    parser.add_argument("--timeout", metavar="SECONDS", type=_time_limit, default=60, help="limit of each request (default: %(default)s)")
-    parser.add_argument("--service-user", metavar="NAME", default=directories.SERVICE_USER, help="(default: %(default)s)")
-    parser.add_argument("--write-config", action="store_true", help="add the section to config.d/ instead of printing it")
-    parser.add_argument("--config", metavar="FILE", help=f"main configuration file (default: ${config.VARIABLE}, else {config.MAIN})")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_time_limit,
+        default=60,
+        help="limit of each request (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--service-user", metavar="NAME", default=users.SERVICE_USER, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--write-config", action="store_true", help="add the section to config.d/ instead of printing it"
+    )
+    add_config(parser)
     return parser
 
 
@@ -89,15 +128,30 @@ _UNUSED = {
     "dynamic": ("client_id", "client_secret_file"),
     "manual": (),
     "client_credentials": ("create_pw_file",),
-    "reauthenticate": ("create_pw_file", "issuer", "scope", "audience", "ca_file", "client_id", "client_secret_file"),
+    "reauthenticate": (
+        "create_pw_file",
+        "issuer",
+        "scope",
+        "audience",
+        "ca_file",
+        "client_id",
+        "client_secret_file",
+    ),
 }
 
 
 def _refuse_unused(args: argparse.Namespace) -> None:
-    way = next((name for name in ("manual", "client_credentials", "reauthenticate") if getattr(args, name)), "dynamic")
+    way = next(
+        (name for name in ("manual", "client_credentials", "reauthenticate") if getattr(args, name)),
+        "dynamic",
+    )
     given = [_option(name) for name in _UNUSED[way] if getattr(args, name)]
     if given:
-        hint = "needs --manual or --client-credentials" if way == "dynamic" else f"is of no use with {_option(way)}"
+        hint = (
+            "needs --manual or --client-credentials"
+            if way == "dynamic"
+            else f"is of no use with {_option(way)}"
+        )
         raise UsageError(f"{', '.join(given)}: {hint}")
 
 
@@ -139,20 +193,24 @@ class _Setup:
         return os.path.abspath(self.args.pw_file or os.path.join(TOKENS, f"{self.args.account}.pw"))
 
     def refuse_what_others_can_change(self) -> None:
-        """Raises ConfigError for a password or secret file that is there and that the programs would refuse later."""
+        """Raises ConfigError for a password or secret file that is there and that the programs would refuse
+        later."""
         used = [self.args.client_secret_file, None if self.args.client_credentials else self.pw_file]
         problems: list[Problem] = []
         for path in filter(None, used):
             # What is not there, or cannot be looked at, is said when it is read.
             with suppress(OSError):
-                problems += [Problem(Place(path), flaw) for flaw in trust.flaws(path, self.user.uid if self.user else None)]
+                problems += [
+                    Problem(Place(path), flaw)
+                    for flaw in trusted_files.find_flaws(path, self.user.uid if self.user else None)
+                ]
         if problems:
             raise ConfigError(problems)
 
     def device_flow(self) -> dict[str, str]:
         """Makes the oidc-agent account; returns the options of its section."""
         args = self.args
-        process.find("oidc-gen", oidc_agent.PACKAGE)
+        process.find("oidc-gen", agent.PACKAGE)
         pw_file = self.pw_file
         register = registration.reauthenticate if args.reauthenticate else registration.register
         # A $TMPDIR of root's own would be out of another user's reach.
@@ -181,15 +239,23 @@ class _Setup:
         issuer, ca_file = self._issuer(), self._ca_file()
         client_id = self._asked("--client-id", args.client_id, "Client id")
         secret = self._client_secret()
-        endpoint = registration.discover(issuer, ca_file, args.timeout).get("token_endpoint")
+        endpoint = discover(issuer, ca_file, args.timeout).get("token_endpoint")
         try:
             url = options.endpoint(endpoint if isinstance(endpoint, str) else "")
         except ValueError as error:
-            raise Local(f"the issuer's metadata names no usable token endpoint: {error}", "check the issuer's URL") from error
+            raise Local(
+                f"the issuer's metadata names no usable token endpoint: {error}", "check the issuer's URL"
+            ) from error
         settings = client_credentials.Settings(url, client_id, secret, ca_file=ca_file)
-        account = Account(args.account, client_credentials.NAME, settings, float(args.timeout))
+        account = Account(
+            args.account, client_credentials.ClientCredentials.NAME, settings, float(args.timeout)
+        )
         registration.prove(account, TokenSpec("setup", args.account, "", audience, scope))
-        section = {"token_request_url": url, "client_id": client_id, "client_secret_file": self._kept_secret(secret)}
+        section = {
+            "token_request_url": url,
+            "client_id": client_id,
+            "client_secret_file": self._kept_secret(secret),
+        }
         return {**section, **({"ca_file": ca_file} if ca_file else {})}
 
     def conclude(self, section: dict[str, str]) -> None:
@@ -197,14 +263,22 @@ class _Setup:
         print(f"\nThe account {account} is ready.")
         main = config.main_file(self.args.config)
         known = setup_files.place_of_section(account, self.args.config)
-        text = f"[account {account}]\n" + "".join(f"{name} = {value.replace('%', '%%')}\n" for name, value in section.items())
+        text = f"[account {account}]\n" + "".join(
+            f"{name} = {value.replace('%', '%%')}\n" for name, value in section.items()
+        )
         if known:
-            print(f"[account {account}] is in the configuration already, at {known}: nothing was added to it.")
+            print(
+                f"[account {account}] is in the configuration already, at {known}: nothing was added to it."
+            )
         elif self.args.write_config:
-            print(f"Wrote its section to {escaped(setup_files.write_section(account, text, main, self.args.service_user))}")
+            print(
+                f"Wrote its section to {escaped(setup_files.write_section(account, text, main, self.args.service_user))}"
+            )
         else:
             print(f"Add the following section to {escaped(main)}:\n\n{text}")
-        print(f"Then, where there is none yet, add a [token NAME] section with account = {account} and a token_path;")
+        print(
+            f"Then, where there is none yet, add a [token NAME] section with account = {account} and a token_path;"
+        )
         print("check it with: osg-token-renewer check; renew with: systemctl start osg-token-renewer.service")
 
     def _wanted(self) -> registration.Request:
@@ -213,7 +287,9 @@ class _Setup:
         issuer, ca_file = self._issuer(), self._ca_file()
         self._look_at(issuer, ca_file)
         scope = self._asked("--scope", args.scope, "Scopes", default="openid offline_access")
-        audience = self._asked("--audience", args.audience, "Audience (empty: the issuer's default)", default="")
+        audience = self._asked(
+            "--audience", args.audience, "Audience (empty: the issuer's default)", default=""
+        )
         client = None
         if args.manual:
             client_id = self._asked("--client-id", args.client_id, "Client id")
@@ -222,7 +298,7 @@ class _Setup:
 
     def _look_at(self, issuer: str, ca_file: Optional[str]) -> None:
         """Shows the person the issuer's scopes, and says early what would fail late."""
-        metadata = registration.discover(issuer, ca_file, self.args.timeout)
+        metadata = discover(issuer, ca_file, self.args.timeout)
         if not metadata.get("device_authorization_endpoint"):
             log.warning("the issuer's metadata does not offer the device flow: registration may fail")
         scopes = metadata.get("scopes_supported")
@@ -237,7 +313,9 @@ class _Setup:
             raise UsageError(f"--issuer: {error}") from error
 
     def _ca_file(self) -> Optional[str]:
-        given = self._asked("--ca-file", self.args.ca_file, "CA bundle of the issuer (empty: the system's)", default="")
+        given = self._asked(
+            "--ca-file", self.args.ca_file, "CA bundle of the issuer (empty: the system's)", default=""
+        )
         if given and not os.access(given, os.R_OK):
             raise UsageError(f"--ca-file: {given} cannot be read")
         return os.path.abspath(given) if given else None
@@ -245,7 +323,7 @@ class _Setup:
     def _client_secret(self) -> Secret:
         given = self.args.client_secret_file
         if given:
-            return Secret(SecretFile(given).first_line("client secret"))
+            return Secret(read_secret(SecretFile(given), "client secret"))
         secret = getpass.getpass("Client secret (not shown): ")
         if not secret:
             raise UsageError("--client-secret-file: a client secret is needed")
@@ -272,7 +350,7 @@ class _Setup:
             setup_files.write_private(path, secrets.token_urlsafe(32) + "\n", self.user)
             print(f"Wrote a random password to {escaped(path)}")
         try:
-            yield Secret(SecretFile(path).first_line("password"))
+            yield Secret(read_secret(SecretFile(path), "password"))
         except BaseException:
             if created:
                 with suppress(OSError):
@@ -288,7 +366,7 @@ class _Setup:
             return path
         beside = os.path.dirname(os.path.abspath(self.args.pw_file)) if self.args.pw_file else TOKENS
         path = os.path.join(beside, f"{self.args.account}.secret")
-        if os.path.exists(path) and SecretFile(path).first_line("client secret") == secret.reveal():
+        if os.path.exists(path) and read_secret(SecretFile(path), "client secret") == secret.reveal():
             # An earlier try got as far as this.
             return path
         setup_files.write_private(path, secret.reveal() + "\n", self.user)
@@ -299,9 +377,14 @@ class _Setup:
         """The service must read the file later, as its own user."""
         if (
             self.user
-            and process.run([process.find("test", "coreutils"), "-r", path], process.environment(), 10, user=self.user).status != 0
+            and process.run(
+                [process.find("test", "coreutils"), "-r", path], process.environment(), 10, user=self.user
+            ).status
+            != 0
         ):
-            log.warning("the service user %s cannot read %s: chown %s %s", self.user.name, path, self.user.name, path)
+            log.warning(
+                "the service user %s cannot read %s: chown %s %s", self.user.name, path, self.user.name, path
+            )
 
 
 def _show(url: str, code: str) -> None:
@@ -320,13 +403,17 @@ def _service_user(name: str) -> Optional[User]:
     if os.geteuid() == entry.pw_uid:
         return None
     if os.geteuid() != 0:
-        raise RenewerError(f"run this as root: accounts belong to the service user {name}", f"or as {name} itself, or see --service-user")
+        raise RenewerError(
+            f"run this as root: accounts belong to the service user {name}",
+            f"or as {name} itself, or see --service-user",
+        )
     return User(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)), entry.pw_dir)
 
 
 @contextmanager
 def _ended_by_signals(progress: _Progress) -> Iterator[None]:
-    """Each signal that ends a program ends it through every cleanup, which a second one does not interrupt."""
+    """Each signal that ends a program ends it through every cleanup, which a second one does not
+    interrupt."""
 
     def handle(number: int, _frame: object) -> None:
         for ending in ENDING:
@@ -354,4 +441,7 @@ class _Interrupted(RenewerError):
 
 def _require_file(path: str) -> None:
     if not os.path.exists(path):
-        raise Local(f"there is no password file {path}", f"create it, or let it be created: {PROGRAM} --create-pw-file …")
+        raise Local(
+            f"there is no password file {path}",
+            f"create it, or let it be created: {PROGRAM} --create-pw-file …",
+        )

@@ -20,12 +20,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from osg_token_renewer import renew
+    from osg_token_renewer.engine import run as engine
     from osg_token_renewer.report import states
 
     found = config.load(args.config)
     now = time.time()
-    planned = renew.plan(found, renew.history(found), now)
+    planned = engine.plan(found, engine.history(found), now)
     shown = states.states(planned, now)
     if args.json:
         from osg_token_renewer.report import json

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Optional
+from dataclasses import replace
+from typing import Optional
 
-if TYPE_CHECKING:
-    from osg_token_renewer.model import Config, Problem
+from osg_token_renewer.config import ini, schema
+from osg_token_renewer.errors import ConfigError
+from osg_token_renewer.model import Config, Place, Problem
 
 MAIN = "/etc/osg/token-renewer/config.ini"
 VARIABLE = "OSG_TOKEN_RENEWER_CONFIG_PATH"
@@ -22,7 +24,8 @@ def drop_ins(main: str) -> str:
 
 
 def files(main: Optional[str] = None) -> list[str]:
-    """The main file and its drop-ins (`config.d/*.ini` beside it) in name order; raises ConfigError if those cannot be listed."""
+    """The main file and its drop-ins (`config.d/*.ini` beside it) in name order; raises ConfigError if those
+    cannot be listed."""
     main = main_file(main)
     directory = drop_ins(main)
     try:
@@ -30,12 +33,16 @@ def files(main: Optional[str] = None) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         names = []
     except OSError as error:
-        from osg_token_renewer.errors import ConfigError
-        from osg_token_renewer.model import Place, Problem
-
         raise ConfigError([Problem(Place(directory), f"cannot be listed: {error.strerror}")]) from error
     # As with a shell's *.ini, a hidden file is none of them: an editor's backup, say.
-    return [main, *(os.path.join(directory, name) for name in sorted(names) if name.endswith(".ini") and name[0] != ".")]
+    return [
+        main,
+        *(
+            os.path.join(directory, name)
+            for name in sorted(names)
+            if name.endswith(".ini") and name[0] != "."
+        ),
+    ]
 
 
 def load(main: Optional[str] = None) -> Config:
@@ -43,23 +50,13 @@ def load(main: Optional[str] = None) -> Config:
 
     Raises ConfigError when one of them is more than a warning; warnings alone are in the result.
     """
-    # Here, because a run that finds nothing changed since the last one reads no configuration.
-    from dataclasses import replace
-
-    from osg_token_renewer import identity
-    from osg_token_renewer.config import ini, schema
-    from osg_token_renewer.errors import ConfigError
-
-    directory = drop_ins(main_file(main))
-    seen = {directory: identity.at(directory)}
     paths = files(main)
-    seen.update((path, identity.at(path)) for path in paths)
     sections, problems = ini.read(paths)
     config, more = schema.build(sections, paths)
     problems = sorted([*problems, *more], key=_order)
     if any(not problem.warning for problem in problems):
         raise ConfigError(problems)
-    return replace(config, warnings=tuple(problems), seen=seen)
+    return replace(config, warnings=tuple(problems))
 
 
 def _order(problem: Problem) -> tuple[str, int]:

@@ -1,8 +1,9 @@
-"""INI text to sections: the standard configparser, which also tells where each value stands, and goes on after an error.
+"""INI text to sections: the standard configparser, which also tells where each value stands, and goes on
+after an error.
 
-What the standard `ConfigParser` with its BasicInterpolation reads, this reads as the same values. It adds drop-in files, the place
-(file and line) of each section and option, and an interpolation in which a lone `%` is a `%`.
-"""
+What the standard `ConfigParser` with its BasicInterpolation reads, this reads as the same values. It adds
+drop-in files, the place (file and line) of each section and option, and an interpolation in which a lone `%`
+is a `%`."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional, TextIO
 
-from osg_token_renewer import trust
 from osg_token_renewer.model import Place, Problem
+from osg_token_renewer.system import trusted_files
 
 DEFAULT = configparser.DEFAULTSECT
 _HEADER = configparser.ConfigParser.SECTCRE
 _REFERENCE = re.compile(r"%(?:%|\(([^)]+)\)s)")
-# What may be somebody's idea of an option. Anything else may be a line of a secret, wrapped by hand, and is not shown.
+# What may be somebody's idea of an option. Anything else may be a line of a secret, wrapped by hand, and is
+# not shown.
 _SHOWABLE = re.compile(r"[a-z][a-z_-]{0,39}")
 
 
@@ -36,24 +38,31 @@ class Section:
     options: dict[str, Value] = field(default_factory=dict)
     # Options that stand in the section itself and that no other option of it refers to.
     own: frozenset[str] = frozenset()
-    # Options with a reference that leads nowhere. As with the standard parser this matters only where the option is asked for:
-    # what [DEFAULT] says of `%(account)s` is no problem of a section without an account.
+    # Options with a reference that leads nowhere. As with the standard parser this matters only where the
+    # option is asked for: what [DEFAULT] says of `%(account)s` is no problem of a section without an account.
     broken: dict[str, Problem] = field(default_factory=dict)
 
 
 def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
-    """The sections of all files, in the order of their first appearance, and everything that is wrong with the text.
+    """The sections of all files, in the order of their first appearance, and everything that is wrong with
+    the text.
 
-    A later file adds sections and options, and overrides single options. A file that cannot be read is a problem, and the only one if it is
-    the first: without that, what the others lack is not worth telling. So is one that cannot be believed: what was read is what is judged.
-    """
+    A later file adds sections and options, and overrides single options. A file that cannot be read is a
+    problem, and the only one if it is the first: without that, what the others lack is not worth telling. So
+    is one that cannot be believed: what was read is what is judged."""
     recorder = _Recorder()
     problems: list[Problem] = []
     for file in files:
         try:
-            # Not the locale's encoding, which under a service manager is often ASCII; any byte may stand in a comment.
-            with open(file, encoding="utf-8-sig", errors="surrogateescape", opener=trust.opener) as stream:
-                problems += [Problem(Place(file), flaw) for flaw in trust.flaws(file, descriptor=stream.fileno())]
+            # Not the locale's encoding, which under a service manager is often ASCII; any byte may stand in a
+            # comment.
+            with open(
+                file, encoding="utf-8-sig", errors="surrogateescape", opener=trusted_files.open_regular
+            ) as stream:
+                problems += [
+                    Problem(Place(file), flaw)
+                    for flaw in trusted_files.find_flaws(file, descriptor=stream.fileno())
+                ]
                 recorder.read(stream, file)
         except OSError as error:
             problems.append(Problem(Place(file), f"cannot be read: {error.strerror}"))
@@ -63,19 +72,21 @@ def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
 
 
 def showable(option: str) -> bool:
-    """Whether a message may show this name of an option: it looks like a name, and not like a secret in the wrong place."""
+    """Whether a message may show this name of an option: it looks like a name, and not like a secret in the
+    wrong place."""
     return bool(_SHOWABLE.fullmatch(option))
 
 
 class _Recorder:
-    """Follows a configparser while it reads: which line is at hand, which section it is in, what it sees a second time."""
+    """Follows a configparser while it reads: which line is at hand, which section it is in, what it sees a
+    second time."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._interpolation = _Lenient()
         self._parser = configparser.ConfigParser(strict=False, interpolation=self._interpolation)
-        # Both are documented ways to customise the parser: it matches each header line against SECTCRE and passes the name
-        # of each option that it reads to optionxform, in the order of the lines.
+        # Both are documented ways to customise the parser: it matches each header line against SECTCRE and
+        # passes the name of each option that it reads to optionxform, in the order of the lines.
         self._parser.SECTCRE = self  # type: ignore[assignment]
         self._parser.optionxform = self._option  # type: ignore[method-assign,assignment]
         self._reading = False
@@ -96,7 +107,8 @@ class _Recorder:
             for line, _content in error.errors:
                 self._problem(line, "is neither a section, an option, nor a comment")
         except configparser.Error:
-            # A way to fail that a later Python may add: its message may show the line, so only the place is told.
+            # A way to fail that a later Python may add: its message may show the line, so only the place is
+            # told.
             self._problem(self._line, "cannot be parsed")
         finally:
             self._reading = False
@@ -145,7 +157,9 @@ class _Recorder:
             first = self._seen.setdefault(key, self._line)
             if first != self._line:
                 shown = name if showable(name) else "an option"
-                self._problem(self._line, f"stands twice in this section, first in line {first}", self._section, shown)
+                self._problem(
+                    self._line, f"stands twice in this section, first in line {first}", self._section, shown
+                )
             self._places[key] = self._here()
         return name
 
@@ -160,7 +174,9 @@ class _Recorder:
                 self._expand(section, option, place, referenced)
             else:
                 section.options[option] = Value(text or "", place)
-        section.own = frozenset(option for option in raw if (name, option) in self._places and option not in referenced)
+        section.own = frozenset(
+            option for option in raw if (name, option) in self._places and option not in referenced
+        )
         return section
 
     def _expand(self, section: Section, option: str, place: Place, referenced: set[str]) -> None:
@@ -171,12 +187,16 @@ class _Recorder:
             what = "refers with %(…)s to an option that is not there; a percent sign before a parenthesis is written %%"
             section.broken[option] = Problem(place, what, section.name, option)
         except configparser.InterpolationError:
-            section.broken[option] = Problem(place, "refers to itself, through other options", section.name, option)
+            section.broken[option] = Problem(
+                place, "refers to itself, through other options", section.name, option
+            )
 
     def _here(self) -> Place:
         return Place(self._file, self._line)
 
-    def _problem(self, line: int, what: str, section: Optional[str] = None, option: Optional[str] = None) -> None:
+    def _problem(
+        self, line: int, what: str, section: Optional[str] = None, option: Optional[str] = None
+    ) -> None:
         self.problems.append(Problem(Place(self._file, line), what, section, option))
 
 
@@ -196,7 +216,9 @@ class _Lenient(configparser.Interpolation):
     ) -> str:
         return self._expand(parser, section, option, value, defaults, 1)
 
-    def _expand(self, parser: Any, section: str, option: str, value: str, known: Mapping[str, str], depth: int) -> str:
+    def _expand(
+        self, parser: Any, section: str, option: str, value: str, known: Mapping[str, str], depth: int
+    ) -> str:
         if depth > configparser.MAX_INTERPOLATION_DEPTH:
             raise configparser.InterpolationDepthError(option, section, "")
 

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from osg_token_renewer import identity, options, trust
-from osg_token_renewer.all_sources import SOURCES
+from osg_token_renewer import options
 from osg_token_renewer.config.ini import Section, showable
 from osg_token_renewer.errors import Local
-from osg_token_renewer.identity import Identity
 from osg_token_renewer.model import Account, Config, Options, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
+from osg_token_renewer.sinks.base import Sink
+from osg_token_renewer.sinks.registry import SINKS
 from osg_token_renewer.sources.base import Source
+from osg_token_renewer.sources.registry import SOURCES
+from osg_token_renewer.system import secret_files
 
 ACCOUNT = (
     Option("source", options.choice(*SOURCES)),
     Option("timeout", options.time_limit, default=60),
+    Option("issuer", options.endpoint),
 )
 TOKEN = (
     Option("account", options.name, required=True),
-    Option("token_path", options.absolute_path, required=True),
     Option("audience", options.words, default=()),
     Option("scope", options.words, default=()),
     Option("min_lifetime", options.seconds),
-    Option("mode", options.mode),
-    Option("group", options.owner),
-    Option("owner", options.owner),
     Option("claims", options.choice("warn", "enforce"), default="warn"),
     Option("on_expiry", options.choice("keep", "remove"), default="keep"),
 )
@@ -52,19 +50,23 @@ class _Reading:
     accounts: dict[str, Section] = field(default_factory=dict)
     tokens: dict[str, Section] = field(default_factory=dict)
     renewer: Optional[Section] = None
-    secrets_seen: dict[str, Identity] = field(default_factory=dict)
 
-    def problem(self, place: Place, what: str, section: str, option: Optional[str] = None, warning: bool = False) -> None:
+    def problem(
+        self, place: Place, what: str, section: str, option: Optional[str] = None, warning: bool = False
+    ) -> None:
         self.problems.append(Problem(place, what, section, option, warning))
 
 
 def build(sections: Sequence[Section], files: Sequence[str]) -> tuple[Config, list[Problem]]:
-    """The configuration, and everything that is wrong with it: it is of use only when no problem is an error."""
+    """The configuration, and everything that is wrong with it: it is of use only when no problem is an
+    error."""
     reading = _Reading()
     for section in sections:
         _sort(section, reading)
     used = {value.text for section in reading.tokens.values() if (value := section.options.get("account"))}
-    accounts = {name: _account(name, section, name in used, reading) for name, section in reading.accounts.items()}
+    accounts = {
+        name: _account(name, section, name in used, reading) for name, section in reading.accounts.items()
+    }
     tokens = [_token(name, section, reading) for name, section in reading.tokens.items()]
     _paths_are_distinct(reading)
     renewer = _values(reading.renewer, RENEWER, known_besides=(), reading=reading) if reading.renewer else {}
@@ -73,7 +75,6 @@ def build(sections: Sequence[Section], files: Sequence[str]) -> tuple[Config, li
         tuple(token for token in tokens if token),
         Options(**(renewer or {})),
         tuple(files),
-        secrets_seen=reading.secrets_seen,
     )
     return config, reading.problems
 
@@ -103,7 +104,8 @@ def _sort(section: Section, reading: _Reading) -> None:
 
 
 def _account(name: str, section: Section, used: bool, reading: _Reading) -> Optional[Account]:
-    """None when something is wrong with it. The original looks only at accounts that a token uses: nothing else is an error."""
+    """None when something is wrong with it. The original looks only at accounts that a token uses: nothing
+    else is an error."""
     before = len(reading.problems)
     account = _checked_account(name, section, reading)
     if not used:
@@ -128,7 +130,7 @@ def _checked_account(name: str, section: Section, reading: _Reading) -> Optional
     except ValueError as error:
         reading.problem(section.place, str(error), section.name)
         return None
-    return Account(name, source.NAME, settings, float(values["timeout"]))
+    return Account(name, source.NAME, settings, float(values["timeout"]), values["issuer"])
 
 
 def _not_for_this_source(section: Section, source: Source, reading: _Reading) -> None:
@@ -137,7 +139,13 @@ def _not_for_this_source(section: Section, source: Source, reading: _Reading) ->
         return
     others = {name for other in SOURCES.values() for name in options.known(other.OPTIONS)}
     for name in sorted(section.own & others - set(options.known(source.OPTIONS))):
-        reading.problem(_place(section, name), f"is not used by accounts of {source.NAME}", section.name, name, warning=True)
+        reading.problem(
+            _place(section, name),
+            f"is not used by accounts of {source.NAME}",
+            section.name,
+            name,
+            warning=True,
+        )
 
 
 def _marked(section: Section) -> list[Source]:
@@ -175,19 +183,43 @@ def _place(section: Section, option: str) -> Place:
 
 
 def _token(name: str, section: Section, reading: _Reading) -> Optional[TokenSpec]:
-    values = _values(section, TOKEN, (), reading)
+    sink = _sink(section)
+    every = [option for other in SINKS.values() for option in other.OPTIONS]
+    values = _values(section, [*TOKEN, *sink.OPTIONS], options.known(every), reading)
     account = section.options.get("account")
-    if account and not options.bad_name(account.text) and account.text and account.text not in reading.accounts:
+    if (
+        account
+        and not options.bad_name(account.text)
+        and account.text
+        and account.text not in reading.accounts
+    ):
         reading.problem(account.place, "there is no [account] section of this name", section.name, "account")
         return None
     if values is None:
         return None
-    path, claims, on_expiry = (values.pop(option) for option in ("token_path", "claims", "on_expiry"))
-    return TokenSpec(name=name, path=path, enforce_claims=claims == "enforce", remove_expired=on_expiry == "remove", **values)
+    own = {option.name: values.pop(option.name) for option in sink.OPTIONS}
+    claims, on_expiry = values.pop("claims"), values.pop("on_expiry")
+    return TokenSpec(
+        name=name,
+        sink=sink.NAME,
+        destination=sink.settings(own),
+        enforce_claims=claims == "enforce",
+        remove_expired=on_expiry == "remove",
+        **values,
+    )
 
 
-def _values(section: Section, wanted: Sequence[Option], known_besides: Iterable[str], reading: _Reading) -> Optional[dict[str, Any]]:
-    """The parsed options of a section; None when one is missing or malformed. An empty value is an absent one."""
+def _sink(section: Section) -> Sink:
+    """The sink whose marker the section has; the first one if it has none."""
+    marked = (sink for sink in SINKS.values() if _given(section, sink.MARKER))
+    return next(marked, next(iter(SINKS.values())))
+
+
+def _values(
+    section: Section, wanted: Sequence[Option], known_besides: Iterable[str], reading: _Reading
+) -> Optional[dict[str, Any]]:
+    """The parsed options of a section; None when one is missing or malformed. An empty value is an absent
+    one."""
     known = (*options.known(wanted), *known_besides)
     if not section.own.issubset(known):
         _unknown(section, known, reading)
@@ -218,7 +250,13 @@ def _unknown(section: Section, known: Sequence[str], reading: _Reading) -> None:
         close = _close(name, known)
         hint = f"; did you mean {close[0]}?" if close else ""
         shown = name if close or showable(name) else None
-        reading.problem(_place(section, name), f"is not an option here and is ignored{hint}", section.name, shown, warning=True)
+        reading.problem(
+            _place(section, name),
+            f"is not an option here and is ignored{hint}",
+            section.name,
+            shown,
+            warning=True,
+        )
 
 
 def _close(name: str, known: Sequence[str]) -> list[str]:
@@ -240,8 +278,11 @@ def _paths_are_distinct(reading: _Reading) -> None:
             reading.problem(value.place, f"is also the path of [token {other}]", section.name, "token_path")
 
 
-def _secrets_are_guarded(section: Section, values: dict[str, Any], of_source: Iterable[Option], reading: _Reading) -> None:
-    """Refuses secret files that others can change; warns of secrets that others can read, and of secret files that are not there."""
+def _secrets_are_guarded(
+    section: Section, values: dict[str, Any], of_source: Iterable[Option], reading: _Reading
+) -> None:
+    """Refuses secret files that others can change; warns of secrets that others can read, and of secret files
+    that are not there."""
     for option in of_source:
         value = values[option.name]
         if not isinstance(value, (Secret, SecretFile)):
@@ -249,7 +290,7 @@ def _secrets_are_guarded(section: Section, values: dict[str, Any], of_source: It
         place = section.options[option.name].place
         if isinstance(value, Secret):
             with suppress(OSError):
-                if _others_read(place.file):
+                if secret_files.others_can_read(place.file):
                     what = f"others can read this secret: chmod o-rwx {place.file}"
                     reading.problem(place, what, section.name, option.name, warning=True)
         else:
@@ -258,21 +299,14 @@ def _secrets_are_guarded(section: Section, values: dict[str, Any], of_source: It
 
 def _file_is_guarded(file: SecretFile, place: Place, section: str, option: str, reading: _Reading) -> None:
     try:
-        path = file.path
-        reading.secrets_seen[path] = identity.permissions_at(path)
-        # A credential is the service manager's to guard.
-        for flaw in () if file.is_credential else trust.flaws(path):
+        for flaw in secret_files.find_flaws(file):
             reading.problem(place, flaw, section, option)
-        if _others_read(path):
+        path = secret_files.find_path(file)
+        if secret_files.others_can_read(path):
             reading.problem(place, f"others can read it: chmod o-rwx {path}", section, option, warning=True)
     except FileNotFoundError:
         reading.problem(place, "there is no such file", section, option, warning=True)
     except (OSError, Local):
-        # What this user may not look at, others may not either, as far as can be told; or a credential of the service, looked at
-        # from outside of it.
+        # What this user may not look at, others may not either, as far as can be told; or a credential of the
+        # service, looked at from outside of it.
         return
-
-
-def _others_read(path: str) -> bool:
-    mode = os.stat(path).st_mode
-    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)

@@ -11,9 +11,9 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from typing import Optional
 
-from osg_token_renewer import directories
 from osg_token_renewer.errors import HistoryError, Stopped
 from osg_token_renewer.model import Outcome, Rest, State, TokenRecord
+from osg_token_renewer.system import users
 from osg_token_renewer.text import outside
 
 FILE = "history.sqlite"
@@ -29,7 +29,8 @@ CREATE TABLE IF NOT EXISTS token (
 """,
     'CREATE TABLE IF NOT EXISTS rest (account TEXT PRIMARY KEY, "grant" TEXT, since REAL, message TEXT) WITHOUT ROWID',
 )
-# What SQLite says when the file may be well all the same: another process has it, this user may not, the disk does not let it.
+# What SQLite says when the file may be well all the same: another process has it, this user may not, the disk
+# does not let it.
 _PASSING = ("locked", "readonly", "unable to open", "full", "I/O error", "interrupted")
 # The year 9999, the end of what dates can show.
 _LATEST = 253402300800.0
@@ -54,7 +55,8 @@ class History:
         self.path = os.path.join(directory, FILE)
 
     def records(self) -> dict[str, TokenRecord]:
-        """What is known of each token, by its name; nothing when there is no history yet. Raises HistoryError."""
+        """What is known of each token, by its name; nothing when there is no history yet. Raises
+        HistoryError."""
         if not os.path.exists(self.path):
             return {}
         with _translated(self.path), closing(self._connect()) as database:
@@ -65,7 +67,9 @@ class History:
         if not os.path.exists(self.path):
             return {}
         with _translated(self.path), closing(self._connect()) as database:
-            found = [Rest(*row) for row in database.execute('SELECT account, "grant", since, message FROM rest')]
+            found = [
+                Rest(*row) for row in database.execute('SELECT account, "grant", since, message FROM rest')
+            ]
         if not all(isinstance(rest.since, float) and isinstance(rest.message, str) for rest in found):
             raise DamagedError(f"{self.path}: it holds what this program does not write")
         return {rest.account: rest for rest in found}
@@ -78,7 +82,14 @@ class History:
             name = outcome.spec.name
             if outcome.state is State.RENEWED:
                 issuer = outcome.token.issuer if outcome.token else None
-                row = (name, outcome.fingerprint, outcome.spec.asked, _storable(issuer), outcome.expires_at, now)
+                row = (
+                    name,
+                    outcome.fingerprint,
+                    outcome.spec.asked,
+                    _storable(issuer),
+                    outcome.expires_at,
+                    now,
+                )
                 renewed.append(row)
             elif outcome.state is State.FAILED and outcome.reason != Stopped.reason:
                 failed.append((name, now, outcome.reason, _storable(outcome.message)))
@@ -92,7 +103,9 @@ class History:
             self._records(database)
             database.executemany(_RENEWED, renewed)
             database.executemany(_FAILED, failed)
-            database.executemany(_LIVES, {(outcome.spec.account,) for outcome in outcomes if outcome.state is State.RENEWED})
+            database.executemany(
+                _LIVES, {(outcome.spec.account,) for outcome in outcomes if outcome.state is State.RENEWED}
+            )
             database.executemany(_DIED, died.values())
 
     def put_aside(self) -> str:
@@ -116,10 +129,11 @@ class History:
             # sqlite3 would create it readable by others, under the usual umask.
             file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
-                directories.owned_as_directory(file, os.path.dirname(self.path))
+                users.give_to_owner_of(file, os.path.dirname(self.path))
             finally:
                 os.close(file)
-        # Also who only reads undoes what a killed program had half written. Where the file cannot be written, SQLite opens it to read.
+        # Also who only reads undoes what a killed program had half written. Where the file cannot be written,
+        # SQLite opens it to read.
         database = sqlite3.connect(f"file:{_quoted(self.path)}?mode=rw", timeout=_BUSY, uri=True)
         try:
             version = database.execute("PRAGMA user_version").fetchone()[0]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from osg_token_renewer.planner import REST
 from osg_token_renewer.report.states import TokenState
 from osg_token_renewer.text import instant
 
@@ -14,7 +13,11 @@ SCHEMA_VERSION = 1
 
 
 def render(states: Sequence[TokenState], now: float) -> str:
-    content = {"schema_version": SCHEMA_VERSION, "generated_at": instant(now), "tokens": [_token(state) for state in states]}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "generated_at": instant(now),
+        "tokens": [_token(state) for state in states],
+    }
     return json.dumps(content, indent=2)
 
 
@@ -44,7 +47,7 @@ def _token(state: TokenState) -> dict[str, Any]:
         if record and failed
         else None,
         "failures_in_row": record.failures_in_row if record else 0,
-        "next_attempt_at": _time(planned.rest.since + REST if planned.rest else None),
+        "next_attempt_at": _time(planned.rest.until if planned.rest else None),
     }
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from osg_token_renewer.model import Why
-from osg_token_renewer.planner import Planned
+from osg_token_renewer.model import Planned, Why
 
 FRESH, DUE, EXPIRING, EXPIRED, FAILED, MISSING = "fresh", "due", "expiring", "expired", "failed", "missing"
 
-# What a consumer of the token would notice now or soon. `due` and `expiring` are what a token goes through before each renewal.
+# What a consumer of the token would notice now or soon. `due` and `expiring` are what a token goes through
+# before each renewal.
 NOT_WELL = frozenset((EXPIRED, FAILED, MISSING))
 
 _STATES = {

@@ -1,4 +1,5 @@
-"""The table of `status`: a line for each token, or, where a line has no room for everything, a line and its details."""
+"""The table of `status`: a line for each token, or, where a line has no room for everything, a line and its
+details."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ from osg_token_renewer.report import states as s
 from osg_token_renewer.report.states import TokenState
 from osg_token_renewer.text import OUTSIDE_LIMIT, duration, escaped, outside
 
-_STYLES = {s.FRESH: "green", s.DUE: "cyan", s.EXPIRING: "yellow", s.EXPIRED: "bold red", s.FAILED: "bold red", s.MISSING: "bold red"}
+_STYLES = {
+    s.FRESH: "green",
+    s.DUE: "cyan",
+    s.EXPIRING: "yellow",
+    s.EXPIRED: "bold red",
+    s.FAILED: "bold red",
+    s.MISSING: "bold red",
+}
 # Without a terminal nothing is folded: the lines are for grep.
 _UNBOUNDED = 10_000
 # With less than this for each of them, the columns of many words cannot be read.
@@ -48,7 +56,12 @@ def render(states: Sequence[TokenState], now: float, width: Optional[int], color
     if not states:
         return "no token is configured\n"
     target = io.StringIO()
-    console = Console(file=target, width=width or _UNBOUNDED, force_terminal=color, color_system="standard" if color else None)
+    console = Console(
+        file=target,
+        width=width or _UNBOUNDED,
+        force_terminal=color,
+        color_system="standard" if color else None,
+    )
     rows = [_row(state, now) for state in states]
     if not width:
         console.print(_lines(rows, None, fold=False))
@@ -60,7 +73,10 @@ def render(states: Sequence[TokenState], now: float, width: Optional[int], color
 
 
 def _widest(rows: Sequence[_Row]) -> dict[str, int]:
-    return {field.name: max(cell_len(getattr(row, field.name)) for row in (_HEADINGS, *rows)) for field in fields(_Row)}
+    return {
+        field.name: max(cell_len(getattr(row, field.name)) for row in (_HEADINGS, *rows))
+        for field in fields(_Row)
+    }
 
 
 def _least(rows: Sequence[_Row]) -> int:
@@ -75,7 +91,15 @@ def _lines(rows: Sequence[_Row], style: Optional[box.Box], fold: bool) -> Table:
     """One line for each token; `fold`: the columns of many words may be folded."""
     table = Table(box=style, pad_edge=False, header_style="bold")
     words = (_HEADINGS.grants, _HEADINGS.failure)
-    for heading in (_HEADINGS.token, _HEADINGS.account, _HEADINGS.state, _HEADINGS.left, words[0], _HEADINGS.path, words[1]):
+    for heading in (
+        _HEADINGS.token,
+        _HEADINGS.account,
+        _HEADINGS.state,
+        _HEADINGS.left,
+        words[0],
+        _HEADINGS.path,
+        words[1],
+    ):
         table.add_column(heading, no_wrap=not (fold and heading in words), overflow="fold")
     for row in rows:
         cells = (row.token, row.account, _colored(row.state), row.left, row.grants, row.path, row.failure)
@@ -96,7 +120,9 @@ def _stacks(rows: Sequence[_Row], width: int) -> list[RenderableType]:
         for wide in (token, widest["state"], widest["left"]):
             grid.add_column(width=wide, overflow="fold", style=style)
         grid.add_column(style=style)
-        grid.add_row(Text(row.token), _colored(row.state), Text(row.left), Text(row.account if beside else ""))
+        grid.add_row(
+            Text(row.token), _colored(row.state), Text(row.left), Text(row.account if beside else "")
+        )
         return grid
 
     stacks: list[RenderableType] = [line(_HEADINGS, "bold")]
@@ -110,7 +136,12 @@ def _details(row: _Row, account: bool) -> Table:
     grid.add_column(width=3)
     grid.add_column(width=7, style="dim")
     grid.add_column(overflow="fold")
-    named = (("account", row.account if account else _NONE), ("path", row.path), ("grants", row.grants), ("failure", row.failure))
+    named = (
+        ("account", row.account if account else _NONE),
+        ("path", row.path),
+        ("grants", row.grants),
+        ("failure", row.failure),
+    )
     for name, text in named:
         if text != _NONE:
             grid.add_row("", name, Text(text))
@@ -124,9 +155,12 @@ def _colored(state: str) -> Text:
 def _row(state: TokenState, now: float) -> _Row:
     spec = state.planned.spec
     grants = _grants(state.planned.published.token)
-    # A path may hold any character but a line break, and whoever can write to the history may have written to it.
+    # A path may hold any character but a line break, and whoever can write to the history may have written to
+    # it.
     failure = outside(_failure(state, now), limit=2 * OUTSIDE_LIMIT)
-    return _Row(spec.name, spec.account, state.state, _left(state.seconds_left), grants, escaped(spec.path), failure)
+    return _Row(
+        spec.name, spec.account, state.state, _left(state.seconds_left), grants, escaped(spec.path), failure
+    )
 
 
 def _left(seconds: Optional[float]) -> str:
@@ -153,5 +187,7 @@ def _failure(state: TokenState, now: float) -> str:
     if record is None or record.failed_at is None:
         return reason or _NONE
     row = f", {record.failures_in_row} in a row" if record.failures_in_row > 1 else ""
-    failure = f"{duration(now - record.failed_at)} ago{row}, {record.failure_reason}: {record.failure_message}"
+    failure = (
+        f"{duration(now - record.failed_at)} ago{row}, {record.failure_reason}: {record.failure_message}"
+    )
     return f"{reason}; {failure}" if reason else failure

@@ -1,16 +1,18 @@
-"""What a source is: a module with these names."""
+"""What a source is: a way for an account to obtain tokens. One subclass a kind, listed in registry.py."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Optional, Protocol, TypeVar
+from typing import Any, Optional, TypeVar
 
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option
+from osg_token_renewer.sources.turns import Turns
 
 T = TypeVar("T")
 
@@ -19,9 +21,9 @@ T = TypeVar("T")
 class Fetched:
     """What an issuer answered: the token's text as it came, unchecked.
 
-    `expires_at` (seconds since 1970) and `issuer` are what the answer said beside the token, None when it said nothing.
-    `clock_ahead`: by how many seconds the issuer's clock is ahead of this host's; None where that cannot be seen.
-    """
+    `expires_at` (seconds since 1970) and `issuer` are what the answer said beside the token, None when it
+    said nothing. `clock_ahead`: by how many seconds the issuer's clock is ahead of this host's; None where
+    that cannot be seen."""
 
     text: Secret
     expires_at: Optional[float] = None
@@ -29,23 +31,12 @@ class Fetched:
     clock_ahead: Optional[float] = None
 
 
-@dataclass(frozen=True)
-class Directories:
-    """Where a session may make files.
-
-    `sockets` is private to this user and short enough for sockets; what a session makes in it, it removes. `state` is for what must
-    outlive the run; it need not exist.
-    """
-
-    sockets: str
-    state: str
-
-
 # Obtains one token; raises a Failure. Calls are made one after the other.
 Fetch = Callable[[TokenSpec], Fetched]
 
-# What each request is made within: gives the seconds that it may take at most, besides the account's own timeout, and sees a TimedOut.
-# The argument is how many it should have, where a request that is cut off does harm. Raises NotAsked or Stopped when none may be made.
+# What each request is made within: gives the seconds that it may take at most, besides the account's own
+# timeout, and sees a TimedOut. The argument is how many it should have, where a request that is cut off does
+# harm. Raises NotAsked or Stopped when none may be made.
 Begin = Callable[[float], AbstractContextManager[float]]
 
 
@@ -55,7 +46,8 @@ def at_any_time(_wanted: float) -> AbstractContextManager[float]:
 
 
 class Kept:
-    """What a worker's sessions, opened one after the other, have in common: made when it is first asked for, closed with the worker."""
+    """What a worker's sessions, opened one after the other, have in common: made when it is first asked for,
+    closed with the worker."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -64,7 +56,12 @@ class Kept:
     def __enter__(self) -> Kept:
         return self
 
-    def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
         self._stack.close()
 
     def get(self, make: Callable[[], AbstractContextManager[T]]) -> T:
@@ -74,48 +71,66 @@ class Kept:
         return made
 
 
-class Source(Protocol):
-    """A module is one: module-level names satisfy this protocol."""
+@dataclass(frozen=True)
+class Context:
+    """What a run gives to each session that it opens. The defaults are for a session outside of runs.
 
-    @property
-    def NAME(self) -> str:  # noqa: N802
-        """What `source =` calls it."""
+    `sockets` is a directory that is private to this user, with a path short enough for sockets; a session
+    removes what it makes there. `state` is for what must outlive the run; it need not exist. `begin` is
+    entered around each request. `kept` belongs to the worker: its next session finds there what this one made.
+    `shared` belongs to the run: all its sessions find the same there. `turns` limits what costs cores and memory.
+    """
 
-    @property
-    def MARKER(self) -> str:  # noqa: N802
-        """The option whose presence makes this the account's source where `source` is not given."""
+    sockets: str = ""
+    state: str = ""
+    begin: Begin = at_any_time
+    kept: Kept = field(default_factory=Kept)
+    shared: Kept = field(default_factory=Kept)
+    turns: Turns = field(default_factory=Turns)
 
-    @property
-    def OPTIONS(self) -> tuple[Option, ...]:  # noqa: N802
-        """The options of an `[account]` section that only this source reads."""
 
-    @property
-    def OVERLAPS(self) -> bool:  # noqa: N802
-        """Whether several sessions of one account may be open at the same time: not where a refresh token may rotate."""
+class Source(ABC):
+    """One kind of account. The defaults are right for a source that gets a token with one HTTPS request."""
 
-    def opening_obtains_token(self) -> bool:
-        """Whether to open an account is to obtain a token from its issuer, which nobody uses."""
+    # What `source =` calls it.
+    NAME: str
+    # The option whose presence makes this the account's source if `source` is not given.
+    MARKER: str
+    # The options of an `[account]` section that only this source reads.
+    OPTIONS: tuple[Option, ...]
+    # Whether several sessions of one account may be open at the same time: not if a refresh token may rotate.
+    OVERLAPS = True
 
+    @abstractmethod
     def settings(self, values: Mapping[str, Any]) -> Any:
-        """The account's settings from its parsed options; raises ValueError for combinations that make no sense."""
+        """The account's settings from its parsed options; raises ValueError for combinations without sense."""
 
-    def rescue(self, directory: str) -> bool:
-        """Saves what must not be lost from a directory of a session whose program was killed; false if it could not. Never raises."""
+    @abstractmethod
+    def session(self, account: Account, context: Context) -> AbstractContextManager[Fetch]:
+        """Opens the account; yields a function that obtains one token after the other.
+
+        Raises a Failure if the account cannot be opened: it is then the failure of each of its tokens. It
+        repeats no request by itself: a failure says with `retry_after` that the run may do so.
+        """
 
     def issuer(self, account: Account, known: Optional[str]) -> Optional[str]:
-        """Whom the account's requests go to, as a URL, without asking; None when that is not known.
+        """Whom the account's requests go to, as a URL, without asking; None if that is not known.
 
         `known` is the issuer of the account's last token, if there was one.
         """
+        return account.issuer or known
 
-    def grant(self, account: Account) -> Optional[str]:
-        """A text that changes when the account is given another grant; None where the account has none that could die."""
+    def grant(self, account: Account) -> Optional[str]:  # noqa: ARG002
+        """A text that changes when the account gets another grant; None if it has none that could die."""
+        return None
 
-    def session(
-        self, account: Account, directories: Directories, begin: Begin = at_any_time, kept: Optional[Kept] = None
-    ) -> AbstractContextManager[Fetch]:
-        """Opens the account, for tokens one after the other. What may outlive it for the next one is in `kept`.
+    def opening_obtains_token(self) -> bool:
+        """Whether opening an account obtains a token from its issuer, which nobody uses."""
+        return False
 
-        Entering raises a Failure when the account cannot be opened, which is the failure of each token that was to come from it. It
-        repeats no request by itself: an Unavailable says with `retry_after` that this may be done.
+    def rescue(self, directory: str) -> bool:  # noqa: ARG002
+        """Saves what must not be lost from `directory`, which the session of a killed program left in `sockets`.
+
+        Returns whether that is done; if not, the directory stays for the next run. Never raises.
         """
+        return True

@@ -13,29 +13,19 @@ from osg_token_renewer import options
 from osg_token_renewer.errors import Refused, Unavailable, Unreachable, Unsuitable
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
-from osg_token_renewer.sources.base import Begin, Directories, Fetch, Fetched, Kept, at_any_time
+from osg_token_renewer.sources.base import Begin, Context, Fetch, Fetched, Source
+from osg_token_renewer.system.secret_files import read_secret
 from osg_token_renewer.text import duration, outside
 
 if TYPE_CHECKING:
-    from osg_token_renewer.http import Answer, Client
+    from osg_token_renewer.net.https import Answer, Client
 
-NAME = "client-credentials"
-MARKER = "token_request_url"
-OVERLAPS = True
-OPTIONS = (
-    Option("token_request_url", options.endpoint, required=True),
-    Option("client_id", options.text, required=True),
-    Option("client_secret", options.secret),
-    Option("client_secret_file", options.secret_file),
-    Option("client_auth", options.choice("auto", "basic", "basic-encoded", "post"), default="auto"),
-    Option("ca_file", options.absolute_path),
-)
-
-# Statuses below 500 and errors (RFC 6749 section 4.1.2.1) that may pass; any other the same request will meet again until a person
-# changes something.
+# Statuses below 500 and errors (RFC 6749 section 4.1.2.1) that may pass; any other the same request will meet
+# again until a person changes something.
 _PASSING = (408, 425, 429)
 _PASSING_ERRORS = ("temporarily_unavailable", "server_error", "slow_down")
-# What passes soon, it is hoped: nothing is lost when the same is asked again. 429 is for this client, the others for everybody.
+# What passes soon, it is hoped: nothing is lost when the same is asked again. 429 is for this client, the
+# others for everybody.
 _TOO_MANY = 429
 _GATEWAY = (502, 503, 504)
 
@@ -52,41 +42,45 @@ class Settings:
     ca_file: Optional[str] = None
 
 
-def opening_obtains_token() -> bool:
-    return False
+class ClientCredentials(Source):
+    NAME = "client-credentials"
+    MARKER = "token_request_url"
+    OPTIONS = (
+        Option("token_request_url", options.endpoint, required=True),
+        Option("client_id", options.text, required=True),
+        Option("client_secret", options.secret),
+        Option("client_secret_file", options.secret_file),
+        Option("client_auth", options.choice("auto", "basic", "basic-encoded", "post"), default="auto"),
+        Option("ca_file", options.absolute_path),
+    )
 
+    def settings(self, values: Mapping[str, Any]) -> Settings:
+        inline, file = values["client_secret"], values["client_secret_file"]
+        if (inline is None) == (file is None):
+            raise ValueError(
+                "needs one of client_secret and client_secret_file" + (", not both" if inline else "")
+            )
+        return Settings(
+            values["token_request_url"],
+            values["client_id"],
+            inline or file,
+            values["client_auth"],
+            values["ca_file"],
+        )
 
-def settings(values: Mapping[str, Any]) -> Settings:
-    inline, file = values["client_secret"], values["client_secret_file"]
-    if (inline is None) == (file is None):
-        raise ValueError("needs one of client_secret and client_secret_file" + (", not both" if inline else ""))
-    return Settings(values["token_request_url"], values["client_id"], inline or file, values["client_auth"], values["ca_file"])
+    def issuer(self, account: Account, known: Optional[str]) -> str:  # noqa: ARG002
+        """The token endpoint: a host may have several issuers."""
+        url: str = account.settings.token_request_url
+        return url
 
+    @contextmanager
+    def session(self, account: Account, context: Context) -> Iterator[Fetch]:
+        from osg_token_renewer.net.connection import Connections
+        from osg_token_renewer.net.https import Client
 
-def rescue(directory: str) -> bool:  # noqa: ARG001  (there is nothing to lose)
-    return True
-
-
-def issuer(account: Account, known: Optional[str]) -> str:  # noqa: ARG001  (a token's issuer may have another host)
-    url: str = account.settings.token_request_url
-    return url
-
-
-def grant(account: Account) -> None:
-    """There is no grant that could die: the client's credentials are all that it takes."""
-
-
-@contextmanager
-def session(
-    account: Account,
-    directories: Directories,  # noqa: ARG001  (no files)
-    begin: Begin = at_any_time,
-    kept: Optional[Kept] = None,
-) -> Iterator[Fetch]:
-    from osg_token_renewer.http import Client, Connections
-
-    with Client(account.settings.ca_file, account.timeout, kept.get(Connections) if kept else None) as client:
-        yield _Session(account, client, begin).fetch
+        connections = context.kept.get(Connections)
+        with Client(account.settings.ca_file, account.timeout, connections) as client:
+            yield _Session(account, client, context.begin).fetch
 
 
 class _Session:
@@ -98,7 +92,7 @@ class _Session:
         self._url = wanted.token_request_url
         self._id = wanted.client_id
         given = wanted.client_secret
-        self._secret = given.reveal() if isinstance(given, Secret) else given.first_line("client secret")
+        self._secret = given.reveal() if isinstance(given, Secret) else read_secret(given, "client secret")
         # What is left to try: the first that the issuer takes stays for the rest of the session.
         self._ways = [wanted.client_auth]
         if wanted.client_auth == "auto":
@@ -119,10 +113,15 @@ class _Session:
             answer = self._post(form)
         token = self._token(answer)
         self._ways = self._ways[:1]
-        return Fetched(Secret(token["access_token"]), _expiry(token.get("expires_in"), asked_at), clock_ahead=answer.clock_ahead)
+        return Fetched(
+            Secret(token["access_token"]),
+            _expiry(token.get("expires_in"), asked_at),
+            clock_ahead=answer.clock_ahead,
+        )
 
     def _post(self, form: Mapping[str, bytes]) -> Answer:
-        """RFC 6749 section 2.3.1, and as most programs send it: Basic without the form encoding of id and secret."""
+        """RFC 6749 section 2.3.1, and as most programs send it: Basic without the form encoding of id and
+        secret."""
         way, headers = self._ways[0], {}
         if way == "post":
             form = {**form, "client_id": _bytes(self._id), "client_secret": _bytes(self._secret)}
@@ -147,7 +146,9 @@ class _Session:
         if answer.status == 200:
             content = _json(answer)
             if content is None:
-                raise Unavailable(f"the issuer's answer is not JSON ({outside(answer.content_type, limit=60) or 'no type'})")
+                raise Unavailable(
+                    f"the issuer's answer is not JSON ({outside(answer.content_type, limit=60) or 'no type'})"
+                )
             if _holds_token(content):
                 return content
             if not _error(answer)[0]:
@@ -163,13 +164,17 @@ class _Session:
         lasting = answer.status == 200 or (400 <= answer.status < 500 and answer.status not in _PASSING)
         if lasting and code not in _PASSING_ERRORS:
             what = f"the issuer refused the request: {said or f'HTTP status {answer.status}'}"
-            raise Refused(what, f"check [account {self._account.name}] against the client's registration at the issuer")
+            raise Refused(
+                what, f"check [account {self._account.name}] against the client's registration at the issuer"
+            )
         what = f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else "")
         if answer.status != _TOO_MANY and answer.status not in _GATEWAY:
             raise Unavailable(what)
         kind = Unreachable if answer.status in _GATEWAY else Unavailable
         wait = answer.retry_after or 0.0
-        raise kind(what + (f", and wants to be left alone for {duration(wait)}" if wait else ""), retry_after=wait)
+        raise kind(
+            what + (f", and wants to be left alone for {duration(wait)}" if wait else ""), retry_after=wait
+        )
 
 
 def _bytes(text: str) -> bytes:
@@ -192,7 +197,8 @@ def _json(answer: Answer) -> Optional[dict[str, Any]]:
 
 
 def _error(answer: Answer) -> tuple[str, str]:
-    """`error` and `error_description` of RFC 6749 section 5.2, empty where the answer has none, or a token."""
+    """`error` and `error_description` of RFC 6749 section 5.2, empty where the answer has none, or a
+    token."""
     content = _json(answer) or {}
     if answer.status == 200 and _holds_token(content):
         return "", ""

@@ -57,9 +57,15 @@ def test_an_unknown_option_is_a_warning_and_an_error_when_strict(host: Host) -> 
     done = host.run("check")
     assert (done.status, done.stdout) == (0, f"{warning}{host.config}: 1 account, 1 token, 1 warning\n")
     done = host.run("check", "--strict")
-    assert (done.status, done.stdout, done.stderr) == (78, f"{warning}1 warning, which --strict takes as an error\n", "")
+    assert (done.status, done.stdout, done.stderr) == (
+        78,
+        f"{warning}1 warning, which --strict takes as an error\n",
+        "",
+    )
     host.configure(GOOD + "audiance = ce\ncolour = blue\n")
-    assert host.run("check", "--strict").stdout.splitlines()[2:] == ["2 warnings, which --strict takes as errors"]
+    assert host.run("check", "--strict").stdout.splitlines()[2:] == [
+        "2 warnings, which --strict takes as errors"
+    ]
 
 
 def test_strict_minds_only_what_is_there_to_mind(host: Host) -> None:
@@ -72,21 +78,30 @@ def test_secrets_that_others_can_read_are_a_warning(host: Host, secret: Path) ->
     secret.chmod(0o644)
     done = host.run("check")
     assert done.status == 0
-    assert done.line(str(host.config) + ":4:").endswith(f"client_secret_file: others can read it: chmod o-rwx {secret} (warning)")
+    assert done.line(str(host.config) + ":4:").endswith(
+        f"client_secret_file: others can read it: chmod o-rwx {secret} (warning)"
+    )
     assert host.run("check", "--strict").status == 78
     for _ in range(2):
-        assert f"client_secret_file: others can read it: chmod o-rwx {secret}\n" in host.run("renew", "--dry-run").stderr
+        assert (
+            f"client_secret_file: others can read it: chmod o-rwx {secret}\n"
+            in host.run("renew", "--dry-run").stderr
+        )
 
 
 @pytest.mark.parametrize("what", ["configuration", "secret", "directory"])
-def test_what_others_can_change_is_refused_by_each_command_and_nothing_is_attempted(host: Host, secret: Path, what: str) -> None:
+def test_what_others_can_change_is_refused_by_each_command_and_nothing_is_attempted(
+    host: Host, secret: Path, what: str
+) -> None:
     host.configure(GOOD)
     {"configuration": host.config, "secret": secret, "directory": host.config.parent}[what].chmod(0o703)
     for arguments in (["check"], ["renew"], ["status"], ["renew", "--dry-run"]):
         done = host.run(*arguments)
         assert done.status == 78
         assert " others can write " in done.line(str(host.config))
-    assert not any(directory for place in (host.state, host.runtime, host.tokens) for directory in place.iterdir())
+    assert not any(
+        directory for place in (host.state, host.runtime, host.tokens) for directory in place.iterdir()
+    )
 
 
 def test_drop_ins_are_checked_too(host: Host) -> None:
@@ -94,13 +109,23 @@ def test_drop_ins_are_checked_too(host: Host) -> None:
     (host.config.parent / "config.d").mkdir()
     (host.config.parent / "config.d" / "10.ini").write_text("[token y]\naccount = probe\n")
     done = host.run("check")
-    assert (done.status, done.stdout) == (78, f"{host.config.parent}/config.d/10.ini:1: [token y] token_path: is missing\n")
+    assert (done.status, done.stdout) == (
+        78,
+        f"{host.config.parent}/config.d/10.ini:1: [token y] token_path: is missing\n",
+    )
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [("gone", "No such file or directory"), ("directory", "Is a directory"), ("dangling", "No such file or directory")]
+    ("kind", "why"),
+    [
+        ("gone", "No such file or directory"),
+        ("directory", "Is a directory"),
+        ("dangling", "No such file or directory"),
+    ],
 )
-def test_a_configuration_that_cannot_be_read_is_said_with_path_and_reason(host: Host, kind: str, why: str) -> None:
+def test_a_configuration_that_cannot_be_read_is_said_with_path_and_reason(
+    host: Host, kind: str, why: str
+) -> None:
     if kind == "directory":
         host.config.mkdir()
     elif kind == "dangling":
@@ -113,11 +138,15 @@ def test_nothing_is_written_and_no_program_is_needed(host: Host) -> None:
     host.configure(GOOD + "[account robot]\npassword_file = {host.root}/secret\n")
     done = host.run("check", env={"PATH": "/nonexistent"})
     assert done.status == 0
-    assert not any(directory for place in (host.state, host.runtime, host.tokens) for directory in place.iterdir())
+    assert not any(
+        directory for place in (host.state, host.runtime, host.tokens) for directory in place.iterdir()
+    )
 
 
 def test_a_secret_in_a_broken_line_is_not_shown(host: Host) -> None:
-    host.write_config("S3cr3tW0rd\n[account a]\nclient_secret\n S3cr3tW0rd\nS3cr3tW0rd==\n[S3cr3tW0rd\nsource = S3cr3tW0rd\n")
+    host.write_config(
+        "S3cr3tW0rd\n[account a]\nclient_secret\n S3cr3tW0rd\nS3cr3tW0rd==\n[S3cr3tW0rd\nsource = S3cr3tW0rd\n"
+    )
     for arguments in (["check"], ["check", "--strict"], ["renew"], ["status"]):
         done = host.run(*arguments)
         assert done.status == 78

@@ -18,7 +18,13 @@ def with_the_usual_configuration(host: Host, *arguments: str) -> Result:
     """The program without --config."""
     command: Sequence[str] = [sys.executable, str(RENEWER), *arguments]
     done = subprocess.run(
-        command, env=host.environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST, check=False
+        command,
+        env=host.environment({}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -46,7 +52,10 @@ def test_root_may_renew_with_a_configuration_of_its_own_and_is_warned(host: Host
         done = host.run()
         assert done.status == 0
         warning, *rest = done.stderr.splitlines()
-        assert warning == "warning: this is root: new files will be root's, and oidc-agent accounts are those of root's home"
+        assert (
+            warning
+            == "warning: this is root: new files will be root's, and oidc-agent accounts are those of root's home"
+        )
         assert not any("this is root" in line for line in rest)
 
     apart(body, users=SERVICE)

@@ -1,4 +1,5 @@
-"""osg-token-renewer-setup, with the real oidc-gen, the real issuer, and a user who approves, denies, or never comes."""
+"""osg-token-renewer-setup, with the real oidc-gen, the real issuer, and a user who approves, denies, or never
+comes."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from typing import Optional
 
 import pytest
 
-from osg_token_renewer import cli, registration
+from osg_token_renewer import cli
+from osg_token_renewer.accounts import registration
 from osg_token_renewer.errors import TimedOut
 from osg_token_renewer.model import Secret
 from testbed import Issuer
@@ -33,7 +35,18 @@ SETUP = "osg-token-renewer-setup"
 def given(host: Host, issuer: Issuer, *more: str) -> list[str]:
     """All that registration must know, so that nothing is asked."""
     pw_file = str(host.root / "robot.pw")
-    return ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", SCOPE, "--pw-file", pw_file, "--create-pw-file", *more]
+    return [
+        "--issuer",
+        issuer.url,
+        "--ca-file",
+        str(issuer.ca_file),
+        "--scope",
+        SCOPE,
+        "--pw-file",
+        pw_file,
+        "--create-pw-file",
+        *more,
+    ]
 
 
 @contextmanager
@@ -56,7 +69,12 @@ def printed_section(result: Result) -> tuple[str, dict[str, str]]:
 def nothing_is_left(host: Host, *kept: str) -> bool:
     """No account, no password file that was made, no process, and none of oidc-gen's temporary files."""
     there = {path.name for path in host.root.iterdir() if path.is_file()}
-    return (there, in_accounts(host) - {"issuer.config"}, host.leftovers(), list(Path("/tmp").glob("oidc-gen:*"))) == (
+    return (
+        there,
+        in_accounts(host) - {"issuer.config"},
+        host.leftovers(),
+        list(Path("/tmp").glob("oidc-gen:*")),
+    ) == (
         set(kept),
         set(),
         [],
@@ -76,8 +94,11 @@ def lent(host: Host) -> list[Path]:
 
 
 @pytest.fixture
-def said(host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """The program within this process, for what it says before it does anything: exit status, stdout and stderr."""
+def said(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The program within this process, for what it says before it does anything: exit status, stdout and
+    stderr."""
     for name, value in host.environment({}).items():
         monkeypatch.setenv(name, value)
 
@@ -100,7 +121,11 @@ def test_an_account_is_registered_by_the_device_flow(host: Host, issuer: Issuer)
     assert printed_section(done) == ("account robot", {"password_file": str(pw_file)})
     password = pw_file.read_text()
     assert re.fullmatch(r"[\w-]{40,}\n", password)
-    assert stat.S_IMODE(pw_file.stat().st_mode) == stat.S_IMODE(host.account_file("robot").stat().st_mode) == 0o600
+    assert (
+        stat.S_IMODE(pw_file.stat().st_mode)
+        == stat.S_IMODE(host.account_file("robot").stat().st_mode)
+        == 0o600
+    )
     assert f"visit:\n\n    {issuer.url}/device" in done.stdout
     assert re.search(r"enter the code:\n\n    [A-Z]{4}-[A-Z]{4}\n", done.stdout)
     assert password.strip() not in done.stdout + done.stderr
@@ -118,7 +143,14 @@ def test_a_given_client_is_used_and_the_section_written(host: Host, issuer: Issu
     host.configure(host.token("t", "robot"))
 
     with person(issuer.approve_next):
-        manual = ["--manual", "--client-id", client.client_id, "--client-secret-file", str(secret), "--write-config"]
+        manual = [
+            "--manual",
+            "--client-id",
+            client.client_id,
+            "--client-secret-file",
+            str(secret),
+            "--write-config",
+        ]
         done = host.setup(*given(host, issuer, *manual), "robot")
 
     assert done.status == 0, done.stderr
@@ -133,10 +165,20 @@ def test_a_given_client_is_used_and_the_section_written(host: Host, issuer: Issu
     assert issuer.verify(host.read("t").strip())["client_id"] == client.client_id
 
 
-def test_a_client_credentials_account_is_proved_before_its_section_is_printed(host: Host, issuer: Issuer) -> None:
+def test_a_client_credentials_account_is_proved_before_its_section_is_printed(
+    host: Host, issuer: Issuer
+) -> None:
     client = issuer.add_client()
     secret = host.secret("client.secret", f"{client.client_secret}\n")
-    options = ["--client-credentials", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", "compute.read"]
+    options = [
+        "--client-credentials",
+        "--issuer",
+        issuer.url,
+        "--ca-file",
+        str(issuer.ca_file),
+        "--scope",
+        "compute.read",
+    ]
     options += ["--audience", "ce", "--client-id", client.client_id, "--client-secret-file", str(secret)]
 
     done = host.setup(*options, "probe")
@@ -153,7 +195,11 @@ def test_a_client_credentials_account_is_proved_before_its_section_is_printed(ho
         },
     )
     assert issuer.counts().grants == {"client_credentials": 1}
-    host.configure(f"[{title}]\n" + "".join(f"{name} = {value}\n" for name, value in section.items()) + host.token("t", "probe"))
+    host.configure(
+        f"[{title}]\n"
+        + "".join(f"{name} = {value}\n" for name, value in section.items())
+        + host.token("t", "probe")
+    )
     assert host.run().status == 0
 
     secret.write_text("wrong\n")
@@ -182,7 +228,10 @@ def test_a_dead_account_is_brought_back_by_logging_in_again(host: Host, issuer: 
     with person(issuer.approve_next):
         done = host.setup(*options)
     assert done.status == 0, done.stderr
-    assert f"[account robot] is in the configuration already, at {host.config}:1: nothing was added to it." in done.stdout
+    assert (
+        f"[account robot] is in the configuration already, at {host.config}:1: nothing was added to it."
+        in done.stdout
+    )
     assert host.run().status == 0
     assert issuer.verify(host.read("t").strip())
     assert host.leftovers() == []
@@ -191,7 +240,9 @@ def test_a_dead_account_is_brought_back_by_logging_in_again(host: Host, issuer: 
 # it does not
 
 
-def test_after_a_denied_an_expired_and_an_interrupted_authorization_nothing_is_left(host: Host, issuer: Issuer) -> None:
+def test_after_a_denied_an_expired_and_an_interrupted_authorization_nothing_is_left(
+    host: Host, issuer: Issuer
+) -> None:
     """And so the last attempt of this test starts as clean as the first."""
     with person(issuer.deny_next):
         denied = host.setup(*given(host, issuer), "robot")
@@ -202,7 +253,10 @@ def test_after_a_denied_an_expired_and_an_interrupted_authorization_nothing_is_l
     issuer.settings(device_code_ttl=1)
     expired = host.setup(*given(host, issuer), "robot")
     assert expired.status == 1
-    assert expired.stderr == f"the code expired before the authorization was given; run it again: {SETUP} robot\n"
+    assert (
+        expired.stderr
+        == f"the code expired before the authorization was given; run it again: {SETUP} robot\n"
+    )
     assert nothing_is_left(host)
     issuer.settings(device_code_ttl=300)
     # A code that nobody waits for any more must not be the next one that is approved.
@@ -213,7 +267,10 @@ def test_after_a_denied_an_expired_and_an_interrupted_authorization_nothing_is_l
         wait_for_code(issuer, running)
         running.send_signal(number)
         _, said = running.communicate(timeout=LONGEST)
-        assert (running.returncode, said) == (128 + number, f"interrupted by {number.name}: nothing was set up\n")
+        assert (running.returncode, said) == (
+            128 + number,
+            f"interrupted by {number.name}: nothing was set up\n",
+        )
         assert nothing_is_left(host)
         issuer.revoke(issuer.client_id("robot"))
 
@@ -222,7 +279,9 @@ def test_after_a_denied_an_expired_and_an_interrupted_authorization_nothing_is_l
     assert host.account_file("robot").exists()
 
 
-def test_what_was_made_before_an_interruption_is_removed_also_when_there_are_more_of_them(host: Host, issuer: Issuer) -> None:
+def test_what_was_made_before_an_interruption_is_removed_also_when_there_are_more_of_them(
+    host: Host, issuer: Issuer
+) -> None:
     host.program("oidc-gen", 'echo half of it >"$OIDC_CONFIG_DIR/robot"; exec sleep 300\n')
     # An agent that takes its time to end.
     host.program("oidc-agent", f'trap "sleep 1" TERM; {shutil.which("oidc-agent")} "$@" & wait\n')
@@ -281,7 +340,9 @@ def test_what_will_be_refused_is_said_before_anything_is_asked(host: Host, regis
             assert terminal.shown.startswith(message)
 
 
-def test_reauthenticating_what_is_not_there_says_how_to_register_it(host: Host, said: Callable[..., tuple[int, str, str]]) -> None:
+def test_reauthenticating_what_is_not_there_says_how_to_register_it(
+    host: Host, said: Callable[..., tuple[int, str, str]]
+) -> None:
     host.secret("robot.pw", "x\n")
     status, _, stderr = said("--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot")
     assert (status, stderr) == (1, f"there is no account robot to log in again; run: {SETUP} robot\n")
@@ -299,7 +360,11 @@ def test_reauthenticating_what_is_not_there_says_how_to_register_it(host: Host, 
 def test_without_a_terminal_all_options_that_are_missing_are_named(
     said: Callable[..., tuple[int, str, str]], options: list[str], missing: str
 ) -> None:
-    assert said(*options, "robot") == (2, "", f"without a terminal to ask on, these options are needed: {missing}\n")
+    assert said(*options, "robot") == (
+        2,
+        "",
+        f"without a terminal to ask on, these options are needed: {missing}\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -309,16 +374,29 @@ def test_without_a_terminal_all_options_that_are_missing_are_named(
         (["../x"], 2, "ACCOUNT: a name must not contain '/'"),
         (["--issuer", "http://issuer.example.org", "robot"], 2, "--issuer: must be https"),
         (["--issuer", "issuer.example.org", "robot"], 2, "--issuer: must be an https URL"),
-        (["--issuer", "https://localhost:1", "robot"], 1, "localhost:1 cannot be reached: Connection refused"),
+        (
+            ["--issuer", "https://localhost:1", "robot"],
+            1,
+            "localhost:1 cannot be reached: Connection refused",
+        ),
         (["--ca-file", "/nonexistent/ca", "robot"], 2, "--ca-file: /nonexistent/ca cannot be read"),
         (["--service-user", "no-such-user", "robot"], 1, "there is no user no-such-user on this host"),
         (["--client-id", "x", "robot"], 2, "--client-id: needs --manual or --client-credentials"),
         (["--client-credentials", "robot"], 2, "--create-pw-file: is of no use with --client-credentials"),
-        (["--reauthenticate", "robot"], 2, "--issuer, --scope, --ca-file: is of no use with --reauthenticate"),
+        (
+            ["--reauthenticate", "robot"],
+            2,
+            "--issuer, --scope, --ca-file: is of no use with --reauthenticate",
+        ),
     ],
 )
 def test_what_cannot_be_right_is_said_before_anything_is_done(
-    host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]], options: list[str], status: int, message: str
+    host: Host,
+    issuer: Issuer,
+    said: Callable[..., tuple[int, str, str]],
+    options: list[str],
+    status: int,
+    message: str,
 ) -> None:
     done = said(*given(host, issuer), *options)
     assert done[0] == status
@@ -331,11 +409,23 @@ def test_what_cannot_be_right_is_said_before_anything_is_done(
     ("options", "message"),
     [
         (["--client-id", "x"], "--client-id: needs --manual or --client-credentials"),
-        (["--client-id", "x", "--client-secret-file", "/x"], "--client-id, --client-secret-file: needs --manual or --client-credentials"),
-        (["--client-credentials", "--create-pw-file"], "--create-pw-file: is of no use with --client-credentials"),
+        (
+            ["--client-id", "x", "--client-secret-file", "/x"],
+            "--client-id, --client-secret-file: needs --manual or --client-credentials",
+        ),
+        (
+            ["--client-credentials", "--create-pw-file"],
+            "--create-pw-file: is of no use with --client-credentials",
+        ),
         (["--reauthenticate", "--create-pw-file"], "--create-pw-file: is of no use with --reauthenticate"),
-        (["--reauthenticate", "--scope", "openid", "--issuer", "https://i"], "--issuer, --scope: is of no use with --reauthenticate"),
-        (["--reauthenticate", "--ca-file", "/x", "--audience", "ce"], "--audience, --ca-file: is of no use with --reauthenticate"),
+        (
+            ["--reauthenticate", "--scope", "openid", "--issuer", "https://i"],
+            "--issuer, --scope: is of no use with --reauthenticate",
+        ),
+        (
+            ["--reauthenticate", "--ca-file", "/x", "--audience", "ce"],
+            "--audience, --ca-file: is of no use with --reauthenticate",
+        ),
     ],
 )
 def test_an_option_that_would_be_of_no_use_is_wrong_usage(
@@ -344,9 +434,23 @@ def test_an_option_that_would_be_of_no_use_is_wrong_usage(
     assert said(*options, "robot") == (2, "", f"{message}\n")
 
 
-def test_a_scope_with_control_characters_is_wrong_usage(host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]) -> None:
-    options = ["--client-credentials", "--issuer", issuer.url, "--client-id", "x", "--client-secret-file", str(host.secret("s", "x\n"))]
-    assert said(*options, "--scope", "re\x01ad", "probe") == (2, "", "--audience, --scope: must not contain control characters\n")
+def test_a_scope_with_control_characters_is_wrong_usage(
+    host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    options = [
+        "--client-credentials",
+        "--issuer",
+        issuer.url,
+        "--client-id",
+        "x",
+        "--client-secret-file",
+        str(host.secret("s", "x\n")),
+    ]
+    assert said(*options, "--scope", "re\x01ad", "probe") == (
+        2,
+        "",
+        "--audience, --scope: must not contain control characters\n",
+    )
     assert issuer.counts().total == 0
 
 
@@ -356,9 +460,14 @@ def test_a_time_limit_is_from_a_second_to_an_hour(host: Host, limit: str) -> Non
     assert (done.status, "--timeout: must be a number of seconds from 1 to 3600" in done.stderr) == (2, True)
 
 
-def test_a_url_that_is_no_issuers_is_said_to_be_none(host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_url_that_is_no_issuers_is_said_to_be_none(
+    host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]
+) -> None:
     status, _, stderr = said(*given(host, issuer), "--issuer", f"{issuer.url}/elsewhere", "robot")
-    assert (status, "has no metadata of an issuer (HTTP status 404); check the issuer's URL" in stderr) == (1, True)
+    assert (status, "has no metadata of an issuer (HTTP status 404); check the issuer's URL" in stderr) == (
+        1,
+        True,
+    )
 
 
 def test_an_issuer_that_never_answers_is_left_at_the_deadline(host: Host, issuer: Issuer) -> None:
@@ -366,22 +475,41 @@ def test_an_issuer_that_never_answers_is_left_at_the_deadline(host: Host, issuer
     client = issuer.add_client()
     secret = host.secret("client.secret", f"{client.client_secret}\n")
     known = ["--client-id", client.client_id, "--client-secret-file", str(secret)]
-    options = ["--client-credentials", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), *known, "--timeout", "4", "probe"]
+    options = [
+        "--client-credentials",
+        "--issuer",
+        issuer.url,
+        "--ca-file",
+        str(issuer.ca_file),
+        *known,
+        "--timeout",
+        "4",
+        "probe",
+    ]
     for endpoint in ("registration", "device_authorization", "token"):
         issuer.fault(endpoint=endpoint, hang=True)
-    # What comes before must have its answer, however slow the machine: four seconds for metadata, twelve for oidc-gen.
+    # What comes before must have its answer, however slow the machine: four seconds for metadata, twelve for
+    # oidc-gen.
     registering = host.popen(host.registrar(*given(host, issuer), "--timeout", "4", "robot"), {})
     until(lambda: issuer.counts().registration == 1)
-    logging_in = host.popen(host.registrar(*given(host, issuer, "--manual", *known), "--timeout", "4", "drone"), {})
+    logging_in = host.popen(
+        host.registrar(*given(host, issuer, "--manual", *known), "--timeout", "4", "drone"), {}
+    )
     until(lambda: issuer.counts().device_authorization == 1)
     proving = host.popen(host.registrar(*options), {})
     until(lambda: issuer.counts().token == 1)
     issuer.fault(endpoint="discovery", hang=True)
     silent = host.popen(host.registrar(*given(host, issuer), "--timeout", "1", "silent"), {})
 
-    ends = [(one.communicate(timeout=LONGEST)[1], one.returncode) for one in (registering, logging_in, proving, silent)]
+    ends = [
+        (one.communicate(timeout=LONGEST)[1], one.returncode)
+        for one in (registering, logging_in, proving, silent)
+    ]
 
-    by_itself, by_oidc_gen = f"{issuer.url[8:]} had not answered after {{}} s\n", "the issuer did not answer in time\n"
+    by_itself, by_oidc_gen = (
+        f"{issuer.url[8:]} had not answered after {{}} s\n",
+        "the issuer did not answer in time\n",
+    )
     assert ends == [(by_oidc_gen, 1), (by_oidc_gen, 1), (by_itself.format(4), 1), (by_itself.format(1), 1)]
     assert nothing_is_left(host, "client.secret")
 
@@ -393,8 +521,13 @@ def test_an_issuer_that_falls_silent_once_the_code_is_shown_is_left_when_the_per
         monkeypatch.setenv(name, value)
     issuer.fault(endpoint="token", hang=True)
     shown: list[str] = []
-    request = registration.Request("robot", issuer.url, SCOPE, "", str(issuer.ca_file), password=Secret("x"), longest_wait=2.0)
-    with pytest.raises(TimedOut, match="the authorization did not end"), registration.begun("robot", None, 20.0, again=False) as login:
+    request = registration.Request(
+        "robot", issuer.url, SCOPE, "", str(issuer.ca_file), password=Secret("x"), longest_wait=2.0
+    )
+    with (
+        pytest.raises(TimedOut, match="the authorization did not end"),
+        registration.begun("robot", None, 20.0, again=False) as login,
+    ):
         registration.register(request, login, str(host.runtime), 20.0, lambda _url, code: shown.append(code))
     assert len(shown) == 1
     issuer.clear_faults()
@@ -406,9 +539,16 @@ def test_an_issuer_that_falls_silent_once_the_code_is_shown_is_left_when_the_per
 def test_an_issuer_that_registers_no_client_is_said_to_and_how_to_go_on(host: Host, issuer: Issuer) -> None:
     by_hand = "; have a client registered at the issuer (redirect URI http://localhost:4242, device flow), then use --manual\n"
 
-    issuer.fault(endpoint="registration", status=403, body='{"error": "access_denied", "error_description": "not for you"}')
+    issuer.fault(
+        endpoint="registration",
+        status=403,
+        body='{"error": "access_denied", "error_description": "not for you"}',
+    )
     refused = host.setup(*given(host, issuer), "robot")
-    assert (refused.status, refused.stderr) == (1, f"the issuer registered no client (access_denied: not for you){by_hand}")
+    assert (refused.status, refused.stderr) == (
+        1,
+        f"the issuer registered no client (access_denied: not for you){by_hand}",
+    )
     issuer.clear_faults()
 
     issuer.settings(registration_without_scope=True)
@@ -442,21 +582,28 @@ def test_without_a_password_file_the_option_that_makes_one_is_named(
     assert f"the password file {host.root}/robot.pw is empty" in said(*options, "robot")[2]
 
 
-def test_password_and_secret_files_that_others_can_write_are_refused_before_anything_is_done(host: Host, issuer: Issuer) -> None:
+def test_password_and_secret_files_that_others_can_write_are_refused_before_anything_is_done(
+    host: Host, issuer: Issuer
+) -> None:
     pw_file, secret = host.secret("robot.pw", "password\n"), host.secret("secret", "hunter2\n")
     for file in (pw_file, secret):
         file.chmod(0o602)
     manual = ["--manual", "--client-id", "x", "--client-secret-file", str(secret)]
     done = host.setup(*given(host, issuer, *manual), "robot")
     assert (done.status, done.stdout) == (78, "")
-    assert done.stderr.splitlines()[:2] == [f"{file}: others can write it: chmod o-w {file}" for file in (secret, pw_file)]
+    assert done.stderr.splitlines()[:2] == [
+        f"{file}: others can write it: chmod o-w {file}" for file in (secret, pw_file)
+    ]
     assert nothing_is_left(host, "robot.pw", "secret")
     assert issuer.counts().total == 0
 
 
 def test_without_oidc_agent_its_package_is_named(host: Host, issuer: Issuer) -> None:
     done = host.setup(*given(host, issuer), "robot", env={"PATH": "/nonexistent"})
-    assert (done.status, done.stderr) == (1, "oidc-gen is not installed; install the package oidc-agent-cli\n")
+    assert (done.status, done.stderr) == (
+        1,
+        "oidc-gen is not installed; install the package oidc-agent-cli\n",
+    )
     assert nothing_is_left(host)
 
 
@@ -485,7 +632,9 @@ def during_login(host: Host, issuer: Issuer, arguments: list[str], meanwhile: Ca
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_where_the_account_cannot_be_written_nobody_is_asked_to_log_in(host: Host, issuer: Issuer, registry: Host, fault: str) -> None:
+def test_where_the_account_cannot_be_written_nobody_is_asked_to_log_in(
+    host: Host, issuer: Issuer, registry: Host, fault: str
+) -> None:
     account = host.account_file("robot")
     account.parent.mkdir(mode=0o700)
 
@@ -528,7 +677,9 @@ def test_root_proves_that_the_service_user_can_write_the_account(host: Host, iss
     theirs = accounts.with_name("theirs")
     theirs.symlink_to(accounts)
     for directory in (accounts, theirs):
-        done = host.setup(*given(host, issuer), "--service-user", "nobody", "robot", env={"OIDC_CONFIG_DIR": str(directory)})
+        done = host.setup(
+            *given(host, issuer), "--service-user", "nobody", "robot", env={"OIDC_CONFIG_DIR": str(directory)}
+        )
         remedy = f"make room in {directory}, and let nobody write there"
         cannot = f"the account file {directory}/robot cannot be written (Permission denied): nobody was asked to log in; {remedy}\n"
         assert (done.status, done.stdout, done.stderr) == (1, "", cannot)
@@ -564,17 +715,26 @@ def test_a_disk_that_fills_up_during_the_login_costs_nothing(host: Host, issuer:
     apart(body, tmpfs={accounts: "size=256k"})
 
 
-def test_a_login_that_could_not_be_written_is_said_and_the_account_is_as_it_was(host: Host, issuer: Issuer, registry: Host) -> None:
+def test_a_login_that_could_not_be_written_is_said_and_the_account_is_as_it_was(
+    host: Host, issuer: Issuer, registry: Host
+) -> None:
     account = host.account_file("robot")
     account.parent.mkdir(mode=0o700)
 
     def body() -> None:
-        make_room = f"make room in {account.parent}, and let the service user write there, and run it again: {SETUP}"
+        make_room = (
+            f"make room in {account.parent}, and let the service user write there, and run it again: {SETUP}"
+        )
         read_only = "(Read-only file system)"
 
-        done = during_login(host, issuer, [*given(host, issuer), "robot"], lambda: mount(account.parent, "remount,ro"))
+        done = during_login(
+            host, issuer, [*given(host, issuer), "robot"], lambda: mount(account.parent, "remount,ro")
+        )
         assert done.status == 1
-        assert done.stderr == f"the account file {account} cannot be written {read_only}: nothing was set up; {make_room} robot\n"
+        assert (
+            done.stderr
+            == f"the account file {account} cannot be written {read_only}: nothing was set up; {make_room} robot\n"
+        )
         assert "is ready" not in done.stdout
         assert not (host.root / "robot.pw").exists()
         mount(account.parent, "remount,rw")
@@ -614,16 +774,23 @@ def test_a_new_login_that_is_none_is_said_to_be_none(host: Host, registry: Host)
         host.program("oidc-gen", f"{script}\n")
         done = host.setup(*again(host))
         assert (done.status, "is ready" in done.stdout) == (1, False)
-        assert done.stderr.startswith("oidc-gen said that all is well, but wrote no new login: the account is as it was; ")
+        assert done.stderr.startswith(
+            "oidc-gen said that all is well, but wrote no new login: the account is as it was; "
+        )
         assert host.account_file("robot").read_bytes() == before
         assert in_accounts(host) == {"robot"}
 
 
-def test_a_damaged_account_is_not_logged_in_again(host: Host, registry: Host, said: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_damaged_account_is_not_logged_in_again(
+    host: Host, registry: Host, said: Callable[..., tuple[int, str, str]]
+) -> None:
     host.adopt(registry, "robot")
     os.truncate(host.account_file("robot"), 2)
     status, _, stderr = said(*again(host))
-    assert (status, stderr.startswith(f"the account file {host.account_file('robot')} is damaged: ")) == (1, True)
+    assert (status, stderr.startswith(f"the account file {host.account_file('robot')} is damaged: ")) == (
+        1,
+        True,
+    )
     assert stderr.endswith(f"remove it and run: {SETUP} robot\n")
 
 
@@ -664,7 +831,9 @@ def test_a_second_setup_of_an_account_leaves_the_first_one_alone(host: Host, iss
     assert (second.status, second.stdout, second.stderr) == (1, "", f"{message}; {remedy}\n")
     assert (host.root / "robot.pw").read_text() == password
     # Two accounts are two accounts.
-    other = host.popen(host.registrar(*given(host, issuer), "--pw-file", str(host.root / "drone.pw"), "drone"), {})
+    other = host.popen(
+        host.registrar(*given(host, issuer), "--pw-file", str(host.root / "drone.pw"), "drone"), {}
+    )
     until(lambda: len(issuer.pending_user_codes()) == 2)
     other.send_signal(signal.SIGTERM)
     other.communicate(timeout=LONGEST)
@@ -679,7 +848,10 @@ def test_a_second_setup_of_an_account_leaves_the_first_one_alone(host: Host, iss
     wait_for_code(issuer, relogin)
     before = host.account_file("robot").read_bytes()
     second = host.setup(*again(host))
-    assert (second.status, f"another setup of account robot is at work (process {relogin.pid}): " in second.stderr) == (1, True)
+    assert (
+        second.status,
+        f"another setup of account robot is at work (process {relogin.pid}): " in second.stderr,
+    ) == (1, True)
     issuer.deny_next()
     relogin.communicate(timeout=LONGEST)
     assert host.account_file("robot").read_bytes() == before
@@ -737,7 +909,9 @@ def test_a_killed_new_login_leaves_the_account_as_it_was(host: Host, issuer: Iss
 # secrets
 
 
-def test_on_a_terminal_what_is_missing_is_asked_for_and_a_secret_is_not_echoed(host: Host, issuer: Issuer) -> None:
+def test_on_a_terminal_what_is_missing_is_asked_for_and_a_secret_is_not_echoed(
+    host: Host, issuer: Issuer
+) -> None:
     client = issuer.add_client()
     pw_file = str(host.root / "robot.pw")
     command = host.registrar("--manual", "--pw-file", pw_file, "--create-pw-file", "robot")
@@ -761,12 +935,21 @@ def test_on_a_terminal_what_is_missing_is_asked_for_and_a_secret_is_not_echoed(h
 
 
 @pytest.mark.parametrize("before", ["nothing", "the same", "another"])
-def test_a_client_secret_that_was_typed_is_kept_in_a_file_of_its_own(host: Host, issuer: Issuer, before: str) -> None:
+def test_a_client_secret_that_was_typed_is_kept_in_a_file_of_its_own(
+    host: Host, issuer: Issuer, before: str
+) -> None:
     client = issuer.add_client()
     kept = host.root / "probe.secret"
     if before != "nothing":
         host.secret(kept.name, f"{client.client_secret if before == 'the same' else before}\n")
-    command = host.registrar("--client-credentials", "--pw-file", str(host.root / "probe.pw"), "--ca-file", str(issuer.ca_file), "probe")
+    command = host.registrar(
+        "--client-credentials",
+        "--pw-file",
+        str(host.root / "probe.pw"),
+        "--ca-file",
+        str(issuer.ca_file),
+        "probe",
+    )
     with Terminal(command, host.environment({})) as terminal:
         for question, answer in (
             ("Issuer URL: ", issuer.url),
@@ -816,12 +999,22 @@ def test_anyone_but_root_and_the_service_user_is_told_to_run_it_as_root() -> Non
     )
     root = Path(__file__).resolve().parent.parent.parent
     command = [sys.executable, "-c", program, str(pwd.getpwnam("nobody").pw_uid)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, timeout=LONGEST)
+    done = subprocess.run(
+        command,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=LONGEST,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("run this as root: accounts belong to the service user root; ")
 
 
-def test_root_works_as_the_service_user_who_need_not_be_able_to_read_the_password_file(host: Host, issuer: Issuer) -> None:
+def test_root_works_as_the_service_user_who_need_not_be_able_to_read_the_password_file(
+    host: Host, issuer: Issuer
+) -> None:
     """Without root's privileges, the service user is this user, and the account simply its own."""
     user = pwd.getpwnam("nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
     public = host.short / "run"
@@ -833,7 +1026,16 @@ def test_root_works_as_the_service_user_who_need_not_be_able_to_read_the_passwor
     ca_file = public / "ca.pem"
     ca_file.write_bytes(issuer.ca_file.read_bytes())
     pw_file = host.secret("robot.pw", "known to root alone\n")
-    options = ["--service-user", user.pw_name, "--issuer", issuer.url, "--ca-file", str(ca_file), "--scope", SCOPE]
+    options = [
+        "--service-user",
+        user.pw_name,
+        "--issuer",
+        issuer.url,
+        "--ca-file",
+        str(ca_file),
+        "--scope",
+        SCOPE,
+    ]
     # A directory for temporary files that is closed to the service user.
     env = {"OIDC_CONFIG_DIR": str(accounts), "TMPDIR": str(host.home)}
 
@@ -872,12 +1074,30 @@ def agents_of(accounts: Path) -> list[Path]:
 
 
 def test_what_is_made_belongs_to_the_service_user(host: Host, issuer: Issuer) -> None:
-    user: Optional[pwd.struct_passwd] = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    user: Optional[pwd.struct_passwd] = (
+        pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    )
     assert user is not None
     client = issuer.add_client()
     secret = host.secret("client.secret", f"{client.client_secret}\n")
-    options = ["--client-credentials", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--client-id", client.client_id]
-    done = host.setup(*options, "--client-secret-file", str(secret), "--write-config", "--service-user", user.pw_name, "probe")
+    options = [
+        "--client-credentials",
+        "--issuer",
+        issuer.url,
+        "--ca-file",
+        str(issuer.ca_file),
+        "--client-id",
+        client.client_id,
+    ]
+    done = host.setup(
+        *options,
+        "--client-secret-file",
+        str(secret),
+        "--write-config",
+        "--service-user",
+        user.pw_name,
+        "probe",
+    )
     assert done.status == 0, done.stderr
     written = host.config.parent / "config.d" / "probe.ini"
     assert (written.stat().st_uid, written.stat().st_gid) == (os.geteuid(), user.pw_gid)

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from osg_token_renewer import jwt
 from osg_token_renewer.history import History
-from osg_token_renewer.model import Outcome, State, TokenSpec
+from osg_token_renewer.model import Outcome, State
+from osg_token_renewer.tokens import jwt
 from tests.host import LONGEST, Host
 from tests.report.samples import encoded
+from tests.specs import file_token
 
 # No issuer is there: `status` asks none.
 ACCOUNT = """
@@ -29,7 +30,14 @@ token_request_url = https://issuer.invalid/token
 client_id = probe
 client_secret = hunter2
 """
-STATES = {"ce": "fresh", "storage": "due", "perfsonar": "expiring", "old": "expired", "refused": "failed", "new": "missing"}
+STATES = {
+    "ce": "fresh",
+    "storage": "due",
+    "perfsonar": "expiring",
+    "old": "expired",
+    "refused": "failed",
+    "new": "missing",
+}
 
 
 # With half an hour more, so that it is still said to be a day when some time has passed.
@@ -39,7 +47,17 @@ DAY = 86400 + 1800
 def publish(host: Host, name: str, left: float) -> None:
     path = host.tokens / name
     path.touch(mode=0o600)
-    path.write_text(encoded({"iss": "https://issuer.example.org", "exp": time.time() + left, "scope": "compute.read", "aud": "ce"}) + "\n")
+    path.write_text(
+        encoded(
+            {
+                "iss": "https://issuer.example.org",
+                "exp": time.time() + left,
+                "scope": "compute.read",
+                "aud": "ce",
+            }
+        )
+        + "\n"
+    )
 
 
 @pytest.fixture
@@ -49,7 +67,9 @@ def full(host: Host) -> Host:
     host.configure(ACCOUNT + "".join(tokens) + host.token("storage", "probe"))
     for name, left in {"ce": DAY, "storage": DAY, "perfsonar": 355, "old": -DAY, "refused": DAY}.items():
         publish(host, name, left)
-    failures = [Outcome(TokenSpec("refused", "probe", ""), State.FAILED, "refused", "invalid_client: no such client")]
+    failures = [
+        Outcome(file_token("refused", "probe", ""), State.FAILED, "refused", "invalid_client: no such client")
+    ]
     for ago in (600, 300):
         History(str(host.state)).record(failures, time.time() - ago)
     return host
@@ -60,13 +80,17 @@ def test_a_token_that_spread_moves_ahead_is_due(host: Host) -> None:
     host.configure(ACCOUNT + token + renewer + "spread = 100000000\n")
     publish(host, "ce", DAY)
     text = (host.tokens / "ce").read_text()
-    spec = TokenSpec("ce", "probe", str(host.tokens / "ce"))
-    renewed = Outcome(spec, State.RENEWED, "renewed", "renewed", token=jwt.parse(text), fingerprint=jwt.fingerprint(text))
+    spec = file_token("ce", "probe", str(host.tokens / "ce"))
+    renewed = Outcome(
+        spec, State.RENEWED, "renewed", "renewed", token=jwt.parse(text), fingerprint=jwt.fingerprint(text)
+    )
     # So long ago that it has enough life to be moved by years.
     History(str(host.state)).record([renewed], 1_000_000_000.0)
     (shown,) = json.loads(host.run("status", "--json").stdout)["tokens"]
     assert shown["state"] == "due"
-    assert re.fullmatch("1 d left, moved [0-9]+ d [0-9]+ h ahead of the 10 min of min_lifetime by spread", shown["reason"])
+    assert re.fullmatch(
+        "1 d left, moved [0-9]+ d [0-9]+ h ahead of the 10 min of min_lifetime by spread", shown["reason"]
+    )
     assert f"token ce: would be obtained: {shown['reason']}" in host.run("renew", "--dry-run").stdout
 
     host.configure(ACCOUNT + token + renewer)
@@ -80,7 +104,9 @@ def on_a_terminal(host: Host, columns: int, **env: str) -> tuple[int, str]:
     try:
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         environment = host.environment({"TERM": "xterm-256color", **env})
-        with subprocess.Popen(host.renewer("status"), env=environment, stdin=subprocess.DEVNULL, stdout=its) as process:
+        with subprocess.Popen(
+            host.renewer("status"), env=environment, stdin=subprocess.DEVNULL, stdout=its
+        ) as process:
             os.close(its)
             text = b""
             while select.select([ours], [], [], LONGEST)[0]:
@@ -99,13 +125,18 @@ def without_colors(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def test_a_pipe_gets_one_line_a_token_without_colors_and_the_exit_status_says_that_not_all_is_well(full: Host) -> None:
+def test_a_pipe_gets_one_line_a_token_without_colors_and_the_exit_status_says_that_not_all_is_well(
+    full: Host,
+) -> None:
     done = full.run("status")
     assert (done.status, done.stderr) == (1, "")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert {line[0]: line[2] for line in lines[1:]} == STATES
     assert "\x1b" not in done.stdout
-    assert re.search(r"/tokens/refused +5 min ago, 2 in a row, refused: invalid_client: no such client$", done.line("refused "))
+    assert re.search(
+        r"/tokens/refused +5 min ago, 2 in a row, refused: invalid_client: no such client$",
+        done.line("refused "),
+    )
 
 
 def test_a_narrow_terminal_shows_token_state_and_time_left_and_no_line_is_wider(full: Host) -> None:
@@ -148,8 +179,14 @@ def test_json_has_each_token_and_the_same_exit_status(full: Host) -> None:
     assert (tokens["ce"]["mode"], tokens["new"]["mode"]) == ("0600", None)
 
 
-@pytest.mark.parametrize(("left", "expected"), [(3600, 0), (300, 0), (-1, 1), (None, 1)], ids=["fresh", "expiring", "expired", "missing"])
-def test_the_exit_status_is_1_only_when_a_consumer_would_notice(host: Host, left: float | None, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [(3600, 0), (300, 0), (-1, 1), (None, 1)],
+    ids=["fresh", "expiring", "expired", "missing"],
+)
+def test_the_exit_status_is_1_only_when_a_consumer_would_notice(
+    host: Host, left: float | None, expected: int
+) -> None:
     host.configure(ACCOUNT + host.token("x", "probe", min_lifetime=600))
     if left is not None:
         publish(host, "x", left)
@@ -166,7 +203,9 @@ def test_no_token_is_said_and_is_well(host: Host) -> None:
 def test_status_changes_nothing_and_leaves_no_history_behind(host: Host) -> None:
     host.configure(ACCOUNT + host.token("x", "probe"))
     host.run("status")
-    assert [path for directory in (host.tokens, host.state, host.runtime) for path in directory.iterdir()] == []
+    assert [
+        path for directory in (host.tokens, host.state, host.runtime) for path in directory.iterdir()
+    ] == []
 
 
 def test_a_wrong_configuration_is_not_a_state(host: Host) -> None:
@@ -197,7 +236,9 @@ def test_a_path_that_is_not_utf_8_is_shown(host: Host) -> None:
 def test_a_reader_that_has_seen_enough_is_no_error(full: Host) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with subprocess.Popen(full.renewer("status"), env=full.environment({}), stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        full.renewer("status"), env=full.environment({}), stdout=writing, stderr=subprocess.PIPE, text=True
+    ) as process:
         os.close(writing)
         _, stderr = process.communicate(timeout=LONGEST)
     assert (process.returncode, stderr) == (141, "")

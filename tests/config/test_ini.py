@@ -1,4 +1,5 @@
-"""INI text to sections: what the standard ConfigParser reads is read as the same values, and the rest has a place."""
+"""INI text to sections: what the standard ConfigParser reads is read as the same values, and the rest has a
+place."""
 
 from __future__ import annotations
 
@@ -21,11 +22,16 @@ def read(path: Path, *texts: Union[str, bytes]) -> tuple[dict[str, ini.Section],
         files.append(str(file))
     sections, problems = ini.read(files)
     broken = [problem for section in sections for problem in section.broken.values()]
-    return {section.name: section for section in sections}, [str(problem).replace(f"{path}/", "") for problem in problems + broken]
+    return {section.name: section for section in sections}, [
+        str(problem).replace(f"{path}/", "") for problem in problems + broken
+    ]
 
 
 def values(sections: dict[str, ini.Section]) -> dict[str, dict[str, str]]:
-    return {name: {option: value.text for option, value in section.options.items()} for name, section in sections.items()}
+    return {
+        name: {option: value.text for option, value in section.options.items()}
+        for name, section in sections.items()
+    }
 
 
 def one(path: Path, value: str) -> str:
@@ -81,7 +87,8 @@ TEXTS = [
 
 
 def standard(text: str) -> Optional[dict[str, dict[str, Optional[str]]]]:
-    """What the standard parser makes of it: None for an option that is not to be had, None if it does not accept the text."""
+    """What the standard parser makes of it: None for an option that is not to be had, None if it does not
+    accept the text."""
     parser = configparser.ConfigParser()
     try:
         parser.read_string(text)
@@ -184,8 +191,13 @@ def test_bytes_that_are_not_utf_8_harm_nothing(tmp_path: Path) -> None:
 
 
 def test_each_section_and_option_has_its_place(tmp_path: Path) -> None:
-    sections, _ = read(tmp_path, "# comment\n\n[x]\na = 1\n  more\n\nb = 2\n\n[y]\nc=3\n", "[y]\nd=4\n[DEFAULT]\ne=5\n")
-    places = {name: [str(section.place), *(str(value.place) for value in section.options.values())] for name, section in sections.items()}
+    sections, _ = read(
+        tmp_path, "# comment\n\n[x]\na = 1\n  more\n\nb = 2\n\n[y]\nc=3\n", "[y]\nd=4\n[DEFAULT]\ne=5\n"
+    )
+    places = {
+        name: [str(section.place), *(str(value.place) for value in section.options.values())]
+        for name, section in sections.items()
+    }
     assert places == {
         "x": [f"{tmp_path}/{place}" for place in ("0:3", "0:4", "0:7", "1:4")],
         "y": [f"{tmp_path}/{place}" for place in ("0:9", "0:10", "1:2", "1:4")],
@@ -193,7 +205,9 @@ def test_each_section_and_option_has_its_place(tmp_path: Path) -> None:
 
 
 def test_a_later_file_adds_sections_and_overrides_single_options(tmp_path: Path) -> None:
-    sections, problems = read(tmp_path, "[x]\na = 1\nb = 2\n", "[x]\nB = 3\nc = 4\n[y]\na = 5\n", "[x]\nc = 6\n")
+    sections, problems = read(
+        tmp_path, "[x]\na = 1\nb = 2\n", "[x]\nB = 3\nc = 4\n[y]\na = 5\n", "[x]\nc = 6\n"
+    )
     assert problems == []
     assert values(sections) == {"x": {"a": "1", "b": "3", "c": "6"}, "y": {"a": "5"}}
     assert str(sections["x"].options["b"].place) == f"{tmp_path}/1:2"
@@ -201,7 +215,9 @@ def test_a_later_file_adds_sections_and_overrides_single_options(tmp_path: Path)
 
 
 def test_a_later_file_may_write_the_title_of_a_section_with_other_blanks(tmp_path: Path) -> None:
-    sections, problems = read(tmp_path, "[token x]\na = 1\n", "[ token  x ]\nb = 2\n", "[token\tx]\na = 3\n[token\tx]\n")
+    sections, problems = read(
+        tmp_path, "[token x]\na = 1\n", "[ token  x ]\nb = 2\n", "[token\tx]\na = 3\n[token\tx]\n"
+    )
     assert values(sections) == {"token x": {"a": "3", "b": "2"}}
     assert problems == ["2:3: [token\\tx] stands twice in this file, first in line 1"]
 
@@ -212,7 +228,9 @@ def test_a_section_whose_title_is_almost_default_is_no_default(tmp_path: Path) -
 
 
 def test_references_see_the_options_of_all_files(tmp_path: Path) -> None:
-    sections, problems = read(tmp_path, "[DEFAULT]\nhost = one\n[x]\nurl = https://%(host)s/\n", "[x]\nhost = two\n")
+    sections, problems = read(
+        tmp_path, "[DEFAULT]\nhost = one\n[x]\nurl = https://%(host)s/\n", "[x]\nhost = two\n"
+    )
     assert (values(sections)["x"]["url"], problems) == ("https://two/", [])
 
 
@@ -250,7 +268,9 @@ def test_a_file_that_cannot_be_opened_does_not_hide_the_others(tmp_path: Path) -
     (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
-    sections, problems = ini.read([str(tmp_path / name) for name in ("a.ini", "gone", "directory", "pipe", "device")])
+    sections, problems = ini.read(
+        [str(tmp_path / name) for name in ("a.ini", "gone", "directory", "pipe", "device")]
+    )
     assert [section.name for section in sections] == ["x"]
     assert [str(problem) for problem in problems] == [
         f"{tmp_path}/gone: cannot be read: No such file or directory",

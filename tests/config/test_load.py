@@ -116,7 +116,11 @@ def test_warnings_alone_do_not_stop_it(tmp_path: Path) -> None:
 def test_drop_ins_add_sections_and_options_and_override_single_ones(tmp_path: Path) -> None:
     file = main(tmp_path, ACCOUNT + TOKEN.replace("{name}", "x") + "scope = read\naudience = one\n")
     drop_in(tmp_path, "20.ini", "[token x]\nscope = write\n")
-    drop_in(tmp_path, "10.ini", "[token x]\nscope = overridden\nmin_lifetime = 60\n" + TOKEN.replace("{name}", "y"))
+    drop_in(
+        tmp_path,
+        "10.ini",
+        "[token x]\nscope = overridden\nmin_lifetime = 60\n" + TOKEN.replace("{name}", "y"),
+    )
     found = config.load(file)
     assert [(token.name, token.scope, token.audience, token.min_lifetime) for token in found.tokens] == [
         ("x", ("write",), ("one",), 60),
@@ -128,7 +132,7 @@ def test_drop_ins_add_sections_and_options_and_override_single_ones(tmp_path: Pa
 def test_a_drop_in_can_mend_what_the_main_file_lacks(tmp_path: Path) -> None:
     file = main(tmp_path, ACCOUNT + "[token x]\naccount = robot\nmode = wrong\n")
     drop_in(tmp_path, "a.ini", "[token x]\ntoken_path = /x\nmode = 0640\n")
-    assert config.load(file).tokens[0].mode == 0o640
+    assert config.load(file).tokens[0].destination.mode == 0o640
 
 
 def test_only_files_with_the_right_end_are_drop_ins(tmp_path: Path) -> None:
@@ -172,7 +176,9 @@ def test_a_directory_whose_name_has_a_pattern_keeps_its_drop_ins(tmp_path: Path)
     assert [token.name for token in config.load(file).tokens] == ["x"]
 
 
-def test_the_variable_names_another_main_file_and_its_drop_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_names_another_main_file_and_its_drop_ins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         main(tmp_path / name)
@@ -203,7 +209,9 @@ def test_a_main_file_that_cannot_be_read_is_the_only_problem(tmp_path: Path, kin
         why = "Not a directory"
     if kind != "below a file":
         drop_in(tmp_path, "10.ini", "[token x]\naccount = not there\n")
-    assert problems(tmp_path, str(file)) == [f"{str(file).replace(f'{tmp_path}/', '')}: cannot be read: {why}"]
+    assert problems(tmp_path, str(file)) == [
+        f"{str(file).replace(f'{tmp_path}/', '')}: cannot be read: {why}"
+    ]
 
 
 def test_a_drop_in_that_cannot_be_read_is_a_problem_beside_the_others(tmp_path: Path) -> None:
@@ -217,7 +225,9 @@ def test_a_drop_in_that_cannot_be_read_is_a_problem_beside_the_others(tmp_path: 
     ]
 
 
-def test_a_configuration_that_others_can_change_is_refused_and_all_else_that_is_wrong_is_told_with_it(tmp_path: Path) -> None:
+def test_a_configuration_that_others_can_change_is_refused_and_all_else_that_is_wrong_is_told_with_it(
+    tmp_path: Path,
+) -> None:
     file = main(tmp_path, ACCOUNT + TOKEN.replace("{name}", "x") + "mode = 0666\n")
     for name in ("10.ini", "20.ini"):
         drop_in(tmp_path, name, "# nothing\n")
@@ -242,7 +252,9 @@ if os.geteuid() == 0:  # nobody else can give files away
         drop_in(tmp_path, "10.ini", "# nothing\n")
         os.chown(tmp_path / name, 4242, 0)
         (found,) = problems(tmp_path, file)
-        assert found.startswith(f"{name}: it belongs to 4242, neither to root nor to the service user: chown osg-token-svc ")
+        assert found.startswith(
+            f"{name}: it belongs to 4242, neither to root nor to the service user: chown osg-token-svc "
+        )
 
 
 def test_an_empty_configuration_has_no_problem_and_no_token(tmp_path: Path) -> None:
@@ -256,7 +268,11 @@ def test_the_example_that_is_installed_has_no_problem_and_neither_has_what_it_sh
     file.write_text(example)
     assert config.load(str(file)).tokens == ()
     file.write_text(
-        "".join(line[1:] + "\n" for line in example.splitlines() if line.startswith("#") and (" = " in line or line.startswith("#[")))
+        "".join(
+            line[1:] + "\n"
+            for line in example.splitlines()
+            if line.startswith("#") and (" = " in line or line.startswith("#["))
+        )
     )
     found = config.load(str(file))
     assert (len(found.accounts), len(found.tokens), found.tokens[0].min_lifetime) == (2, 1, 1800)

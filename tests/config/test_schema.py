@@ -9,18 +9,21 @@ import pytest
 
 from osg_token_renewer.config import ini, schema
 from osg_token_renewer.errors import ConfigError
-from osg_token_renewer.model import Account, Config, Options, Secret, TokenSpec
+from osg_token_renewer.model import Account, Config, Options, Secret
 from osg_token_renewer.options import SecretFile
-from osg_token_renewer.sources import client_credentials, oidc_agent
+from osg_token_renewer.sources import client_credentials
+from osg_token_renewer.sources.oidc_agent import source
 
 AGENT = "[account robot]\npassword_file = {path}/robot.pw\n"
 CLIENT = "[account probe]\ntoken_request_url = https://issuer.example.org/token\nclient_id = probe\nclient_secret = hunter2\n"
 OF_PROBE = "[token of-probe]\naccount = probe\ntoken_path = {path}/of-probe.token\n"
 TOKEN = "[token x]\naccount = robot\ntoken_path = {path}/x.token\n"
+from tests.specs import file_token
 
 
 def build(path: Path, text: str) -> tuple[Config, list[str]]:
-    """The configuration of a private config.ini, `{path}` filled in, and what is said of it, from the line number on."""
+    """The configuration of a private config.ini, `{path}` filled in, and what is said of it, from the line
+    number on."""
     for name, content in (("robot.pw", "password\n"), ("config.ini", text.replace("{path}", str(path)))):
         (path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
         (path / name).chmod(0o600)
@@ -28,7 +31,9 @@ def build(path: Path, text: str) -> tuple[Config, list[str]]:
     sections, wrong = ini.read(files)
     assert wrong == []
     found, problems = schema.build(sections, files)
-    return found, [str(problem).replace(f"{path}/config.ini:", "").replace(str(path), "{path}") for problem in problems]
+    return found, [
+        str(problem).replace(f"{path}/config.ini:", "").replace(str(path), "{path}") for problem in problems
+    ]
 
 
 def said(path: Path, text: str) -> list[str]:
@@ -42,9 +47,13 @@ def test_an_oidc_agent_account_and_its_token(tmp_path: Path) -> None:
     found, problems = build(tmp_path, AGENT + TOKEN)
     assert problems == []
     assert found.accounts == {
-        "robot": Account("robot", "oidc-agent", oidc_agent.settings({"password_file": SecretFile(f"{tmp_path}/robot.pw")}))
+        "robot": Account(
+            "robot",
+            "oidc-agent",
+            source.OidcAgent().settings({"password_file": SecretFile(f"{tmp_path}/robot.pw")}),
+        )
     }
-    assert found.tokens == (TokenSpec("x", "robot", f"{tmp_path}/x.token"),)
+    assert found.tokens == (file_token("x", "robot", f"{tmp_path}/x.token"),)
     assert (found.options.workers, found.options.state_dir, found.options.runtime_dir) == (None, None, None)
 
 
@@ -52,7 +61,9 @@ def test_a_client_credentials_account(tmp_path: Path) -> None:
     found, problems = build(tmp_path, CLIENT)
     assert problems == []
     assert found.accounts["probe"] == Account(
-        "probe", "client-credentials", client_credentials.Settings("https://issuer.example.org/token", "probe", Secret("hunter2"))
+        "probe",
+        "client-credentials",
+        client_credentials.Settings("https://issuer.example.org/token", "probe", Secret("hunter2")),
     )
 
 
@@ -67,11 +78,23 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
         "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\nrun_timeout = 90\nspread = 3600\n",
     )
     assert problems == []
-    settings = client_credentials.Settings("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem")
+    settings = client_credentials.Settings(
+        "https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem"
+    )
     assert found.accounts["probe"] == Account("probe", "client-credentials", settings, 5.0)
     assert found.tokens == (
-        TokenSpec(
-            "x", "probe", "/x", ("one", "two", "three"), ("a", "b"), 1800, 0o640, "condor", "99", enforce_claims=True, remove_expired=True
+        file_token(
+            "x",
+            "probe",
+            "/x",
+            ("one", "two", "three"),
+            ("a", "b"),
+            1800,
+            0o640,
+            "condor",
+            "99",
+            enforce_claims=True,
+            remove_expired=True,
         ),
     )
     assert found.options == Options(workers=3, state_dir="/s", runtime_dir="/r", run_timeout=90, spread=3600)
@@ -81,23 +104,33 @@ def test_an_empty_value_is_an_absent_one(tmp_path: Path) -> None:
     found, problems = build(tmp_path, AGENT + "timeout =\n" + TOKEN + "audience =\nmin_lifetime =\nmode =\n")
     assert problems == []
     assert found.accounts["robot"].timeout == 60
-    assert found.tokens == (TokenSpec("x", "robot", f"{tmp_path}/x.token"),)
+    assert found.tokens == (file_token("x", "robot", f"{tmp_path}/x.token"),)
 
 
 def test_default_values_stand_for_every_section(tmp_path: Path) -> None:
     text = "[DEFAULT]\nmin_lifetime = 600\npassword_file = {path}/robot.pw\ntoken_path = {path}/%(account)s.%(audience)s\naudience = ce\n"
-    found, problems = build(tmp_path, text + "[account robot]\n[token x]\naccount = robot\n[token y]\naccount = robot\naudience = se\n")
+    found, problems = build(
+        tmp_path,
+        text + "[account robot]\n[token x]\naccount = robot\n[token y]\naccount = robot\naudience = se\n",
+    )
     assert problems == []
-    assert [(token.min_lifetime, token.path) for token in found.tokens] == [(600, f"{tmp_path}/robot.ce"), (600, f"{tmp_path}/robot.se")]
+    assert [(token.min_lifetime, token.path) for token in found.tokens] == [
+        (600, f"{tmp_path}/robot.ce"),
+        (600, f"{tmp_path}/robot.se"),
+    ]
 
 
 def test_blanks_in_a_header_do_not_matter(tmp_path: Path) -> None:
-    found, problems = build(tmp_path, AGENT.replace("account robot", "  account   robot ") + TOKEN.replace("token x", "token\tx"))
+    found, problems = build(
+        tmp_path, AGENT.replace("account robot", "  account   robot ") + TOKEN.replace("token x", "token\tx")
+    )
     assert (list(found.accounts), [token.name for token in found.tokens], problems) == (["robot"], ["x"], [])
 
 
 def test_options_may_be_written_in_capitals_and_sections_may_not(tmp_path: Path) -> None:
-    found, problems = build(tmp_path, AGENT.replace("password_file", "Password_File") + TOKEN.replace("[token", "[Token"))
+    found, problems = build(
+        tmp_path, AGENT.replace("password_file", "Password_File") + TOKEN.replace("[token", "[Token")
+    )
     assert list(found.accounts) == ["robot"]
     assert problems == ["3: [Token x] is not a section of this program; did you mean token?"]
 
@@ -138,13 +171,17 @@ def test_source_decides_where_it_is_given(tmp_path: Path) -> None:
         "token_request_url = https://i/\nclient_id = probe\n",
     ],
 )
-def test_what_is_wrong_with_an_account_is_wrong_only_where_a_token_uses_it(tmp_path: Path, account: str) -> None:
+def test_what_is_wrong_with_an_account_is_wrong_only_where_a_token_uses_it(
+    tmp_path: Path, account: str
+) -> None:
     """The original looks at no other."""
     problems = said(tmp_path, "[account robot]\n" + account + TOKEN)
     assert problems
     assert not any(problem.endswith(" (warning)") for problem in problems)
     # Among the tokens, not the accounts, is who uses it.
-    other = "[account other]\npassword_file = {path}/robot.pw\n" + TOKEN.replace("account = robot", "account = other")
+    other = "[account other]\npassword_file = {path}/robot.pw\n" + TOKEN.replace(
+        "account = robot", "account = other"
+    )
     found, warnings = build(tmp_path, "[account robot]\n" + account + other)
     assert warnings == [f"{problem} (warning)" for problem in problems]
     assert [token.account for token in found.tokens] == ["other"]
@@ -154,7 +191,10 @@ def test_what_is_wrong_with_an_account_is_wrong_only_where_a_token_uses_it(tmp_p
     ("options", "problem"),
     [
         ("", "needs one of client_secret and client_secret_file"),
-        ("client_secret = a\nclient_secret_file = /b\n", "needs one of client_secret and client_secret_file, not both"),
+        (
+            "client_secret = a\nclient_secret_file = /b\n",
+            "needs one of client_secret and client_secret_file, not both",
+        ),
     ],
 )
 def test_client_credentials_need_one_secret(tmp_path: Path, options: str, problem: str) -> None:
@@ -181,7 +221,9 @@ def test_a_secret_file_that_others_can_write_is_refused(tmp_path: Path, mode: in
     client = CLIENT.replace("client_secret = hunter2", "client_secret_file = {path}/secret")
     written, *read = said(tmp_path, client + OF_PROBE)
     assert written == "4: [account probe] client_secret_file: others can write it: chmod o-w {path}/secret"
-    assert read == ["4: [account probe] client_secret_file: others can read it: chmod o-rwx {path}/secret (warning)"] * (mode == 0o606)
+    assert read == [
+        "4: [account probe] client_secret_file: others can read it: chmod o-rwx {path}/secret (warning)"
+    ] * (mode == 0o606)
 
 
 def test_a_directory_in_which_others_could_replace_a_secret_file_is_refused(tmp_path: Path) -> None:
@@ -204,10 +246,14 @@ def test_a_secret_file_of_an_account_that_no_token_uses_is_only_a_warning(tmp_pa
     ]
 
 
-def test_a_credential_is_the_service_managers_to_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_credential_is_the_service_managers_to_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     account = "[account robot]\npassword_file = credential:pw\n"
-    assert said(tmp_path, account + TOKEN) == ["2: [account robot] password_file: there is no such file (warning)"]
+    assert said(tmp_path, account + TOKEN) == [
+        "2: [account robot] password_file: there is no such file (warning)"
+    ]
     (tmp_path / "pw").touch()
     (tmp_path / "pw").chmod(0o662)
     assert said(tmp_path, account + TOKEN) == []
@@ -221,10 +267,14 @@ def test_a_configuration_that_others_can_read_is_well_when_it_holds_no_secret(tm
 
 
 def test_a_secret_file_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
-    assert said(tmp_path, AGENT.replace("robot.pw", "gone.pw")) == ["2: [account robot] password_file: there is no such file (warning)"]
+    assert said(tmp_path, AGENT.replace("robot.pw", "gone.pw")) == [
+        "2: [account robot] password_file: there is no such file (warning)"
+    ]
 
 
-def test_a_credential_of_the_service_is_not_missed_outside_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_credential_of_the_service_is_not_missed_outside_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     assert said(tmp_path, "[account robot]\npassword_file = credential:robot\n") == []
 
@@ -257,8 +307,13 @@ def test_a_section_that_is_none_is_refused(tmp_path: Path, section: str, problem
 @pytest.mark.parametrize("name", ["--help", "a/b", ".."])
 def test_an_account_whose_name_no_token_can_give_is_a_warning(tmp_path: Path, name: str) -> None:
     (warning,) = said(tmp_path, f"[account {name}]\n")
-    assert (warning.startswith(f"1: [account {name}] a name must not "), warning.endswith(" (warning)")) == (True, True)
-    assert not said(tmp_path, f"[account {name}]\n[token t]\naccount = {name}\ntoken_path = /t\n")[1].endswith(" (warning)")
+    assert (warning.startswith(f"1: [account {name}] a name must not "), warning.endswith(" (warning)")) == (
+        True,
+        True,
+    )
+    assert not said(tmp_path, f"[account {name}]\n[token t]\naccount = {name}\ntoken_path = /t\n")[
+        1
+    ].endswith(" (warning)")
 
 
 def test_a_title_of_a_section_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
@@ -304,7 +359,10 @@ def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, probl
 @pytest.mark.parametrize(
     ("option", "problem"),
     [
-        ("token_request_url = http://issuer.example.org/", "token_request_url: must be https: plain http is only for this host's loopback"),
+        (
+            "token_request_url = http://issuer.example.org/",
+            "token_request_url: must be https: plain http is only for this host's loopback",
+        ),
         ("client_auth = digest", "client_auth: must be one of auto, basic, basic-encoded, post"),
         ("source = ssh-agent", "source: must be one of oidc-agent, client-credentials"),
         ("timeout = soon", "timeout: must be a number of seconds"),
@@ -314,7 +372,10 @@ def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, probl
         ("ca_file = ca.pem", "ca_file: must be an absolute path"),
         ("client_id =", "client_id: is missing"),
         ("source = %(gone)s", "source: refers with %(…)s to an option that is not there"),
-        ("token_request_url = %(gone)s", "token_request_url: refers with %(…)s to an option that is not there"),
+        (
+            "token_request_url = %(gone)s",
+            "token_request_url: refers with %(…)s to an option that is not there",
+        ),
     ],
 )
 def test_a_wrong_option_of_an_account_is_refused(tmp_path: Path, option: str, problem: str) -> None:
@@ -359,7 +420,10 @@ def test_a_token_of_a_broken_account_is_not_accused_of_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        (TOKEN + "audiance = ce\n", "6: [token x] audiance: is not an option here and is ignored; did you mean audience? (warning)"),
+        (
+            TOKEN + "audiance = ce\n",
+            "6: [token x] audiance: is not an option here and is ignored; did you mean audience? (warning)",
+        ),
         (
             TOKEN + "min-lifetime = 5\n",
             "6: [token x] min-lifetime: is not an option here and is ignored; did you mean min_lifetime? (warning)",
@@ -369,11 +433,19 @@ def test_a_token_of_a_broken_account_is_not_accused_of_it(tmp_path: Path) -> Non
             "paswordfile = x\n",
             "3: [account robot] paswordfile: is not an option here and is ignored; did you mean password_file? (warning)",
         ),
-        ("[renewer]\nworker = 5\n", "4: [renewer] worker: is not an option here and is ignored; did you mean workers? (warning)"),
-        (TOKEN + "colour = %(gone)s\n", "6: [token x] colour: is not an option here and is ignored (warning)"),
+        (
+            "[renewer]\nworker = 5\n",
+            "4: [renewer] worker: is not an option here and is ignored; did you mean workers? (warning)",
+        ),
+        (
+            TOKEN + "colour = %(gone)s\n",
+            "6: [token x] colour: is not an option here and is ignored (warning)",
+        ),
     ],
 )
-def test_an_unknown_option_is_a_warning_with_the_nearest_known_name(tmp_path: Path, text: str, warning: str) -> None:
+def test_an_unknown_option_is_a_warning_with_the_nearest_known_name(
+    tmp_path: Path, text: str, warning: str
+) -> None:
     assert said(tmp_path, AGENT + text) == [warning]
 
 
@@ -382,8 +454,12 @@ def test_an_option_of_the_other_source_is_said_to_be_of_no_use(tmp_path: Path) -
         "4: [account robot] ca_file: is not used by accounts of oidc-agent (warning)",
         "3: [account robot] client_id: is not used by accounts of oidc-agent (warning)",
     ]
-    found, problems = build(tmp_path, CLIENT + "source = client-credentials\npassword_file =\nca_file = /ca.pem\n")
-    assert problems == ["6: [account probe] password_file: is not used by accounts of client-credentials (warning)"]
+    found, problems = build(
+        tmp_path, CLIENT + "source = client-credentials\npassword_file =\nca_file = /ca.pem\n"
+    )
+    assert problems == [
+        "6: [account probe] password_file: is not used by accounts of client-credentials (warning)"
+    ]
     assert found.accounts["probe"].settings.ca_file == "/ca.pem"
 
 
@@ -392,12 +468,22 @@ def test_an_option_of_the_other_source_may_stand_for_other_sections(tmp_path: Pa
 
 
 def test_an_option_that_is_only_there_for_references_is_not_unknown(tmp_path: Path) -> None:
-    assert said(tmp_path, "[DEFAULT]\ndir = {path}\n[account robot]\nfile = robot.pw\npassword_file = %(dir)s/%(file)s\n") == []
+    assert (
+        said(
+            tmp_path,
+            "[DEFAULT]\ndir = {path}\n[account robot]\nfile = robot.pw\npassword_file = %(dir)s/%(file)s\n",
+        )
+        == []
+    )
 
 
 def test_what_the_original_ignores_is_no_error(tmp_path: Path) -> None:
     """An option of [DEFAULT] whose reference leads nowhere matters only to a section that asks for it."""
-    text = "[DEFAULT]\ntoken_path = {path}/%(account)s.token\n" + AGENT + "[token x]\naccount = robot\n[renewer]\n"
+    text = (
+        "[DEFAULT]\ntoken_path = {path}/%(account)s.token\n"
+        + AGENT
+        + "[token x]\naccount = robot\n[renewer]\n"
+    )
     found, problems = build(tmp_path, text)
     assert (problems, [token.path for token in found.tokens]) == ([], [f"{tmp_path}/robot.token"])
 

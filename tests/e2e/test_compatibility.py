@@ -1,8 +1,7 @@
 """A configuration of the original osg-token-renewer 1.0 gives the same tokens in the same files.
 
-The original's rules are written down here as a small program of their own: the standard configparser, one oidc-agent for all
-accounts, and `requests` for client credentials.
-"""
+The original's rules are written down here as a small program of their own: the standard configparser, one
+oidc-agent for all accounts, and `requests` for client credentials."""
 
 from __future__ import annotations
 
@@ -97,7 +96,11 @@ def original(host: Host, ca_file: Path) -> None:
                 _call(["oidc-add", "--pw-store", f"--pw-cmd=cat '{account['password_file']}'", name], env)
         for token in sections["token"].values():
             account = sections["account"][token["account"]]
-            text = _from_agent(token, env) if "password_file" in account else _from_issuer(token, account, ca_file)
+            text = (
+                _from_agent(token, env)
+                if "password_file" in account
+                else _from_issuer(token, account, ca_file)
+            )
             Path(token["token_path"]).write_text(text + "\n")
 
 
@@ -108,7 +111,10 @@ def _from_agent(token: Mapping[str, str], env: Mapping[str, str]) -> str:
 
 
 def _from_issuer(token: Mapping[str, str], account: Mapping[str, str], ca_file: Path) -> str:
-    form = {"grant_type": "client_credentials", **{name: token[name] for name in ("audience", "scope") if token.get(name)}}
+    form = {
+        "grant_type": "client_credentials",
+        **{name: token[name] for name in ("audience", "scope") if token.get(name)},
+    }
     answer = requests.post(
         account["token_request_url"],
         data=form,
@@ -124,9 +130,18 @@ def _from_issuer(token: Mapping[str, str], account: Mapping[str, str], ca_file: 
 def _agent(host: Host) -> Iterator[dict[str, str]]:
     socket = host.short / "original"
     env = {**host.environment({}), "OIDC_SOCK": str(socket)}
-    agent = subprocess.Popen(["oidc-agent", "--console", "--no-webserver", f"--socket-path={socket}"], env=env, stdout=subprocess.DEVNULL)
+    agent = subprocess.Popen(
+        ["oidc-agent", "--console", "--no-webserver", f"--socket-path={socket}"],
+        env=env,
+        stdout=subprocess.DEVNULL,
+    )
     try:
-        until(lambda: subprocess.run(["oidc-agent", "--status"], env=env, stdout=subprocess.DEVNULL, check=False).returncode == 0)
+        until(
+            lambda: subprocess.run(
+                ["oidc-agent", "--status"], env=env, stdout=subprocess.DEVNULL, check=False
+            ).returncode
+            == 0
+        )
         yield env
     finally:
         agent.terminate()
@@ -135,7 +150,15 @@ def _agent(host: Host) -> Iterator[dict[str, str]]:
 
 
 def _call(command: list[str], env: Mapping[str, str]) -> str:
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=LONGEST, stdin=subprocess.DEVNULL).stdout
+    return subprocess.run(
+        command,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LONGEST,
+        stdin=subprocess.DEVNULL,
+    ).stdout
 
 
 def granted(issuer: Issuer, directory: Path) -> dict[str, tuple[set[str], set[str]]]:
@@ -149,7 +172,9 @@ def granted(issuer: Issuer, directory: Path) -> dict[str, tuple[set[str], set[st
     return found
 
 
-def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(host: Host, issuer: Issuer, registry_of_two: Host) -> None:
+def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(
+    host: Host, issuer: Issuer, registry_of_two: Host
+) -> None:
     issuer.settings(raw_basic=True)
     for account in ("robot", "drone"):
         host.adopt(registry_of_two, account)
@@ -169,7 +194,14 @@ def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(host: Ho
     assert done.status == 0, done.stderr
     assert granted(issuer, host.tokens) == expected
     # So that this says something: what was expected is what the configuration means.
-    assert set(expected) == {"robot.ce.token", "defaults.token", "50%.token", "monitoring.token", "full scope.token", "x;y#z.token"}
+    assert set(expected) == {
+        "robot.ce.token",
+        "defaults.token",
+        "50%.token",
+        "monitoring.token",
+        "full scope.token",
+        "x;y#z.token",
+    }
     assert expected["robot.ce.token"] == ({"ce.grid.example.org:9619"}, {"compute.read", "compute.create"})
     assert expected["defaults.token"][0] == {"https://default.example.org"}
     assert expected["50%.token"][0] == {issuer.settings()["default_audience"]}
@@ -182,7 +214,13 @@ def test_the_environment_names_the_configuration_as_in_the_original(host: Host, 
     host.configure(host.credentials_account(issuer, "probe", client) + host.token("t", "probe"))
     command = [part for part in host.renewer() if part not in ("--config", str(host.config))]
     env = {**host.environment({}), "OSG_TOKEN_RENEWER_CONFIG_PATH": str(host.config)}
-    assert subprocess.run(command, env=env, check=False, timeout=LONGEST, stdin=subprocess.DEVNULL).returncode == 0
+    assert (
+        subprocess.run(command, env=env, check=False, timeout=LONGEST, stdin=subprocess.DEVNULL).returncode
+        == 0
+    )
     assert issuer.verify(host.read("t").strip())
     env["OSG_TOKEN_RENEWER_CONFIG_PATH"] = os.devnull + "/missing"
-    assert subprocess.run(command, env=env, check=False, timeout=LONGEST, stdin=subprocess.DEVNULL).returncode == 78
+    assert (
+        subprocess.run(command, env=env, check=False, timeout=LONGEST, stdin=subprocess.DEVNULL).returncode
+        == 78
+    )

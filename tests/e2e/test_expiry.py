@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from osg_token_renewer import config, renew
-from osg_token_renewer.stop import Stop
+from osg_token_renewer import config
+from osg_token_renewer.engine import run as engine
+from osg_token_renewer.system.signals import Stop
 from testbed import Issuer
 from tests.host import Host, without_roots_privileges
 
@@ -23,7 +24,9 @@ DAY = 86400 + 1800
 
 def jwt(left: float) -> str:
     """A token with so many seconds left; a negative number is how long it has been expired."""
-    claims = base64.urlsafe_b64encode(json.dumps({"exp": int(time.time() + left)}).encode()).decode().rstrip("=")
+    claims = (
+        base64.urlsafe_b64encode(json.dumps({"exp": int(time.time() + left)}).encode()).decode().rstrip("=")
+    )
     return f"e30.{claims}.e30\n"
 
 
@@ -47,12 +50,25 @@ def test_an_expired_token_is_removed_only_where_that_is_configured_and_it_could_
     lost = issuer.add_client()
     # oidc-agent has no such account: it cannot be opened.
     unknown = f"[account robot]\npassword_file = {host.secret('robot.pw', 'password')}\n"
-    tokens = [host.token(name, "lost", on_expiry="remove") for name in ("expired", "valid", "link", "garbage", "gone")]
+    tokens = [
+        host.token(name, "lost", on_expiry="remove")
+        for name in ("expired", "valid", "link", "garbage", "gone")
+    ]
     tokens += [host.token("kept", "lost"), host.token("closed", "robot", on_expiry="remove")]
-    tokens += [host.token("good", "well", on_expiry="remove"), host.token("shut", "well", on_expiry="remove", token_path=shut / "shut")]
-    accounts = [host.credentials_account(issuer, "lost", lost), host.credentials_account(issuer, "well", issuer.add_client()), unknown]
+    tokens += [
+        host.token("good", "well", on_expiry="remove"),
+        host.token("shut", "well", on_expiry="remove", token_path=shut / "shut"),
+    ]
+    accounts = [
+        host.credentials_account(issuer, "lost", lost),
+        host.credentials_account(issuer, "well", issuer.add_client()),
+        unknown,
+    ]
     host.configure("".join([*accounts, *tokens]))
-    for path in (*(host.tokens / name for name in ("expired", "kept", "closed", "good", "target")), shut / "shut"):
+    for path in (
+        *(host.tokens / name for name in ("expired", "kept", "closed", "good", "target")),
+        shut / "shut",
+    ):
         publish(path, -DAY)
     publish(host.tokens / "valid", DAY)
     (host.tokens / "garbage").write_text("<html>")
@@ -70,16 +86,29 @@ def test_an_expired_token_is_removed_only_where_that_is_configured_and_it_could_
     assert ": the published token is valid for 1 d more; " in done.line("token valid: ")
     for name in ("link", "garbage", "gone"):
         assert ": no token is published; " in done.line(f"token {name}: ")
-    stays = f": the published token expired 1 d ago and stays: {shut}/shut cannot be removed: Permission denied; "
+    stays = (
+        f": the published token expired 1 d ago and stays: {shut}/shut cannot be removed: Permission denied; "
+    )
     assert stays in done.line("token shut: ")
-    assert {path.name for path in host.tokens.iterdir()} == {"kept", "valid", "link", "target", "garbage", "good"}
+    assert {path.name for path in host.tokens.iterdir()} == {
+        "kept",
+        "valid",
+        "link",
+        "target",
+        "garbage",
+        "good",
+    }
     assert os.listdir(shut) == ["shut"]
     assert issuer.verify(host.read("good").strip())
 
 
-def test_what_will_become_of_an_expired_token_is_told_beforehand_and_afterwards(host: Host, issuer: Issuer) -> None:
+def test_what_will_become_of_an_expired_token_is_told_beforehand_and_afterwards(
+    host: Host, issuer: Issuer
+) -> None:
     client = issuer.add_client()
-    host.configure(host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove"))
+    host.configure(
+        host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove")
+    )
     publish(host.tokens / "t", -DAY)
 
     assert host.run("renew", "--dry-run").stdout.splitlines()[0] == (
@@ -101,15 +130,21 @@ def test_what_will_become_of_an_expired_token_is_told_beforehand_and_afterwards(
 
 def test_an_expired_token_that_a_stopped_run_did_not_come_to_is_removed(host: Host, issuer: Issuer) -> None:
     client = issuer.add_client()
-    host.configure(host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove"))
+    host.configure(
+        host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove")
+    )
     publish(host.tokens / "t", -DAY)
     stop = Stop()
-    run = renew.Run(config.load(str(host.config)), force=False, stop=stop)
+    run = engine.Run(config.load(str(host.config)), force=False, stop=stop)
     planned = run.plan()
     stop.signal = signal.SIGTERM
 
     (outcome,) = run.outcomes(planned)
 
-    assert (outcome.reason, outcome.consequence, outcome.expires_at) == ("stopped", "the expired token was removed", None)
+    assert (outcome.reason, outcome.consequence, outcome.expires_at) == (
+        "stopped",
+        "the expired token was removed",
+        None,
+    )
     assert list(host.tokens.iterdir()) == []
     assert issuer.counts().token == 0

@@ -22,7 +22,9 @@ DAY = 86400 + 1800
 OLD = b"an old token, with no line break at its end"
 
 
-def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(host: Host, issuer: Issuer, registry: Host) -> None:
+def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(
+    host: Host, issuer: Issuer, registry: Host
+) -> None:
     host.configure(
         host.adopt(registry, "robot")
         + host.credentials_account(issuer, "probe", issuer.add_client())
@@ -37,7 +39,10 @@ def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(host: Host, i
     late = "only [0-2] s of the run were left, too little for a request that must not be cut off|the 4 s of the run were over before .*"
     for name, who in (("ce", "the issuer of account robot"), ("monitoring", issuer.url[8:])):
         line = done.line(f"token {name}: ")
-        assert re.match(rf"token {name}: failed \(unavailable\): ({who} had not answered after [0-4](\.\d)? s|{late}): ", line)
+        assert re.match(
+            rf"token {name}: failed \(unavailable\): ({who} had not answered after [0-4](\.\d)? s|{late}): ",
+            line,
+        )
     assert {name: token["last_failure"]["reason"] for name, token in host.status().items()} == {
         "ce": "unavailable",
         "monitoring": "unavailable",
@@ -45,10 +50,14 @@ def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(host: Host, i
     assert host.leftovers() == []
 
 
-def test_a_name_server_that_never_answers_takes_two_timeouts_of_a_run_however_many_accounts_there_are(host: Host, issuer: Issuer) -> None:
+def test_a_name_server_that_never_answers_takes_two_timeouts_of_a_run_however_many_accounts_there_are(
+    host: Host, issuer: Issuer
+) -> None:
     names = [f"far{number}" for number in range(5)]
     client, url = issuer.add_client(), "https://issuer.example.org/token"
-    accounts = [host.credentials_account(issuer, name, client, token_request_url=url, timeout="1") for name in names]
+    accounts = [
+        host.credentials_account(issuer, name, client, token_request_url=url, timeout="1") for name in names
+    ]
     host.configure("".join([*accounts, *(host.token(name, name) for name in names)]), workers=1)
 
     def body() -> None:
@@ -57,9 +66,15 @@ def test_a_name_server_that_never_answers_takes_two_timeouts_of_a_run_however_ma
         silence = "the name issuer.example.org was not resolved after 1 s"
         hint = "see that this host's name servers answer: /etc/resolv.conf"
         for name in names[:2]:
-            assert done.line(f"token {name}: ") == f"token {name}: failed (unavailable): {silence}: no token is published; {hint}"
+            assert (
+                done.line(f"token {name}: ")
+                == f"token {name}: failed (unavailable): {silence}: no token is published; {hint}"
+            )
         for name in names[2:]:
-            assert f"issuer.example.org was not asked any more, after 2 failures in a row ({silence})" in done.line(f"token {name}: ")
+            assert (
+                f"issuer.example.org was not asked any more, after 2 failures in a row ({silence})"
+                in done.line(f"token {name}: ")
+            )
 
     # It would take the resolver longer to give up.
     apart(body, silent_names=True, longest=LONGEST)
@@ -82,20 +97,28 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: Issuer, registry_of_two: Host, port: int) -> None:
+def test_four_failures_of_four_kinds_among_ten_good_tokens(
+    host: Host, issuer: Issuer, registry_of_two: Host, port: int
+) -> None:
     shut = host.root / "shut"
     shut.mkdir()
     (shut / "unwritable").write_bytes(OLD)
     with_old_token(host, "locked", "dead", "unreachable")
     good = [host.token(f"robot{number}", "robot", audience=f"ce{number}.example.org") for number in range(4)]
-    good += [host.token(f"{name}{number}", name, scope="compute.read") for name in ("probe", "pilot") for number in range(3)]
+    good += [
+        host.token(f"{name}{number}", name, scope="compute.read")
+        for name in ("probe", "pilot")
+        for number in range(3)
+    ]
     host.configure(
         host.adopt(registry_of_two, "robot")
         + host.adopt(registry_of_two, "drone")
         + host.register(issuer, "mortal")
         + host.credentials_account(issuer, "probe", issuer.add_client())
         + host.credentials_account(issuer, "pilot", issuer.add_client())
-        + host.credentials_account(issuer, "far", issuer.add_client(), token_request_url=f"https://localhost:{port}/token")
+        + host.credentials_account(
+            issuer, "far", issuer.add_client(), token_request_url=f"https://localhost:{port}/token"
+        )
         + "".join(good)
         + host.token("locked", "drone")
         + host.token("dead", "mortal")
@@ -111,15 +134,21 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: I
 
     assert done.status == 1
     assert done.line("14 tokens:").startswith("14 tokens: 10 renewed, 0 fresh, 4 failed (")
-    for name in [f"robot{number}" for number in range(4)] + [f"{name}{number}" for name in ("probe", "pilot") for number in range(3)]:
+    for name in [f"robot{number}" for number in range(4)] + [
+        f"{name}{number}" for name in ("probe", "pilot") for number in range(3)
+    ]:
         issuer.verify(host.read(name).strip())
-    locked, dead, unreachable, unwritable = (done.line(f"token {name}: ") for name in ("locked", "dead", "unreachable", "unwritable"))
+    locked, dead, unreachable, unwritable = (
+        done.line(f"token {name}: ") for name in ("locked", "dead", "unreachable", "unwritable")
+    )
     assert "the password does not open the account file" in locked
     assert locked.endswith("; correct the first line of the password_file of [account drone]")
     assert "the issuer refused the refresh token" in dead
     assert dead.endswith("; run: osg-token-renewer-setup --reauthenticate mortal")
     assert "cannot be reached: Connection refused" in unreachable
-    assert unreachable.endswith("; the next run tries again; if this lasts, check the network and ask the issuer's operators")
+    assert unreachable.endswith(
+        "; the next run tries again; if this lasts, check the network and ask the issuer's operators"
+    )
     assert f"no file can be made in {shut}: Permission denied" in unwritable
     assert f"; let this user write to {shut}" in unwritable
     assert {name: content for name, content in files(host.tokens).items() if content == OLD} == dict.fromkeys(
@@ -128,8 +157,15 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(host: Host, issuer: I
     assert len(files(host.tokens)) == 13
     assert files(shut) == {"unwritable": OLD}
     assert host.leftovers() == []
-    reasons = {name: one["last_failure"]["reason"] for name, one in host.status().items() if one["last_failure"]}
-    assert reasons == {"locked": "refused", "dead": "refused", "unreachable": "unavailable", "unwritable": "local"}
+    reasons = {
+        name: one["last_failure"]["reason"] for name, one in host.status().items() if one["last_failure"]
+    }
+    assert reasons == {
+        "locked": "refused",
+        "dead": "refused",
+        "unreachable": "unavailable",
+        "unwritable": "local",
+    }
 
 
 def test_a_limit_on_the_size_of_files_costs_no_token(host: Host, issuer: Issuer) -> None:
@@ -146,11 +182,15 @@ def test_a_limit_on_the_size_of_files_costs_no_token(host: Host, issuer: Issuer)
     assert "the history cannot be written" in done.stderr
 
 
-def test_where_others_could_replace_a_token_none_is_published_and_none_is_asked_for(host: Host, issuer: Issuer) -> None:
+def test_where_others_could_replace_a_token_none_is_published_and_none_is_asked_for(
+    host: Host, issuer: Issuer
+) -> None:
     shared = host.root / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    tokens = host.token("safe", "probe", scope="compute.read") + host.token("unsafe", "probe", token_path=shared / "x")
+    tokens = host.token("safe", "probe", scope="compute.read") + host.token(
+        "unsafe", "probe", token_path=shared / "x"
+    )
     host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + tokens)
 
     done = host.run()
@@ -167,23 +207,46 @@ def test_where_others_could_replace_a_token_none_is_published_and_none_is_asked_
 
 BAD_ANSWERS: dict[str, tuple[dict[str, object], str]] = {
     "garbage": ({"status": 200, "body": "\x01\x02 garbage"}, "the issuer's answer is not JSON"),
-    "html": ({"status": 200, "body": "<html>Welcome</html>", "headers": {"Content-Type": "text/html"}}, "is not JSON (text/html)"),
+    "html": (
+        {"status": 200, "body": "<html>Welcome</html>", "headers": {"Content-Type": "text/html"}},
+        "is not JSON (text/html)",
+    ),
     "empty": ({"status": 200, "body": ""}, "the issuer's answer is not JSON"),
     "broken": ({"status": 500, "body": "<h1>Oops</h1>"}, "the issuer answered with HTTP status 500"),
-    "moved": ({"status": 302, "body": "", "headers": {"Location": "https://localhost:1/"}}, "the issuer answered with a redirect"),
+    "moved": (
+        {"status": 302, "body": "", "headers": {"Location": "https://localhost:1/"}},
+        "the issuer answered with a redirect",
+    ),
     "silent": ({"hang": True}, "had not answered after 2 s"),
-    "no-token": ({"status": 200, "body": '{"access_token": "two\\nlines"}'}, "what the issuer sent is not a token"),
+    "no-token": (
+        {"status": 200, "body": '{"access_token": "two\\nlines"}'},
+        "what the issuer sent is not a token",
+    ),
 }
 
 
-def test_an_issuer_that_answers_badly_fails_that_token_and_keeps_the_old_one(host: Host, issuer: Issuer, registry: Host) -> None:
+def test_an_issuer_that_answers_badly_fails_that_token_and_keeps_the_old_one(
+    host: Host, issuer: Issuer, registry: Host
+) -> None:
     clients: dict[str, Client] = {name: issuer.add_client() for name in BAD_ANSWERS}
     # Who is answered has as long as it takes.
     limits = {"silent": {"timeout": "2"}}
-    accounts = [host.credentials_account(issuer, name, client, **limits.get(name, {})) for name, client in clients.items()]
+    accounts = [
+        host.credentials_account(issuer, name, client, **limits.get(name, {}))
+        for name, client in clients.items()
+    ]
     tokens = [host.token(name, name) for name in BAD_ANSWERS]
     # With oidc-agent, all that is known is what it makes of the answer.
-    host.configure("".join([*accounts, *tokens, host.adopt(registry, "robot") + "timeout = 3\n", host.token("agent", "robot")]))
+    host.configure(
+        "".join(
+            [
+                *accounts,
+                *tokens,
+                host.adopt(registry, "robot") + "timeout = 3\n",
+                host.token("agent", "robot"),
+            ]
+        )
+    )
     with_old_token(host, *BAD_ANSWERS, "agent")
     for name, (fault, _) in BAD_ANSWERS.items():
         issuer.fault(endpoint="token", client_id=clients[name].client_id, **fault)
@@ -237,6 +300,11 @@ def test_a_failure_says_how_long_the_published_token_is_still_good(host: Host, i
     assert "HTTP status 500: the published token is valid for 1 d more; " in done.line("token opaque: ")
     assert "HTTP status 500: the published token expired 1 d ago; " in done.line("token expired: ")
     states = {name: (one["state"], one["failures_in_row"]) for name, one in host.status().items()}
-    assert states == {"valid": ("failed", 1), "opaque": ("failed", 1), "expired": ("expired", 1), "closed": ("failed", 1)}
+    assert states == {
+        "valid": ("failed", 1),
+        "opaque": ("failed", 1),
+        "expired": ("expired", 1),
+        "closed": ("failed", 1),
+    }
     assert host.run().status == 1
     assert host.status()["valid"]["failures_in_row"] == 2

@@ -147,13 +147,19 @@ def test_a_file_in_the_place_of_the_state_directory_stops_nothing(renewed: Host)
         path.unlink()
     renewed.state.rmdir()
     renewed.state.write_text("in the way\n")
-    assert any(line.startswith("warning: the history cannot be written (") for line in renews(renewed, and_remembers=False))
+    assert any(
+        line.startswith("warning: the history cannot be written (")
+        for line in renews(renewed, and_remembers=False)
+    )
     assert renewed.state.read_text() == "in the way\n"
 
 
 def test_a_full_file_system_stops_nothing(renewed: Host) -> None:
     def body() -> None:
-        with pytest.raises(OSError, match="No space"), open(renewed.state / "filler", "wb", buffering=0) as filler:
+        with (
+            pytest.raises(OSError, match="No space"),
+            open(renewed.state / "filler", "wb", buffering=0) as filler,
+        ):
             while True:
                 filler.write(b"x" * 4096)
         found = renews(renewed, and_remembers=False)
@@ -165,15 +171,25 @@ def test_a_full_file_system_stops_nothing(renewed: Host) -> None:
     apart(body, tmpfs={renewed.state: "size=64k,mode=700"})
 
 
-def test_a_failed_token_is_remembered_with_its_reason_and_forgotten_with_the_next_success(renewed: Host, issuer: Issuer) -> None:
+def test_a_failed_token_is_remembered_with_its_reason_and_forgotten_with_the_next_success(
+    renewed: Host, issuer: Issuer
+) -> None:
     issuer.fault(endpoint="token", times=2, status=500)
     assert [renewed.run().status for _ in range(2)] == [1, 1]
     failed = renewed.status()["x"]
-    assert (failed["state"], failed["failures_in_row"], failed["last_failure"]["reason"]) == ("failed", 2, "unavailable")
+    assert (failed["state"], failed["failures_in_row"], failed["last_failure"]["reason"]) == (
+        "failed",
+        2,
+        "unavailable",
+    )
     assert "500" in failed["last_failure"]["message"]
 
     assert renewed.run().status == 0
 
     well = renewed.status()["x"]
-    assert (well["state"], well["failures_in_row"], well["last_failure"]) == ("due", 0, failed["last_failure"])
+    assert (well["state"], well["failures_in_row"], well["last_failure"]) == (
+        "due",
+        0,
+        failed["last_failure"],
+    )
     assert well["last_renewed_at"] is not None

@@ -13,12 +13,12 @@ from contextlib import suppress
 
 import pytest
 
-from osg_token_renewer.sources import oidc_agent
+from osg_token_renewer.sources.oidc_agent import agent
 from testbed import Issuer
 from tests.host import LONGEST, SCOPE, Host, pids_of, processes_of, spare_adding, until, waits_for_the_lock
 
 # What oidc-add asks for by itself, where it cannot be told not to.
-OPENING = 0 if oidc_agent.offers("oidc-add", "--skip-check") else 1
+OPENING = 0 if agent.offers("oidc-add", "--skip-check") else 1
 
 
 @pytest.fixture
@@ -27,7 +27,11 @@ def rotating(host: Host, issuer: Issuer) -> Iterator[Host]:
     account = host.register(issuer, "rotating")
     issuer.settings(rotate=True)
     issuer.reset_counts()
-    host.configure(account + host.token("one", "rotating", audience="one") + host.token("two", "rotating", audience="two"))
+    host.configure(
+        account
+        + host.token("one", "rotating", audience="one")
+        + host.token("two", "rotating", audience="two")
+    )
     yield host
     issuer.clear_faults()
 
@@ -42,7 +46,9 @@ def killed_in_a_refresh(host: Host, issuer: Issuer) -> None:
     run.communicate()
 
 
-def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(rotating: Host, issuer: Issuer) -> None:
+def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(
+    rotating: Host, issuer: Issuer
+) -> None:
     before = rotating.account_file("rotating").read_bytes()
     killed_in_a_refresh(rotating, issuer)
     during = rotating.account_file("rotating").read_bytes()
@@ -52,7 +58,9 @@ def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(r
     # The refresh token that came after the program's end was written.
     assert rotating.account_file("rotating").read_bytes() not in (before, during)
     assert rotating.leftovers() == []
-    assert [path.name for path in rotating.account_file("rotating").parent.iterdir() if path.name.startswith(".")] == []
+    assert [
+        path.name for path in rotating.account_file("rotating").parent.iterdir() if path.name.startswith(".")
+    ] == []
     assert rotating.run().status == 0
 
 
@@ -81,7 +89,9 @@ def test_an_agent_that_dies_while_the_issuer_is_asked_may_have_cost_the_account_
         "should the next run be refused, run: osg-token-renewer-setup --reauthenticate rotating\n"
     )
     assert all(f"token {name}: {failed}" in said for name in ("one", "two"))
-    assert "warning: 1 agent was cut off while waiting for the issuer: where it rotates refresh tokens, " in said
+    assert (
+        "warning: 1 agent was cut off while waiting for the issuer: where it rotates refresh tokens, " in said
+    )
     assert "the account may be lost: rotating\n" in said
     assert rotating.leftovers() == []
 
@@ -105,7 +115,9 @@ def test_the_next_run_waits_for_the_agent_of_a_killed_one(rotating: Host, issuer
     assert rotating.run().status == 0
 
 
-def test_what_an_agent_wrote_is_not_lost_when_all_its_processes_are_killed_before_it_is_taken_back(rotating: Host, issuer: Issuer) -> None:
+def test_what_an_agent_wrote_is_not_lost_when_all_its_processes_are_killed_before_it_is_taken_back(
+    rotating: Host, issuer: Issuer
+) -> None:
     killed_in_a_refresh(rotating, issuer)
     account = rotating.account_file("rotating")
     before = account.read_bytes()
@@ -121,7 +133,9 @@ def test_what_an_agent_wrote_is_not_lost_when_all_its_processes_are_killed_befor
     done = rotating.run()
 
     assert done.status == 0, done.stderr
-    assert "account rotating: took back what the oidc-agent of a run that was killed had written" in done.stderr
+    assert (
+        "account rotating: took back what the oidc-agent of a run that was killed had written" in done.stderr
+    )
     assert not lent.exists()
 
 
@@ -131,8 +145,12 @@ def kill(pids: Sequence[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_program_for_ever(rotating: Host, issuer: Issuer) -> None:
-    rotating.configure(rotating.config.read_text().replace("password_file", "timeout = 2\npassword_file").replace("%", "%%"))
+def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_program_for_ever(
+    rotating: Host, issuer: Issuer
+) -> None:
+    rotating.configure(
+        rotating.config.read_text().replace("password_file", "timeout = 2\npassword_file").replace("%", "%%")
+    )
     issuer.fault(endpoint="token", hang=True)
     run = rotating.start()
     # Not when it has asked the issuer: who is slow may have been ended before that.
@@ -143,7 +161,9 @@ def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_progra
     assert rotating.leftovers() == []
 
 
-def test_what_runs_left_that_were_killed_with_all_their_processes_is_cleared_by_the_next(rotating: Host, issuer: Issuer) -> None:
+def test_what_runs_left_that_were_killed_with_all_their_processes_is_cleared_by_the_next(
+    rotating: Host, issuer: Issuer
+) -> None:
     issuer.fault(endpoint="token", hang=True)
     run = rotating.start()
     until(lambda: issuer.counts().token > 0)
@@ -151,7 +171,14 @@ def test_what_runs_left_that_were_killed_with_all_their_processes_is_cleared_by_
     room = rotating.account_file(".rotating.room")
     assert room.exists()
     # As the end of a container does it.
-    every = [run.pid, *(pid for name in ("oidc-agent", "oidc-add", "oidc-token", "timeout") for pid in pids_of(rotating.home, name))]
+    every = [
+        run.pid,
+        *(
+            pid
+            for name in ("oidc-agent", "oidc-add", "oidc-token", "timeout")
+            for pid in pids_of(rotating.home, name)
+        ),
+    ]
     kill(every)
     run.communicate()
     until(lambda: not processes_of(rotating.home))
@@ -168,7 +195,16 @@ def test_what_runs_left_that_were_killed_with_all_their_processes_is_cleared_by_
 
 
 def test_a_killed_setup_leaves_nothing_running(host: Host, issuer: Issuer) -> None:
-    given = ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", SCOPE, "--pw-file", str(host.root / "x.pw")]
+    given = [
+        "--issuer",
+        issuer.url,
+        "--ca-file",
+        str(issuer.ca_file),
+        "--scope",
+        SCOPE,
+        "--pw-file",
+        str(host.root / "x.pw"),
+    ]
     setup = host.popen(host.registrar(*given, "--create-pw-file", "fresh"), {})
     until(lambda: bool(issuer.pending_user_codes()))
     setup.send_signal(signal.SIGKILL)
@@ -180,7 +216,9 @@ def test_a_killed_setup_leaves_nothing_running(host: Host, issuer: Issuer) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_waits_for_its_turn_does_not_wait_on_when_it_is_stopped(host: Host, number: signal.Signals) -> None:
+def test_a_run_that_waits_for_its_turn_does_not_wait_on_when_it_is_stopped(
+    host: Host, number: signal.Signals
+) -> None:
     """Idle, there is nothing to finish."""
     host.secret("pw", "x\n")
     host.configure(f"[account a]\npassword_file = {host.root}/pw\n" + host.token("one", "a"))
@@ -226,7 +264,10 @@ def test_a_dead_grant_is_not_asked_again_until_it_is_another_one(host: Host, iss
         assert "invalid_grant" in line
         assert remedy in line
     assert issuer.counts().total == 0
-    assert "but its account mortal rests: the issuer refused the refresh token" in host.run("renew", "--dry-run").stdout
+    assert (
+        "but its account mortal rests: the issuer refused the refresh token"
+        in host.run("renew", "--dry-run").stdout
+    )
     attempt = calendar.timegm(time.strptime(host.status()["one"]["next_attempt_at"], "%Y-%m-%dT%H:%M:%SZ"))
     assert attempt - 86400 <= time.time() < attempt - 86400 + 2 * LONGEST
 

@@ -1,4 +1,5 @@
-"""Text from outside is harmless: wherever it comes from, it is a part of one bounded line of printable characters."""
+"""Text from outside is harmless: wherever it comes from, it is a part of one bounded line of printable
+characters."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from testbed import Issuer
 from tests.host import LONGEST, Host
 from tests.listener import Listener
 from tests.terminal import Terminal, screen
-from tests.test_jwt import jws
+from tests.tokens.test_jwt import jws
 
 # What would colour, erase, retitle or reverse what a terminal shows, or be another message to a journal.
 HOSTILE = "said\x1b[2J\x1b]0;title\x07\r\n<0>token t: renewed\n\u202e\u2066\u200f\u200b\x9b1m\x00\ufeff"
@@ -44,7 +45,12 @@ def exposed(host: Host, issuer: Issuer, registry_of_two: Host, server: Listener)
     """A host all of whose tokens, paths, programs and files bring hostile text with them."""
     server.answer = f"HTTP/1.1 200 {HOSTILE}\r\nno colon {HOSTILE}\r\nX: 1\r\n\r\n{{}}".encode()
     said = {"error": f"invalid_scope {HOSTILE}", "error_description": HOSTILE + MEGABYTE}
-    claims = {"exp": int(time.time()) + 9999, "iss": HOSTILE, "aud": [HOSTILE, "x" * 9000], "scope": f"{HOSTILE} {'y' * 9000}"}
+    claims = {
+        "exp": int(time.time()) + 9999,
+        "iss": HOSTILE,
+        "aud": [HOSTILE, "x" * 9000],
+        "scope": f"{HOSTILE} {'y' * 9000}",
+    }
     bodies = {
         "error": (400, answer(said)),
         "page": (503, f"<html>{HOSTILE}{MEGABYTE}"),
@@ -55,17 +61,32 @@ def exposed(host: Host, issuer: Issuer, registry_of_two: Host, server: Listener)
     tokens = host.token("agents-issuer", "robot") + host.token("agents-program", "drone", audience="ce")
     for name, (status, body) in bodies.items():
         client = issuer.add_client()
-        issuer.fault(endpoint="token", client_id=client.client_id, status=status, body=body, headers={"Content-Type": "application/json"})
+        issuer.fault(
+            endpoint="token",
+            client_id=client.client_id,
+            status=status,
+            body=body,
+            headers={"Content-Type": "application/json"},
+        )
         accounts += host.credentials_account(issuer, name, client)
         tokens += host.token(name, name, scope="asked-for")
     issuer.fault(endpoint="token", client_id=host.client_ids["robot"], status=400, body=answer(said))
-    # The first of the programs in question fails for the account drone, and says so in bytes that are not UTF-8.
+    # The first of the programs in question fails for the account drone, and says so in bytes that are not
+    # UTF-8.
     hostile = host.root / "hostile"
-    hostile.write_bytes(f"Error: {HOSTILE}".encode().replace(b"\n", b" \xff\xfe ") + MEGABYTE.encode()[:900_000])
-    real = subprocess.run(["sh", "-c", "command -v oidc-token"], capture_output=True, text=True, check=True).stdout.strip()
+    hostile.write_bytes(
+        f"Error: {HOSTILE}".encode().replace(b"\n", b" \xff\xfe ") + MEGABYTE.encode()[:900_000]
+    )
+    real = subprocess.run(
+        ["sh", "-c", "command -v oidc-token"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     host.program("oidc-token", f'case "$*" in *drone) cat {hostile} >&2; exit 1;; esac\nexec {real} "$@"\n')
-    accounts += host.credentials_account(issuer, "headers", issuer.add_client(), token_request_url=f"{server.url}/token")
-    tokens += host.token("headers", "headers") + host.token("path", "headers", token_path=f"{host.tokens}/gone\x1b[2J\u202e/token")
+    accounts += host.credentials_account(
+        issuer, "headers", issuer.add_client(), token_request_url=f"{server.url}/token"
+    )
+    tokens += host.token("headers", "headers") + host.token(
+        "path", "headers", token_path=f"{host.tokens}/gone\x1b[2J\u202e/token"
+    )
     host.configure(accounts + tokens + "[account \x1b[31m\u202e]\ncolour = blue\n")
     drop_ins = host.config.parent / "config.d"
     drop_ins.mkdir(mode=0o700)
@@ -79,7 +100,9 @@ def test_hostile_text_is_harmless_in_every_message(exposed: Host) -> None:
     status = os.fstat(writer)
     journal = exposed.environment({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
     with open(reader, encoding="utf-8") as stream:
-        running = subprocess.Popen(exposed.renewer("-v"), env=journal, stdin=subprocess.DEVNULL, stderr=writer)
+        running = subprocess.Popen(
+            exposed.renewer("-v"), env=journal, stdin=subprocess.DEVNULL, stderr=writer
+        )
         os.close(writer)
         lines = stream.read().split("\n")[:-1]
     assert running.wait(LONGEST) == 1
@@ -87,16 +110,22 @@ def test_hostile_text_is_harmless_in_every_message(exposed: Host) -> None:
     assert [line for line in lines if not harmless(line)] == []
     assert [line for line in lines if line[:3] not in ("<3>", "<4>", "<6>", "<7>")] == []
     names = {"agents-issuer", "agents-program", "error", "page", "claims", "token", "headers", "path"}
-    outcomes = [line.split()[1].rstrip(":") for line in lines if line[:9] in ("<3>token ", "<4>token ", "<6>token ")]
+    outcomes = [
+        line.split()[1].rstrip(":") for line in lines if line[:9] in ("<3>token ", "<4>token ", "<6>token ")
+    ]
     assert sorted(outcomes) == sorted(names)
     # What was said is there, as far as it is text.
-    assert "said [2J ]0;title <0>token t: renewed" in next(line for line in lines if line.startswith("<3>token error:"))
+    assert "said [2J ]0;title <0>token t: renewed" in next(
+        line for line in lines if line.startswith("<3>token error:")
+    )
 
 
 def test_hostile_text_is_harmless_in_what_is_asked_for(exposed: Host) -> None:
     exposed.run()
     with closing(sqlite3.connect(exposed.state / "history.sqlite")) as database, database:
-        database.execute("UPDATE token SET failure_message = ?, failure_reason = ?", (HOSTILE + MEGABYTE, HOSTILE))
+        database.execute(
+            "UPDATE token SET failure_message = ?, failure_reason = ?", (HOSTILE + MEGABYTE, HOSTILE)
+        )
 
     for arguments in (["status"], ["check"], ["renew", "--dry-run"]):
         lines = exposed.run(*arguments).stdout.split("\n")
@@ -117,15 +146,26 @@ def test_hostile_text_is_harmless_in_what_is_asked_for(exposed: Host) -> None:
 def test_hostile_text_is_harmless_in_setup(host: Host, issuer: Issuer) -> None:
     # What oidc-agent makes of such an answer it does not tell; this oidc-gen tells it as it came.
     said = host.root / "said"
-    said.write_text(f"Error: The following error occurred during dynamic client registration:\nno: {HOSTILE}{MEGABYTE[:900_000]}")
+    said.write_text(
+        f"Error: The following error occurred during dynamic client registration:\nno: {HOSTILE}{MEGABYTE[:900_000]}"
+    )
     host.program("oidc-gen", f"cat {said} >&2; exit 1\n")
-    common = ["--ca-file", str(issuer.ca_file), "--pw-file", str(host.root / "\x1b[2Jrobot.pw"), "--create-pw-file"]
+    common = [
+        "--ca-file",
+        str(issuer.ca_file),
+        "--pw-file",
+        str(host.root / "\x1b[2Jrobot.pw"),
+        "--create-pw-file",
+    ]
     refused = host.setup("--issuer", issuer.url, "--scope", "openid", *common, "robot")
     assert refused.status == 1
     assert refused.stderr.startswith("registration failed (")
     assert [line for line in f"{refused.stderr}{refused.stdout}".split("\n") if not harmless(line)] == []
 
-    metadata = {"scopes_supported": [HOSTILE, "openid", MEGABYTE], "device_authorization_endpoint": issuer.url}
+    metadata = {
+        "scopes_supported": [HOSTILE, "openid", MEGABYTE],
+        "device_authorization_endpoint": issuer.url,
+    }
     issuer.fault(endpoint="discovery", times=1, status=200, body=answer(metadata))
     with Terminal(host.registrar("--issuer", issuer.url, *common, "robot"), host.environment({})) as terminal:
         terminal.wait_for("Scopes [openid offline_access]: ")
@@ -137,6 +177,9 @@ def test_hostile_text_is_harmless_in_setup(host: Host, issuer: Issuer) -> None:
 
 def test_what_the_libraries_say_of_an_answer_is_not_printed(host: Host, server: Listener) -> None:
     server.answer = f"HTTP/1.1 500 no\r\nno colon {HOSTILE}\r\nX: 1\r\n\r\n".encode()
-    host.configure(f"[account a]\ntoken_request_url = {server.url}/token\nclient_id = a\nclient_secret = b\n" + host.token("t", "a"))
+    host.configure(
+        f"[account a]\ntoken_request_url = {server.url}/token\nclient_id = a\nclient_secret = b\n"
+        + host.token("t", "a")
+    )
     done = host.run()
     assert [line.split()[0] for line in done.stderr.splitlines()] == ["token", "1"]

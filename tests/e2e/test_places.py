@@ -1,4 +1,5 @@
-"""The program's own places are full or closed: tokens are renewed all the same, and what cannot be done is said."""
+"""The program's own places are full or closed: tokens are renewed all the same, and what cannot be done is
+said."""
 
 from __future__ import annotations
 
@@ -22,7 +23,16 @@ FULL, NO_ROOM, CLOSED = "mode=700,nr_inodes=1", "mode=700,size=4k", "mode=700,ro
         (NO_ROOM, "mode=700", ["runtime_dir"]),
         ("mode=700", FULL, ["no copy of its file can be kept", "the history cannot be written"]),
         ("mode=700", CLOSED, ["no copy of its file can be kept", "the history cannot be written"]),
-        (FULL, CLOSED, ["runtime_dir", "there can be no lock in", "no copy of its file can be kept", "the history cannot be written"]),
+        (
+            FULL,
+            CLOSED,
+            [
+                "runtime_dir",
+                "there can be no lock in",
+                "no copy of its file can be kept",
+                "the history cannot be written",
+            ],
+        ),
     ],
 )
 def test_tokens_are_renewed_and_what_cannot_be_done_is_said(
@@ -44,7 +54,9 @@ def test_tokens_are_renewed_and_what_cannot_be_done_is_said(
     assert issuer.verify(host.read("one").strip())["aud"] == "one"
 
 
-def test_a_full_run_costs_the_service_only_what_needs_an_agent(host: Host, issuer: Issuer, registry: Host) -> None:
+def test_a_full_run_costs_the_service_only_what_needs_an_agent(
+    host: Host, issuer: Issuer, registry: Host
+) -> None:
     probe = host.credentials_account(issuer, "probe", issuer.add_client())
     robot = host.adopt(registry, "robot")
     accounts = probe + robot + f"[renewer]\nstate_dir = {host.state}\n"
@@ -59,7 +71,10 @@ def test_a_full_run_costs_the_service_only_what_needs_an_agent(host: Host, issue
         assert done.status == 1, done.stderr
         assert issuer.verify(host.read("one").strip())
         failure = done.line("token two: failed (local): ")
-        assert f"no directory can be made in {runtime}: No space left on device: no token is published" in failure
+        assert (
+            f"no directory can be made in {runtime}: No space left on device: no token is published"
+            in failure
+        )
         assert failure.endswith("make room there, or name another directory as runtime_dir in [renewer]")
         assert done.line(f"warning: runtime_dir {runtime} is passed over: ")
         assert done.line("warning: there can be no temporary runtime directory either: ")
@@ -68,7 +83,8 @@ def test_a_full_run_costs_the_service_only_what_needs_an_agent(host: Host, issue
 
 
 def as_the_unit_shows_it(host: Host) -> None:
-    """ProtectSystem=strict and ReadOnlyPaths=, with ReadWritePaths= of this host, and a /run that is full up to its last inode."""
+    """ProtectSystem=strict and ReadOnlyPaths=, with ReadWritePaths= of this host, and a /run that is full up
+    to its last inode."""
     runtime = f"/run/{host.short.name}"
     commands = [
         *(["mount", "--bind", path, path] for path in ("/tmp", "/var/tmp", str(host.root))),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from osg_token_renewer import lock
+from osg_token_renewer.system import locks
 from testbed import Issuer
 from tests.host import LONGEST, Host, has_open, stop, until, waits_for_the_lock
 from tests.terminal import Terminal, unwrapped
@@ -30,9 +30,15 @@ def contents(*directories: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def waiting(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, subprocess.Popen[str]]]:
-    """A run on a host whose lock is this process's. It waits for a while, so it is started before the other tests."""
-    with Host.made(tmp_path_factory.mktemp("waiting")) as host, lock.held(str(host.state / "lock"), 0):
+def waiting(
+    running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Host, subprocess.Popen[str]]]:
+    """A run on a host whose lock is this process's. It waits for a while, so it is started before the other
+    tests."""
+    with (
+        Host.made(tmp_path_factory.mktemp("waiting")) as host,
+        locks.hold_run_lock(str(host.state / "lock"), 0),
+    ):
         account = host.credentials_account(running_issuer, "probe", running_issuer.add_client())
         host.configure(account + host.token("t", "probe"))
         run = host.start()
@@ -45,7 +51,9 @@ def waiting(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) ->
 # what is due
 
 
-def test_only_what_is_due_is_renewed_unless_forced_and_only_the_tokens_named(host: Host, issuer: Issuer, probe: str) -> None:
+def test_only_what_is_due_is_renewed_unless_forced_and_only_the_tokens_named(
+    host: Host, issuer: Issuer, probe: str
+) -> None:
     tokens = [host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")]
     host.configure(probe + host.token("often", "probe") + "".join(tokens))
     assert host.run().status == 0
@@ -59,11 +67,16 @@ def test_only_what_is_due_is_renewed_unless_forced_and_only_the_tokens_named(hos
     assert issuer.counts().token == 1 + 0 + 1 + 3
 
 
-def test_an_unknown_token_is_wrong_usage_and_nothing_is_attempted(host: Host, issuer: Issuer, probe: str) -> None:
+def test_an_unknown_token_is_wrong_usage_and_nothing_is_attempted(
+    host: Host, issuer: Issuer, probe: str
+) -> None:
     host.configure(probe + host.token("a", "probe"))
     done = host.run("renew", "a", "b")
     assert done.status == 2
-    assert done.line("there is no [token b]") == "there is no [token b] in the configuration; see: osg-token-renewer status"
+    assert (
+        done.line("there is no [token b]")
+        == "there is no [token b] in the configuration; see: osg-token-renewer status"
+    )
     assert (list(host.tokens.iterdir()), issuer.counts().total) == ([], 0)
 
 
@@ -73,8 +86,13 @@ def test_no_token_configured_is_well_and_said(host: Host, probe: str) -> None:
     assert (done.status, done.stderr) == (0, "no token is configured: nothing to do\n")
 
 
-def test_a_dry_run_says_what_is_due_and_why_and_touches_nothing(host: Host, issuer: Issuer, probe: str) -> None:
-    host.configure(probe + "".join(host.token(name, "probe", min_lifetime=600) for name in ("fresh", "damaged", "missing")))
+def test_a_dry_run_says_what_is_due_and_why_and_touches_nothing(
+    host: Host, issuer: Issuer, probe: str
+) -> None:
+    host.configure(
+        probe
+        + "".join(host.token(name, "probe", min_lifetime=600) for name in ("fresh", "damaged", "missing"))
+    )
     assert host.run("renew", "fresh").status == 0
     (host.tokens / "damaged").write_text("two words\n")
     issuer.reset_counts()
@@ -99,17 +117,31 @@ def test_a_dry_run_says_what_is_due_and_why_and_touches_nothing(host: Host, issu
 def test_what_is_asked_for_differently_is_due(host: Host, issuer: Issuer, probe: str) -> None:
     changes: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         "other": ({"audience": "one"}, {"audience": "two"}, "audience changed since it was published"),
-        "less": ({"scope": "compute.read compute.create"}, {"scope": "compute.read"}, "scope changed since it was published"),
+        "less": (
+            {"scope": "compute.read compute.create"},
+            {"scope": "compute.read"},
+            "scope changed since it was published",
+        ),
         "none": ({"audience": "one"}, {}, "audience changed since it was published"),
         "moded": ({}, {"mode": "0640"}, "its mode is 0600, not the configured 0640"),
     }
     same = host.token("same", "probe", audience="a b", min_lifetime=600)
     host.configure(
-        probe + same + "".join(host.token(name, "probe", min_lifetime=600, **before) for name, (before, _, _) in changes.items())
+        probe
+        + same
+        + "".join(
+            host.token(name, "probe", min_lifetime=600, **before) for name, (before, _, _) in changes.items()
+        )
     )
     assert host.run().status == 0
     same = host.token("same", "probe", audience="b  a", min_lifetime=600)
-    host.configure(probe + same + "".join(host.token(name, "probe", min_lifetime=600, **after) for name, (_, after, _) in changes.items()))
+    host.configure(
+        probe
+        + same
+        + "".join(
+            host.token(name, "probe", min_lifetime=600, **after) for name, (_, after, _) in changes.items()
+        )
+    )
 
     planned = host.run("renew", "--dry-run")
     assert planned.line("token same: ").startswith("token same: is fresh: ")
@@ -127,9 +159,15 @@ def test_what_is_asked_for_differently_is_due(host: Host, issuer: Issuer, probe:
 # what came
 
 
-def test_a_token_that_lacks_what_was_asked_for_is_published_with_a_warning_or_not_at_all(host: Host, issuer: Issuer, probe: str) -> None:
+def test_a_token_that_lacks_what_was_asked_for_is_published_with_a_warning_or_not_at_all(
+    host: Host, issuer: Issuer, probe: str
+) -> None:
     asked = {"audience": "ce", "scope": "compute.read condor:/NOTHING"}
-    host.configure(probe + host.token("warn", "probe", **asked) + host.token("enforce", "probe", claims="enforce", **asked))
+    host.configure(
+        probe
+        + host.token("warn", "probe", **asked)
+        + host.token("enforce", "probe", claims="enforce", **asked)
+    )
     (host.tokens / "enforce").write_text("the.old.one")
     issuer.settings(ignore_audience=True, ignore_scope=True)
 
@@ -139,7 +177,10 @@ def test_a_token_that_lacks_what_was_asked_for_is_published_with_a_warning_or_no
     warned = done.line("warning: token warn: renewed, valid for ")
     assert "; lacks audience ce; lacks scope condor:/NOTHING; has more scope than asked for: " in warned
     enforced = done.line("token enforce: ")
-    assert "the token that came lacks audience ce and scope condor:/NOTHING: the published token stays; " in enforced
+    assert (
+        "the token that came lacks audience ce and scope condor:/NOTHING: the published token stays; "
+        in enforced
+    )
     assert "ask the issuer's operators to grant it, or set claims = warn" in enforced
     assert issuer.verify(host.read("warn").strip())
     assert host.read("enforce") == "the.old.one"
@@ -172,7 +213,9 @@ def test_a_token_that_is_not_valid_now_is_never_published(
         assert host.read("t") == "the.old.one"
 
 
-def test_an_opaque_token_is_published_marked_and_fresh_until_it_expires(host: Host, issuer: Issuer, probe: str) -> None:
+def test_an_opaque_token_is_published_marked_and_fresh_until_it_expires(
+    host: Host, issuer: Issuer, probe: str
+) -> None:
     host.configure(probe + host.token("t", "probe", audience="dark", min_lifetime=600))
     issuer.settings(opaque_audiences=["dark"])
     assert host.run().line("token t: renewed, valid for ").endswith(", not checkable because it is opaque")
@@ -182,16 +225,25 @@ def test_an_opaque_token_is_published_marked_and_fresh_until_it_expires(host: Ho
     assert shown["seconds_left"] > 600
     # Nobody can tell when another opaque token expires.
     (host.tokens / "t").write_text("somebody-elses-token\n")
-    assert host.run("renew", "--dry-run").line("token t: ") == "token t: would be obtained: nobody said when it expires"
+    assert (
+        host.run("renew", "--dry-run").line("token t: ")
+        == "token t: would be obtained: nobody said when it expires"
+    )
 
 
 # interruptions
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_stopped_run_finishes_the_requests_under_way_and_fails_the_rest(host: Host, issuer: Issuer, number: signal.Signals) -> None:
+def test_a_stopped_run_finishes_the_requests_under_way_and_fails_the_rest(
+    host: Host, issuer: Issuer, number: signal.Signals
+) -> None:
     accounts = {name: issuer.add_client() for name in ("a", "b")}
-    tokens = [host.token(f"{name}{turn}", name, audience=turn, min_lifetime=600) for name in accounts for turn in (1, 2)]
+    tokens = [
+        host.token(f"{name}{turn}", name, audience=turn, min_lifetime=600)
+        for name in accounts
+        for turn in (1, 2)
+    ]
     sections = [host.credentials_account(issuer, name, client) for name, client in accounts.items()]
     host.configure("".join(sections + tokens), workers=2)
     issuer.fault(endpoint="token", hold=True)
@@ -224,8 +276,13 @@ def test_a_stopped_run_finishes_the_requests_under_way_and_fails_the_rest(host: 
     assert host.run().line("4 tokens:") == "4 tokens: 2 renewed, 2 fresh, 0 failed"
 
 
-def test_a_run_that_waited_for_another_finds_fresh_what_that_one_renewed(host: Host, issuer: Issuer, probe: str) -> None:
-    host.configure(probe + "".join(host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")), workers=1)
+def test_a_run_that_waited_for_another_finds_fresh_what_that_one_renewed(
+    host: Host, issuer: Issuer, probe: str
+) -> None:
+    host.configure(
+        probe + "".join(host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")),
+        workers=1,
+    )
     issuer.fault(endpoint="token", hold=True)
     first = host.start()
     until(lambda: issuer.counts().token == 1)
@@ -235,7 +292,10 @@ def test_a_run_that_waited_for_another_finds_fresh_what_that_one_renewed(host: H
     issuer.clear_faults()
 
     ends = [(run.communicate(timeout=LONGEST)[1].splitlines()[-1], run.returncode) for run in (first, second)]
-    assert ends == [("2 tokens: 2 renewed, 0 fresh, 0 failed", 0), ("2 tokens: 0 renewed, 2 fresh, 0 failed", 0)]
+    assert ends == [
+        ("2 tokens: 2 renewed, 0 fresh, 0 failed", 0),
+        ("2 tokens: 0 renewed, 2 fresh, 0 failed", 0),
+    ]
     assert issuer.counts().token == 2
 
 
@@ -244,12 +304,15 @@ def test_a_run_that_is_stopped_while_it_waits_for_another_ends_before_that_one_a
     host: Host, issuer: Issuer, probe: str, number: signal.Signals
 ) -> None:
     host.configure(probe + host.token("t", "probe"))
-    with lock.held(str(host.state / "lock"), 0):
+    with locks.hold_run_lock(str(host.state / "lock"), 0):
         run = waits_for_the_lock(host)
         run.send_signal(number)
         _, said = run.communicate(timeout=LONGEST)
     assert run.returncode == 128 + number
-    assert said.splitlines() == ["stopping: requests under way are let finish first", f"warning: stopped by {number.name}"]
+    assert said.splitlines() == [
+        "stopping: requests under way are let finish first",
+        f"warning: stopped by {number.name}",
+    ]
     assert issuer.counts().total == 0
 
 
@@ -264,13 +327,17 @@ def test_on_a_terminal_progress_is_shown_and_failures_stand_above_it(host: Host,
         + "".join(host.token(f"slow{number}", "good") for number in (1, 2))
     )
     reason = " ".join(["for this and that reason"] * 6)
-    issuer.fault(endpoint="token", client_id=clients["bad"].client_id, status=400, body=f'{{"error": "{reason}"}}')
+    issuer.fault(
+        endpoint="token", client_id=clients["bad"].client_id, status=400, body=f'{{"error": "{reason}"}}'
+    )
     issuer.fault(endpoint="token", client_id=clients["good"].client_id, hold=True)
 
     with Terminal(host.renewer(), host.environment({})) as terminal:
         terminal.wait_for("token broken: ")
         # All of its last line, too, which is drawn anew all the time.
-        during = terminal.wait_until(lambda lines: re.search(r"renewing .* 1/3 [\d:]+$", lines[-1]) is not None)
+        during = terminal.wait_until(
+            lambda lines: re.search(r"renewing .* 1/3 [\d:]+$", lines[-1]) is not None
+        )
         issuer.clear_faults()
         status = terminal.end()
 
@@ -295,11 +362,16 @@ def test_without_a_terminal_nothing_is_drawn(host: Host, probe: str) -> None:
     host.configure(probe + host.token("t", "probe"))
     done = host.run(env={"TERM": "xterm", "FORCE_COLOR": "1"})
     assert (done.status, done.stdout) == (0, "")
-    assert [line.partition(",")[0] for line in done.stderr.splitlines()] == ["token t: renewed", "1 token: 1 renewed"]
+    assert [line.partition(",")[0] for line in done.stderr.splitlines()] == [
+        "token t: renewed",
+        "1 token: 1 renewed",
+    ]
 
 
 # Last in this file: by now it has waited long enough.
-def test_a_second_run_says_who_holds_the_lock_and_attempts_nothing(waiting: tuple[Host, subprocess.Popen[str]]) -> None:
+def test_a_second_run_says_who_holds_the_lock_and_attempts_nothing(
+    waiting: tuple[Host, subprocess.Popen[str]],
+) -> None:
     host, run = waiting
     _, said = run.communicate(timeout=LONGEST)
     assert run.returncode == 1

@@ -16,7 +16,9 @@ def robot(host: Host, registry: Host) -> str:
     return host.adopt(registry, "robot")
 
 
-def test_a_token_of_each_source_is_published_with_what_was_asked_for(host: Host, issuer: Issuer, robot: str) -> None:
+def test_a_token_of_each_source_is_published_with_what_was_asked_for(
+    host: Host, issuer: Issuer, robot: str
+) -> None:
     client = issuer.add_client()
     host.configure(
         robot
@@ -37,7 +39,9 @@ def test_a_token_of_each_source_is_published_with_what_was_asked_for(host: Host,
         assert stat.S_IMODE(os.stat(host.tokens / name).st_mode) == 0o600
 
 
-def test_a_second_run_asks_the_issuer_for_nothing_and_starts_no_agent(host: Host, issuer: Issuer, robot: str) -> None:
+def test_a_second_run_asks_the_issuer_for_nothing_and_starts_no_agent(
+    host: Host, issuer: Issuer, robot: str
+) -> None:
     client = issuer.add_client()
     host.configure(
         robot

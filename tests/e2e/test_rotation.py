@@ -1,4 +1,5 @@
-"""An issuer that gives a new refresh token with each access token, and takes the use of an old one for theft."""
+"""An issuer that gives a new refresh token with each access token, and takes the use of an old one for
+theft."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import pytest
 from testbed import Issuer
 from tests.host import LONGEST, Host, spare_adding, stop, until
 
-# Each run derives nine keys, three seconds of work for oidc-agent on a slow machine. Which Python runs the program makes no
-# difference to it, so that only one of several need go all the way.
+# Each run derives nine keys, three seconds of work for oidc-agent on a slow machine. Which Python runs the
+# program makes no difference to it, so that only one of several need go all the way.
 RUNS = int(os.environ.get("ROTATION_RUNS", "50"))
 
 
@@ -25,7 +26,9 @@ def rotating(host: Host, issuer: Issuer) -> str:
 
 
 def test_each_of_many_runs_in_a_row_renews(host: Host, issuer: Issuer, rotating: str) -> None:
-    host.configure(rotating + "".join(host.token(name, "rotating", audience=name) for name in ("even", "odd")))
+    host.configure(
+        rotating + "".join(host.token(name, "rotating", audience=name) for name in ("even", "odd"))
+    )
     seen = set()
     for number in range(RUNS):
         name = ("even", "odd")[number % 2]
@@ -40,7 +43,9 @@ def test_each_of_many_runs_in_a_row_renews(host: Host, issuer: Issuer, rotating:
     assert host.account_file("rotating").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_run_that_is_stopped_in_the_middle_of_a_refresh_keeps_the_account(host: Host, issuer: Issuer, rotating: str) -> None:
+def test_a_run_that_is_stopped_in_the_middle_of_a_refresh_keeps_the_account(
+    host: Host, issuer: Issuer, rotating: str
+) -> None:
     host.configure(rotating + "".join(host.token(name, "rotating", audience=name) for name in ("one", "two")))
     adding = spare_adding(issuer)
     issuer.fault(endpoint="token", hold=True)

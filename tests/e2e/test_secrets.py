@@ -1,4 +1,5 @@
-"""Secrets stay where they are: whole runs, setup included, while every process and everything that is written is observed."""
+"""Secrets stay where they are: whole runs, setup included, while every process and everything that is written
+is observed."""
 
 from __future__ import annotations
 
@@ -91,7 +92,11 @@ def stage(host: Host, issuer: Issuer) -> Stage:
 
 def echo(*secrets: str) -> str:
     """How an issuer may answer what it was sent back, in the form of RFC 6749 section 5.2."""
-    encoded = [form for secret in secrets for form in (secret, quote_plus(secret), base64.b64encode(f"probe:{secret}".encode()).decode())]
+    encoded = [
+        form
+        for secret in secrets
+        for form in (secret, quote_plus(secret), base64.b64encode(f"probe:{secret}".encode()).decode())
+    ]
     return json.dumps({"error": "invalid_client", "error_description": " ".join(["you sent", *encoded])})
 
 
@@ -105,36 +110,66 @@ def test_no_secret_is_seen_anywhere_but_in_its_own_file(stage: Stage) -> None:
     made = host.root / "robot.pw"
 
     # Setup, in each of its ways, and each refused once.
-    fault(issuer, json.dumps({"error": "access_denied", "error_description": "no"}), endpoint="registration", times=1)
+    fault(
+        issuer,
+        json.dumps({"error": "access_denied", "error_description": "no"}),
+        endpoint="registration",
+        times=1,
+    )
     stage.setup(*common, "--pw-file", str(made), "--create-pw-file", "robot", status=1)
     stage.setup(*common, "--pw-file", str(made), "--create-pw-file", "robot", status=1, person="deny_next")
     stage.setup(*common, "--pw-file", str(made), "--create-pw-file", "robot", person="approve_next")
     stage.own[made.read_text().strip()] = {made}
     client = issuer.add_client(client_secret="short-secret", token_endpoint_auth_method="client_secret_basic")
-    given = ["--client-id", client.client_id, "--client-secret-file", str(stage.keep("client.secret", "short-secret"))]
+    given = [
+        "--client-id",
+        client.client_id,
+        "--client-secret-file",
+        str(stage.keep("client.secret", "short-secret")),
+    ]
     manual = [*common, "--manual", *given, "--pw-file", str(stage.keep("manual.pw", PASSWORD)), "manual"]
     fault(issuer, echo("short-secret", PASSWORD), endpoint="device_authorization", times=1)
     stage.setup(*manual, status=1)
     stage.setup(*manual, person="approve_next")
     odd = issuer.add_client(client_secret=ODD)
     given = ["--client-id", odd.client_id, "--client-secret-file", str(stage.keep("odd.secret", ODD))]
-    proved = [*common[:-2], "--client-credentials", *given, "--scope", "compute.read", "--write-config", "probe"]
+    proved = [
+        *common[:-2],
+        "--client-credentials",
+        *given,
+        "--scope",
+        "compute.read",
+        "--write-config",
+        "probe",
+    ]
     fault(issuer, echo(ODD), client_id=odd.client_id, times=2)
     stage.setup(*proved, status=1)
     stage.setup(*proved)
 
     # Runs in which all is well.
-    inline = host.credentials_account(issuer, "inline", issuer.add_client(client_secret="stands-in-the-configuration"))
+    inline = host.credentials_account(
+        issuer, "inline", issuer.add_client(client_secret="stands-in-the-configuration")
+    )
     stage.own["stands-in-the-configuration"] = {host.config}
     accounts = f"[account robot]\npassword_file = {made}\n[account manual]\npassword_file = {host.root}/manual.pw\n{inline}"
     names = ("robot", "manual", "probe", "inline")
     host.configure(accounts + "".join(host.token(name, name, min_lifetime=60) for name in names))
-    for arguments in (["-v"], ["-v", "renew", "--force"], ["renew", "--dry-run"], ["status"], ["status", "--json"], ["check", "--strict"]):
+    for arguments in (
+        ["-v"],
+        ["-v", "renew", "--force"],
+        ["renew", "--dry-run"],
+        ["status"],
+        ["status", "--json"],
+        ["check", "--strict"],
+    ):
         stage.run(*arguments)
 
-    # Runs in which nothing is: the issuer answers the secrets back, as JSON and as a page, and a password is wrong.
+    # Runs in which nothing is: the issuer answers the secrets back, as JSON and as a page, and a password is
+    # wrong.
     known = issuer.secrets()
-    agents = echo(known["refresh_token"][-1], known["client_secret"][0], known["registration_access_token"][0])
+    agents = echo(
+        known["refresh_token"][-1], known["client_secret"][0], known["registration_access_token"][0]
+    )
     fault(issuer, agents.replace("invalid_client", "invalid_grant"), client_id=host_client(issuer, "robot"))
     fault(issuer, echo(ODD), client_id=odd.client_id)
     fault(issuer, "<html>stands-in-the-configuration</html>")
@@ -149,7 +184,11 @@ def test_no_secret_is_seen_anywhere_but_in_its_own_file(stage: Stage) -> None:
     stage.run("renew", "--force")
 
     assert stage.leaks() == []
-    assert {name for name, values in issuer.secrets().items() if values} >= {"refresh_token", "device_code", "registration_access_token"}
+    assert {name for name, values in issuer.secrets().items() if values} >= {
+        "refresh_token",
+        "device_code",
+        "registration_access_token",
+    }
     assert len(issuer.secrets()["refresh_token"]) > 6
 
 
@@ -158,20 +197,36 @@ def host_client(issuer: Issuer, account: str) -> str:
 
 
 def test_no_secret_is_in_what_a_bug_leaves_behind(stage: Stage) -> None:
-    """An installation whose files have lost their ends, as some do when the power fails: it fails with the secret in its hands."""
+    """An installation whose files have lost their ends, as some do when the power fails: it fails with the
+    secret in its hands."""
     host = stage.host
     damaged = host.root / "damaged"
-    shutil.copytree(ROOT / "osg_token_renewer", damaged / "osg_token_renewer", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "osg_token_renewer",
+        damaged / "osg_token_renewer",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (damaged / "libexec").mkdir()
     shutil.copy(RENEWER, damaged / "libexec")
     source = damaged / "osg_token_renewer" / "sources" / "client_credentials.py"
     source.write_text(source.read_text().partition("def _encoded(")[0])
     stage.keep("odd.secret", ODD)
     account = host.credentials_account(stage.issuer, "probe", stage.issuer.add_client(client_secret=ODD))
-    host.configure(account.replace("client_secret = ", "client_secret_file = ").replace(ODD.replace("%", "%%"), f"{host.root}/odd.secret"))
+    host.configure(
+        account.replace("client_secret = ", "client_secret_file = ").replace(
+            ODD.replace("%", "%%"), f"{host.root}/odd.secret"
+        )
+    )
     host.write_config(host.config.read_text() + host.token("t", "probe"))
 
-    command = [*host.prefix, sys.executable, str(damaged / "libexec" / RENEWER.name), "--config", str(host.config), "-v"]
+    command = [
+        *host.prefix,
+        sys.executable,
+        str(damaged / "libexec" / RENEWER.name),
+        "--config",
+        str(host.config),
+        "-v",
+    ]
     done = subprocess.run(command, env=host.environment({}), capture_output=True, text=True, check=False)
 
     assert (done.returncode, "a bug in this program: NameError" in done.stderr) == (3, True), done.stderr
@@ -194,10 +249,16 @@ def test_no_secret_is_in_what_a_bug_leaves_behind(stage: Stage) -> None:
 def test_what_is_shown_is_seen(stage: Stage, shown: str, where: str, form: str) -> None:
     """The observation itself: each way of showing a secret is noticed."""
     secret = "correct-horse & battery"
-    encoded = {"as it is": secret, "base64": base64.b64encode(f"me:{secret}:".encode()).decode(), "form-encoded": quote_plus(secret)}[form]
+    encoded = {
+        "as it is": secret,
+        "base64": base64.b64encode(f"me:{secret}:".encode()).decode(),
+        "form-encoded": quote_plus(secret),
+    }[form]
     stage.own[secret] = set()
     script = f"read -r SECRET; {shown}"
     command = [*stage.host.prefix, "sh", "-c", script]
-    done = subprocess.run(command, cwd=stage.host.root, input=encoded, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=stage.host.root, input=encoded, capture_output=True, text=True, check=True
+    )
     stage.said += [done.stdout]
     assert any(where in leak for leak in found(stage.sights(), stage.own))

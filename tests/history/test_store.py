@@ -16,26 +16,35 @@ from typing import Any
 
 import pytest
 
-from osg_token_renewer import jwt
 from osg_token_renewer.errors import HistoryError, Stopped
 from osg_token_renewer.history import History, store
 from osg_token_renewer.history.store import DamagedError
 from osg_token_renewer.model import Outcome, State, TokenRecord, TokenSpec
+from osg_token_renewer.tokens import jwt
 from tests.faults import apart, mount
 from tests.host import LONGEST
 from tests.moments import at_moment
 from tests.report.samples import encoded
+from tests.specs import file_token
 
 NOW = 1_800_000_000.0
 
 
 def spec(name: str = "x") -> TokenSpec:
-    return TokenSpec(name, "a", f"/tokens/{name}", audience=("ce",))
+    return file_token(name, "a", f"/tokens/{name}", audience=("ce",))
 
 
 def renewed(name: str = "x", expires_at: float | None = NOW + 3600, **claims: Any) -> Outcome:
     token = jwt.parse(encoded({"iss": "https://issuer.example.org", **claims}))
-    return Outcome(spec(name), State.RENEWED, "renewed", "renewed", expires_at=expires_at, token=token, fingerprint="0123456789abcdef")
+    return Outcome(
+        spec(name),
+        State.RENEWED,
+        "renewed",
+        "renewed",
+        expires_at=expires_at,
+        token=token,
+        fingerprint="0123456789abcdef",
+    )
 
 
 def failed(name: str = "x", message: str = "Connection refused") -> Outcome:
@@ -58,7 +67,9 @@ def used(history: History) -> History:
 # What it remembers
 
 
-def test_nothing_is_known_where_there_is_no_history_and_looking_makes_none(history: History, tmp_path: Path) -> None:
+def test_nothing_is_known_where_there_is_no_history_and_looking_makes_none(
+    history: History, tmp_path: Path
+) -> None:
     assert history.records() == {}
     assert os.listdir(tmp_path) == []
 
@@ -77,9 +88,13 @@ def test_a_renewed_token_is_remembered_with_what_was_asked_and_what_came(history
     }
 
 
-def test_failures_in_a_row_are_counted_and_a_renewal_ends_the_row_but_the_last_failure_stays(history: History) -> None:
+def test_failures_in_a_row_are_counted_and_a_renewal_ends_the_row_but_the_last_failure_stays(
+    history: History,
+) -> None:
     rows = []
-    for number, outcome in enumerate((failed(), failed(), failed(message="HTTP status 500"), renewed(), failed())):
+    for number, outcome in enumerate(
+        (failed(), failed(), failed(message="HTTP status 500"), renewed(), failed())
+    ):
         history.record([outcome], NOW + number)
         record = history.records()["x"]
         rows.append((record.failures_in_row, record.failed_at, record.failure_message, record.obtained_at))
@@ -96,7 +111,11 @@ def test_a_failure_keeps_what_is_known_of_the_token_that_is_still_published(hist
     history.record([renewed()], NOW)
     history.record([failed()], NOW + 1)
     record = history.records()["x"]
-    assert (record.fingerprint, record.expires_at, record.failure_reason) == ("0123456789abcdef", NOW + 3600, "unavailable")
+    assert (record.fingerprint, record.expires_at, record.failure_reason) == (
+        "0123456789abcdef",
+        NOW + 3600,
+        "unavailable",
+    )
 
 
 def test_fresh_tokens_change_nothing_and_make_no_history(history: History, tmp_path: Path) -> None:
@@ -108,7 +127,10 @@ def test_fresh_tokens_change_nothing_and_make_no_history(history: History, tmp_p
 def test_a_token_whose_turn_did_not_come_before_the_run_was_stopped_is_no_failure(history: History) -> None:
     history.record([renewed("x")], NOW)
     before = history.records()
-    stopped = [Outcome(spec(name), State.FAILED, Stopped.reason, "the run was stopped before its turn came") for name in ("x", "y")]
+    stopped = [
+        Outcome(spec(name), State.FAILED, Stopped.reason, "the run was stopped before its turn came")
+        for name in ("x", "y")
+    ]
     history.record(stopped, NOW + 1)
     assert history.records() == before
 
@@ -127,7 +149,9 @@ def test_any_text_can_be_remembered(history: History, text: str) -> None:
     assert messages == {"x": text.encode("utf-8", "backslashreplace").decode(), "y": None}
 
 
-def test_the_file_and_what_sqlite_puts_beside_it_are_for_their_owner_alone(history: History, tmp_path: Path) -> None:
+def test_the_file_and_what_sqlite_puts_beside_it_are_for_their_owner_alone(
+    history: History, tmp_path: Path
+) -> None:
     before = os.umask(0)
     try:
         history.record([renewed()], NOW)
@@ -153,7 +177,8 @@ def test_a_state_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 
 def test_two_writers_at_once_lose_nothing(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads with connections of their own: for SQLite's locks they are as good as processes. The first makes the file."""
+    """Threads with connections of their own: for SQLite's locks they are as good as processes. The first
+    makes the file."""
     # A disk may take longer for what the other writes.
     monkeypatch.setattr(store, "_BUSY", LONGEST)
     errors: list[Exception] = []
@@ -172,7 +197,11 @@ def test_two_writers_at_once_lose_nothing(history: History, monkeypatch: pytest.
         thread.join()
 
     assert errors == []
-    assert {name: record.failures_in_row for name, record in history.records().items()} == {"one": 8, "two": 8, "both": 16}
+    assert {name: record.failures_in_row for name, record in history.records().items()} == {
+        "one": 8,
+        "two": 8,
+        "both": 16,
+    }
 
 
 def test_a_history_that_another_connection_has_locked_is_no_damage(used: History) -> None:
@@ -191,7 +220,9 @@ def test_a_program_that_is_killed_while_it_writes_costs_the_next_one_no_history(
     journals = 0
     for moment in count():
         Path(used.path).write_bytes(content)
-        if not at_moment(moment, lambda: used.record([failed("new")], NOW + 1), lambda pid: os.kill(pid, signal.SIGKILL)):
+        if not at_moment(
+            moment, lambda: used.record([failed("new")], NOW + 1), lambda pid: os.kill(pid, signal.SIGKILL)
+        ):
             break
         journals += os.path.exists(f"{used.path}-journal")
         assert len(used.records()) in (len(old), len(old) + 1)
@@ -203,7 +234,8 @@ def test_a_program_that_is_killed_while_it_writes_costs_the_next_one_no_history(
 
 
 def damaged(history: History, how: Callable[[Path], None]) -> None:
-    """Neither reading nor writing goes on with such a file; put aside, it makes room for a new one and is not lost."""
+    """Neither reading nor writing goes on with such a file; put aside, it makes room for a new one and is not
+    lost."""
     path = Path(history.path)
     how(path)
     before = path.read_bytes()
@@ -270,9 +302,13 @@ def test_a_database_with_something_else_in_it_is_damaged(history: History, kind:
     damaged(history, make)
 
 
-def test_a_table_that_cannot_tell_one_token_from_another_is_found_when_it_is_written(history: History) -> None:
+def test_a_table_that_cannot_tell_one_token_from_another_is_found_when_it_is_written(
+    history: History,
+) -> None:
     with closing(sqlite3.connect(history.path)) as database:
-        database.executescript(f"CREATE TABLE token ({COLUMNS.replace(' PRIMARY KEY', '')}); PRAGMA user_version = 1;")
+        database.executescript(
+            f"CREATE TABLE token ({COLUMNS.replace(' PRIMARY KEY', '')}); PRAGMA user_version = 1;"
+        )
     with pytest.raises(DamagedError):
         history.record([renewed()], NOW)
 
@@ -369,7 +405,10 @@ def test_a_full_file_system_is_no_damage_and_loses_nothing(tmp_path: Path) -> No
         with pytest.raises(OSError, match="No space"), open(tmp_path / "filler", "wb", buffering=0) as filler:
             while True:
                 filler.write(b"x" * 4096)
-        unusable(history, lambda: history.record([failed(f"token-{number}", "why " * 1000) for number in range(100)], NOW))
+        unusable(
+            history,
+            lambda: history.record([failed(f"token-{number}", "why " * 1000) for number in range(100)], NOW),
+        )
         assert list(history.records()) == ["x"]
         (tmp_path / "filler").unlink()
         history.record([failed()], NOW)

@@ -1,4 +1,5 @@
-"""The completions, in real shells: a key inserts all candidates, and the program that is then started notes its arguments."""
+"""The completions, in real shells: a key inserts all candidates, and the program that is then started notes
+its arguments."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class Shell:
         self._count = 0
 
     def candidates(self, line: str) -> list[str]:
-        """What the shell has to offer at the end of the line, sorted; fails if anything is printed beside it."""
+        """What the shell has to offer at the end of the line, sorted; fails if anything is printed beside
+        it."""
         arguments = self._enter(f"{line}{INSERT_ALL} ")
         typed = shlex.split(line)[1:]
         if not line.endswith(" "):
@@ -69,7 +71,9 @@ class Shell:
             typed, begun = typed[:-1], typed[-1:]
             if arguments == typed + begun:
                 return []
-        assert [word for word in typed if not word.startswith("~")] == [word for word in arguments[: len(typed)] if word in typed]
+        assert [word for word in typed if not word.startswith("~")] == [
+            word for word in arguments[: len(typed)] if word in typed
+        ]
         return sorted(arguments[len(typed) :])
 
     def do(self, command: str) -> None:
@@ -81,7 +85,8 @@ class Shell:
         self._terminal.type(f"{line}end{self._count}\n")
         self._terminal.wait_for(end)
         shown, _, self._terminal.shown = self._terminal.shown.partition(end)
-        # With the prompt the shell has the terminal in its hands again: what is typed before would be echoed twice.
+        # With the prompt the shell has the terminal in its hands again: what is typed before would be echoed
+        # twice.
         self._terminal.wait_for(PROMPT)
         assert shown.count("\n") == 1, f"besides the line that was typed, this was shown:\n{shown}"
         return self._answers.read_text().splitlines()[:-1]
@@ -91,7 +96,12 @@ class Shell:
 def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     home = tmp_path_factory.mktemp("home")
     command, start = request.param
-    env = {"PATH": f"{programs(home)}:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8", "ANSWERS": str(home / "answers")}
+    env = {
+        "PATH": f"{programs(home)}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "ANSWERS": str(home / "answers"),
+    }
     env["BASH_COMPLETION_USER_DIR"] = str(bash_completions(home))
     env["ZSH_FUNCTIONS"] = str(COMPLETIONS)
     with Terminal(["/usr/bin/env", *command], env) as terminal:
@@ -109,13 +119,16 @@ def programs(home: Path) -> Path:
     directory = home / "bin"
     directory.mkdir()
     for name in ("osg-token-renewer", "osg-token-renewer-setup"):
-        (directory / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$ANSWERS"\nfor last; do :; done\necho "<$last>"\n')
+        (directory / name).write_text(
+            '#!/bin/sh\nprintf "%s\\n" "$@" >"$ANSWERS"\nfor last; do :; done\necho "<$last>"\n'
+        )
         (directory / name).chmod(0o755)
     return directory
 
 
 def bash_completions(home: Path) -> Path:
-    """The file as it is installed: bash-completion finds it by the name of the command, so each command has one."""
+    """The file as it is installed: bash-completion finds it by the name of the command, so each command has
+    one."""
     directory = home / "bash-completion" / "completions"
     directory.mkdir(parents=True)
     for name in ("osg-token-renewer", "osg-token-renewer-setup"):
@@ -135,7 +148,9 @@ def options(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (subparsers,) = (action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (subparsers,) = (
+        action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
     return dict(subparsers.choices)
 
 
@@ -202,7 +217,10 @@ def test_the_configuration_may_be_named_as_a_shell_allows(shell: Shell, main: Pa
 
 
 def test_accounts_are_offered_for_a_new_login_and_not_for_a_new_account(shell: Shell, main: Path) -> None:
-    assert shell.candidates(f"osg-token-renewer-setup --config {main} --reauthenticate ") == ["main", "probe:1"]
+    assert shell.candidates(f"osg-token-renewer-setup --config {main} --reauthenticate ") == [
+        "main",
+        "probe:1",
+    ]
     assert shell.candidates(f"osg-token-renewer-setup --reauthenticate --config={main} pro") == ["probe:1"]
     assert shell.candidates(f"osg-token-renewer-setup --config {main} ") == []
 

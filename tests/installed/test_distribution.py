@@ -24,7 +24,11 @@ MADE = (".*", "build", "demo", "dist", "node_modules", "*.egg-info", "__pycache_
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout: what a build leaves in it, other tests must not find."""
-    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "tree", ignore=shutil.ignore_patterns(*MADE)))
+    return Path(
+        shutil.copytree(
+            ROOT, tmp_path_factory.mktemp("source") / "tree", ignore=shutil.ignore_patterns(*MADE)
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,15 @@ def command(arguments: list[str], directory: Path) -> str:
     """Runs a program that must succeed; returns what it prints."""
     # Nothing of the checkout may be found by accident.
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(arguments, cwd=directory, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        arguments,
+        cwd=directory,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -63,8 +75,14 @@ def test_the_wheel_has_the_whole_package_and_nothing_besides(built: Path) -> Non
 def test_the_source_distribution_has_everything_that_a_checkout_has(built: Path, source: Path) -> None:
     with tarfile.open(built / f"{NAME}.tar.gz") as archive:
         names = {member.name.partition("/")[2]: member for member in archive if member.isfile()}
-    wanted = [path for path in source.rglob("*") if path.is_file() and not {"dist", "osg_token_renewer.egg-info"} & set(path.parts)]
-    assert [str(path.relative_to(source)) for path in wanted if str(path.relative_to(source)) not in names] == []
+    wanted = [
+        path
+        for path in source.rglob("*")
+        if path.is_file() and not {"dist", "osg_token_renewer.egg-info"} & set(path.parts)
+    ]
+    assert [
+        str(path.relative_to(source)) for path in wanted if str(path.relative_to(source)) not in names
+    ] == []
     programs = [path for path in wanted if os.access(path, os.X_OK)]
     assert programs
     assert [path.name for path in programs if not names[str(path.relative_to(source))].mode & 0o100] == []
@@ -75,7 +93,9 @@ def test_the_wheel_installs_with_all_that_it_needs_and_runs(built: Path, tmp_pat
     runs(programs, tmp_path)
     # Also what is imported only when it is needed, with the libraries that it needs.
     modules = "osg_token_renewer.http, osg_token_renewer.report.table, osg_token_renewer.commands.setup"
-    where = command([str(programs / "python"), "-c", f"import {modules}; print(osg_token_renewer.__file__)"], tmp_path)
+    where = command(
+        [str(programs / "python"), "-c", f"import {modules}; print(osg_token_renewer.__file__)"], tmp_path
+    )
     assert where.startswith(str(tmp_path))
 
 
@@ -88,15 +108,33 @@ def installed(file: Path, directory: Path, *options: str) -> Path:
     """Installs into a fresh environment; returns the directory of its programs."""
     command([sys.executable, "-m", "venv", "--without-pip", "fresh"], directory)
     programs = directory / "fresh" / "bin"
-    command([sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--quiet", *options, str(file)], directory)
+    command(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(programs / "python"),
+            "install",
+            "--quiet",
+            *options,
+            str(file),
+        ],
+        directory,
+    )
     return programs
 
 
 def runs(programs: Path, directory: Path) -> None:
     """Both programs start, and the renewal program reads a configuration."""
-    assert command([str(programs / "osg-token-renewer"), "--version"], directory) == f"osg-token-renewer {__version__}\n"
+    assert (
+        command([str(programs / "osg-token-renewer"), "--version"], directory)
+        == f"osg-token-renewer {__version__}\n"
+    )
     assert "ACCOUNT" in command([str(programs / "osg-token-renewer-setup"), "--help"], directory)
     config = directory / "config.ini"
-    config.write_text("[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n")
+    config.write_text(
+        "[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n"
+    )
     found = command([str(programs / "osg-token-renewer"), "--config", str(config), "check"], directory)
     assert found.splitlines()[-1] == f"{config}: 1 account, 1 token, 1 warning"

@@ -56,7 +56,12 @@ def test_a_log_is_rotated_and_the_next_run_finds_a_file_that_it_may_write(log: P
         done = logrotate(log, "--force")
         assert (done.returncode, done.stderr) == (0, "")
         after = log.stat()
-        assert (after.st_size, after.st_mode, after.st_uid, after.st_gid) == (0, before.st_mode, before.st_uid, before.st_gid)
+        assert (after.st_size, after.st_mode, after.st_uid, after.st_gid) == (
+            0,
+            before.st_mode,
+            before.st_uid,
+            before.st_gid,
+        )
     assert log.with_name(f"{log.name}.1").read_text() == "second\n"
     assert log.with_name(f"{log.name}.2.gz").exists()
 

@@ -25,7 +25,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / directory, copy / directory)
     shutil.copy(ROOT / "Makefile", copy)
     rst2man = Path(sys.executable).with_name("rst2man")
-    done = subprocess.run(["make", "-C", str(copy), "man", f"RST2MAN={rst2man}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "-C", str(copy), "man", f"RST2MAN={rst2man}"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return copy / "build" / "man"
 
@@ -37,7 +39,13 @@ def test_each_page_is_built(pages: Path) -> None:
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_man_shows_a_page_in_80_columns_and_has_nothing_against_it(pages: Path, name: str) -> None:
     env = {**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANPAGER": "cat", "MAN_KEEP_FORMATTING": ""}
-    done = subprocess.run(["man", "--warnings", "--local-file", str(pages / name)], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["man", "--warnings", "--local-file", str(pages / name)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     title, section = name.rsplit(".", 1)
     lines = done.stdout.splitlines()

@@ -18,7 +18,8 @@ answers = 0
 
 
 def answer(call: Callable[[], Result], expected: type[Error]) -> Union[Result, Error]:
-    """What the call returns, or the exception of this program that it raises; any other exception is a bug, and goes on its way."""
+    """What the call returns, or the exception of this program that it raises; any other exception is a bug,
+    and goes on its way."""
     global answers  # noqa: PLW0603
     answers += 1
     try:
@@ -43,8 +44,12 @@ NASTY = st.sampled_from(
         "\ud800", "\udcff", "<3>", "%", "%(x)s", "{", "}", "{account}", "\\1", "'", '"', "/", "..", "-", "=", "[", "]", "é", "𝄞", "\t", " ",
     ]
 )  # fmt: skip
-# Any characters, halves of surrogate pairs among them, and what is nasty more often than chance would have it.
-TEXT = st.lists(st.one_of(NASTY, st.text(st.characters(), max_size=12), st.text(string.printable, max_size=12)), max_size=12).map("".join)
+# Any characters, halves of surrogate pairs among them, and what is nasty more often than chance would have
+# it.
+TEXT = st.lists(
+    st.one_of(NASTY, st.text(st.characters(), max_size=12), st.text(string.printable, max_size=12)),
+    max_size=12,
+).map("".join)
 # What a stream decoded as UTF-8 with replacements can hold.
 DECODED = TEXT.map(lambda text: text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
 

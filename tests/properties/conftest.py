@@ -14,7 +14,8 @@ from tests.properties import cases
 # What is slow is the machine, never the test: no case has a time limit.
 PATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 ALWAYS: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": PATIENT}
-# Always the same cases, so that what passed once passes everywhere. The long run tries new ones, and keeps in .hypothesis/ what failed.
+# Always the same cases, so that what passed once passes everywhere. The long run tries new ones, and keeps in
+# .hypothesis/ what failed.
 settings.register_profile("short", max_examples=100, derandomize=True, **ALWAYS)
 # FUZZ_CASES are for all properties together.
 PROPERTIES = 18
@@ -34,5 +35,10 @@ def counted(record_property: Callable[[str, object], None]) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     ends = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
     answers = [value for report in ends for name, value in report.user_properties if name == "answers"]
-    unclear = len({report.nodeid for report in terminalreporter.getreports("failed")} & {report.nodeid for report in ends})
-    terminalreporter.write_line(f"any input: {len(answers)} properties, {sum(answers)} answers, {unclear} properties that do not hold")
+    unclear = len(
+        {report.nodeid for report in terminalreporter.getreports("failed")}
+        & {report.nodeid for report in ends}
+    )
+    terminalreporter.write_line(
+        f"any input: {len(answers)} properties, {sum(answers)} answers, {unclear} properties that do not hold"
+    )

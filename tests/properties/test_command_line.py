@@ -1,4 +1,5 @@
-"""Whatever is written on a command line, the program ends with one of its own exit statuses, and says so harmlessly."""
+"""Whatever is written on a command line, the program ends with one of its own exit statuses, and says so
+harmlessly."""
 
 from __future__ import annotations
 
@@ -30,11 +31,54 @@ runtime_dir = {directory}/run
 """
 OWN = {Exit.WELL, Exit.FAILED, Exit.USAGE, Exit.CONFIG}
 
-RENEWER = ["renew", "check", "status", "--config", "--config=", "-v", "-q", "--verbose", "--quiet", "--force", "--dry-run", "--strict"]
+RENEWER = [
+    "renew",
+    "check",
+    "status",
+    "--config",
+    "--config=",
+    "-v",
+    "-q",
+    "--verbose",
+    "--quiet",
+    "--force",
+    "--dry-run",
+    "--strict",
+]
 RENEWER += ["--json", "--version", "--help", "-h", "--", "-", "x", "--conf", "-vq", "-vx"]
-SETUP = ["--manual", "--client-credentials", "--reauthenticate", "--pw-file", "--create-pw-file", "--issuer", "https://127.0.0.1:1"]
-SETUP += ["--scope", "openid", "--audience", "--client-id", "--client-secret-file", "--ca-file", "--timeout", "1", "0", "--service-user"]
-SETUP += ["--write-config", "--config", "-v", "--", "robot", "--help", "--issuer=http://x", "--issuer=https://[", "--scope=\x01", "root"]
+SETUP = [
+    "--manual",
+    "--client-credentials",
+    "--reauthenticate",
+    "--pw-file",
+    "--create-pw-file",
+    "--issuer",
+    "https://127.0.0.1:1",
+]
+SETUP += [
+    "--scope",
+    "openid",
+    "--audience",
+    "--client-id",
+    "--client-secret-file",
+    "--ca-file",
+    "--timeout",
+    "1",
+    "0",
+    "--service-user",
+]
+SETUP += [
+    "--write-config",
+    "--config",
+    "-v",
+    "--",
+    "robot",
+    "--help",
+    "--issuer=http://x",
+    "--issuer=https://[",
+    "--scope=\x01",
+    "root",
+]
 PATHS = ["config.ini", "gone", ".", "/dev/null", "secret", "empty"]
 
 
@@ -48,15 +92,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (path / "empty").touch()
     with pytest.MonkeyPatch.context() as environment:
         environment.chdir(path)
-        for name, value in {"HOME": path, "TMPDIR": path, "OSG_TOKEN_RENEWER_CONFIG_PATH": path / "config.ini"}.items():
+        for name, value in {
+            "HOME": path,
+            "TMPDIR": path,
+            "OSG_TOKEN_RENEWER_CONFIG_PATH": path / "config.ini",
+        }.items():
             environment.setenv(name, str(value))
         yield path
 
 
 def arguments(words: list[str]) -> st.SearchStrategy[list[str]]:
-    """An argument list, as the kernel hands it over: without NUL, and what is not UTF-8 as Python keeps it."""
+    """An argument list, as the kernel hands it over: without NUL, and what is not UTF-8 as Python keeps
+    it."""
     texts = cases.TEXT.map(lambda text: os.fsdecode(text.replace("\0", "").encode("utf-8", "surrogatepass")))
-    return st.lists(st.one_of(st.sampled_from(words), st.sampled_from(words), st.sampled_from(PATHS), texts), max_size=9)
+    return st.lists(
+        st.one_of(st.sampled_from(words), st.sampled_from(words), st.sampled_from(PATHS), texts), max_size=9
+    )
 
 
 def ended(program: Callable[[list[str]], int], argv: list[str]) -> tuple[int, str, str]:
@@ -90,7 +141,17 @@ def test_any_command_line_ends_with_a_status_of_the_program(home: Path, argv: li
 @given(argv=arguments(SETUP))
 @example(argv=["--config", "\x1b[31m\n<3>", "robot"])
 @example(argv=["--service-user", "root", "--pw-file", "\x1b[31m\n<3>", "robot"])
-@example(argv=["--service-user", "\udcff", "--pw-file", "secret", "--issuer=https://127.0.0.1:1", "--scope=x", "robot"])
+@example(
+    argv=[
+        "--service-user",
+        "\udcff",
+        "--pw-file",
+        "secret",
+        "--issuer=https://127.0.0.1:1",
+        "--scope=x",
+        "robot",
+    ]
+)
 def test_any_command_line_of_setup_ends_with_a_status_of_the_program(home: Path, argv: list[str]) -> None:
     status, out, err = ended(cli.setup_main, argv)
     assert status in OWN

@@ -1,4 +1,5 @@
-"""Whatever a configuration holds, it is read, or every problem is told with its place and nothing of what the line holds."""
+"""Whatever a configuration holds, it is read, or every problem is told with its place and nothing of what the
+line holds."""
 
 from __future__ import annotations
 
@@ -57,11 +58,22 @@ VALUES = st.one_of(
     cases.TEXT,
     st.from_regex(r"[0-9-]{1,30}", fullmatch=True),
     st.sampled_from(
-        ["robot", "/etc/osg/tokens/a", "https://x/", "http://[::1", "http://x:port/", "credential:", "credential:x", "%(host)s"]
+        [
+            "robot",
+            "/etc/osg/tokens/a",
+            "https://x/",
+            "http://[::1",
+            "http://x:port/",
+            "credential:",
+            "credential:x",
+            "%(host)s",
+        ]
     ),
 )
 NAMES = st.sampled_from([line.partition(" ")[0] for line in LINES if " = " in line])
-HEADERS = st.one_of(st.sampled_from([line for line in LINES if line.startswith("[")]), cases.TEXT.map("[{}]".format))
+HEADERS = st.one_of(
+    st.sampled_from([line for line in LINES if line.startswith("[")]), cases.TEXT.map("[{}]".format)
+)
 NEW_LINES = st.one_of(
     st.builds("{} = {}".format, NAMES, VALUES),
     HEADERS,

@@ -5,15 +5,16 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from osg_token_renewer import jwt, registration
+from osg_token_renewer.accounts import registration
+from osg_token_renewer.accounts.registration import Client, Request
 from osg_token_renewer.errors import Failure
 from osg_token_renewer.model import Secret
-from osg_token_renewer.process import Completed
-from osg_token_renewer.registration import Client, Request
-from osg_token_renewer.sources import oidc_agent
 from osg_token_renewer.sources.base import Fetched
+from osg_token_renewer.sources.oidc_agent import messages
+from osg_token_renewer.system.process import Completed
+from osg_token_renewer.tokens import jwt
 from tests.properties import cases
-from tests.test_jwt import jws
+from tests.tokens.test_jwt import jws
 
 # Pieces of what the programs do print.
 PIECES = st.sampled_from(
@@ -33,15 +34,19 @@ MEGABYTE = 1024 * 1024
 @example(stdout="", stderr="x" * MEGABYTE, status=1)
 @example(stdout="", stderr="<3>\x1b[2J\u202e\nError: invalid_grant {account} {0}\r\n", status=1)
 def test_whatever_a_failed_program_prints_is_a_failure(stdout: str, stderr: str, status: int) -> None:
-    failure = cases.answer(lambda: oidc_agent.failure(Completed(status, stdout, stderr), "robot"), Failure)
+    failure = cases.answer(lambda: messages.explain(Completed(status, stdout, stderr), "robot"), Failure)
     assert cases.harmless(cases.said(failure))
 
 
-@given(printed=st.one_of(PRINTED, st.builds("{}\n{}\n{}\n".format, st.just(jws({})), cases.DECODED, st.integers())))
+@given(
+    printed=st.one_of(
+        PRINTED, st.builds("{}\n{}\n{}\n".format, st.just(jws({})), cases.DECODED, st.integers())
+    )
+)
 @example(printed="token\nissuer\n\u0661\u0667\u0669\u0665\n")
 @example(printed=f"token\n{'x' * MEGABYTE}\n{'9' * 5000}\n")
 def test_whatever_a_program_prints_in_place_of_a_token_is_taken_apart(printed: str) -> None:
-    fetched = cases.answer(lambda: oidc_agent.fetched(printed), Failure)
+    fetched = cases.answer(lambda: messages.read_token(printed), Failure)
     assert isinstance(fetched, Fetched)
     assert cases.harmless(fetched.issuer or "")
     try:
@@ -59,7 +64,9 @@ REQUEST = Request("robot", client=Client("robot", Secret("correct-horse")), pass
 @example(printed="invalid_client: you sent correct-horse and battery+staple", shown=False, manual=True)
 def test_whatever_a_failed_registration_prints_is_a_failure(printed: str, shown: bool, manual: bool) -> None:
     request = REQUEST if manual else Request("robot", password=REQUEST.password)
-    failure = cases.answer(lambda: registration.failure(Completed(1, printed, printed), request, shown), Failure)
+    failure = cases.answer(
+        lambda: registration.failure(Completed(1, printed, printed), request, shown), Failure
+    )
     said = cases.said(failure)
     assert cases.harmless(said)
     assert not manual or "correct-horse" not in said
@@ -69,7 +76,15 @@ def test_whatever_a_failed_registration_prints_is_a_failure(printed: str, shown:
 @given(printed=PRINTED)
 @example(printed="visit:" + "\n" * MEGABYTE)
 @example(printed="visit:\n" * (MEGABYTE // 8))
-@example(printed="visit:\n\n\thttps://issuer.example.org/\x1b[2J" + "x" * MEGABYTE + "\nenter the code:\n\n\tAB\u202eCD\n")
-def test_whatever_is_printed_before_a_person_acts_shows_an_address_and_a_code_or_nothing(printed: str) -> None:
+@example(
+    printed="visit:\n\n\thttps://issuer.example.org/\x1b[2J"
+    + "x" * MEGABYTE
+    + "\nenter the code:\n\n\tAB\u202eCD\n"
+)
+def test_whatever_is_printed_before_a_person_acts_shows_an_address_and_a_code_or_nothing(
+    printed: str,
+) -> None:
     found = cases.answer(lambda: registration.address_and_code(printed), Failure)
-    assert found is None or (isinstance(found, tuple) and all(cases.harmless(text, limit=2000) for text in found))
+    assert found is None or (
+        isinstance(found, tuple) and all(cases.harmless(text, limit=2000) for text in found)
+    )

@@ -1,4 +1,5 @@
-"""Whatever stands in a token, its file, or the history of it: it is read or refused, and what is said of it is harmless."""
+"""Whatever stands in a token, its file, or the history of it: it is read or refused, and what is said of it
+is harmless."""
 
 from __future__ import annotations
 
@@ -13,21 +14,40 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from osg_token_renewer import claims, jwt, planner, publisher
+from osg_token_renewer.engine import planner
 from osg_token_renewer.errors import HistoryError, RenewerError, Unsuitable
 from osg_token_renewer.history import History
-from osg_token_renewer.model import AccessToken, Decision, Found, Outcome, Published, Secret, State, TokenRecord, TokenSpec, Why
+from osg_token_renewer.model import (
+    AccessToken,
+    Decision,
+    Found,
+    Outcome,
+    Published,
+    Secret,
+    State,
+    TokenRecord,
+    Why,
+)
 from osg_token_renewer.report import json as json_report
 from osg_token_renewer.report import states, table
+from osg_token_renewer.sinks.file import FileSink
 from osg_token_renewer.text import outside
+from osg_token_renewer.tokens import claims, jwt
 from tests.properties import cases
 from tests.report.samples import NOW
-from tests.test_jwt import jws
+from tests.specs import file_token
+from tests.tokens.test_jwt import jws
 
-SPEC = TokenSpec("x", "robot", "/tokens/x", audience=("ce",), scope=("compute.read",), min_lifetime=600)
+SPEC = file_token("x", "robot", "/tokens/x", audience=("ce",), scope=("compute.read",), min_lifetime=600)
 NAMES = st.sampled_from(["exp", "nbf", "iat", "iss", "aud", "scope", "scp"])
-TIMES = st.one_of(st.integers(), st.floats(), st.sampled_from([NOW, NOW + 3600, -1, 2**63, 253402300799, 253402300800, 1e308]))
-PAYLOADS = st.dictionaries(st.one_of(NAMES, cases.TEXT), st.one_of(TIMES, cases.TEXT, st.lists(cases.TEXT, max_size=8), cases.JSON))
+TIMES = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.sampled_from([NOW, NOW + 3600, -1, 2**63, 253402300799, 253402300800, 1e308]),
+)
+PAYLOADS = st.dictionaries(
+    st.one_of(NAMES, cases.TEXT), st.one_of(TIMES, cases.TEXT, st.lists(cases.TEXT, max_size=8), cases.JSON)
+)
 BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 TOKENS = st.one_of(
     PAYLOADS.map(jws),
@@ -74,17 +94,24 @@ def test_any_token_is_checked_planned_and_shown(text: str) -> None:
     shown(None, token)
 
 
-@given(left=st.floats(-1e9, 1e9), lifetime=st.floats(0, 1e9), min_lifetime=st.integers(0, 10**9), spread=st.integers(0, 10**9))
+@given(
+    left=st.floats(-1e9, 1e9),
+    lifetime=st.floats(0, 1e9),
+    min_lifetime=st.integers(0, 10**9),
+    spread=st.integers(0, 10**9),
+)
 @example(left=600, lifetime=4600, min_lifetime=600, spread=1000)
 def test_spread_makes_a_token_due_earlier_never_later_and_never_at_once(
     left: float, lifetime: float, min_lifetime: int, spread: int
 ) -> None:
-    spec = TokenSpec("x", "robot", "/tokens/x", min_lifetime=min_lifetime)
+    spec = file_token("x", "robot", "/tokens/x", min_lifetime=min_lifetime)
     token = Published(Found.TOKEN, "", AccessToken(Secret("x"), None), "f")
 
     def decision(left: float, spread: int) -> Decision:
         record = TokenRecord("x", "f", spec.asked, expires_at=NOW + lifetime, obtained_at=NOW)
-        found = cases.answer(lambda: planner.decide(spec, token, record, NOW + lifetime - left, spread=spread), RenewerError)
+        found = cases.answer(
+            lambda: planner.decide(spec, token, record, NOW + lifetime - left, spread=spread), RenewerError
+        )
         assert isinstance(found, Decision)
         assert cases.harmless(found.text)
         return found
@@ -101,18 +128,27 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield tmp_path_factory.mktemp("files")
 
 
-@given(content=st.one_of(st.binary(max_size=200), TOKENS.map(lambda text: text.encode("utf-8", "surrogatepass"))))
+@given(
+    content=st.one_of(st.binary(max_size=200), TOKENS.map(lambda text: text.encode("utf-8", "surrogatepass")))
+)
 @example(content=b"x" * (jwt.MAX_LENGTH + 1))
 def test_any_file_at_the_path_of_a_token_is_read(directory: Path, content: bytes) -> None:
     path = directory / "token"
     path.write_bytes(content)
-    found = cases.answer(lambda: publisher.read(TokenSpec("x", "robot", str(path))), Unsuitable)
+    found = cases.answer(lambda: FileSink().read(file_token("x", "robot", str(path))), Unsuitable)
     assert isinstance(found, Published)
     assert cases.harmless(found.problem)
     shown(None, found.token)
 
 
-VALUES = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(), cases.DECODED, st.binary(max_size=20), st.just("[1, 2, 3]"))
+VALUES = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    cases.DECODED,
+    st.binary(max_size=20),
+    st.just("[1, 2, 3]"),
+)
 COLUMNS = [name for name in TokenRecord.__dataclass_fields__ if name != "name"]
 RENEWED = Outcome(SPEC, State.RENEWED, "renewed", "renewed", expires_at=NOW + 3600, fingerprint="f")
 FAILED = Outcome(SPEC, State.FAILED, "refused", "\ud800\x1b[31m\nthe issuer said so")
@@ -141,7 +177,9 @@ def used(directory: Path) -> None:
 
 
 @given(data=st.data())
-def test_a_history_of_any_bytes_is_used_or_refused(directory: Path, history: bytes, data: st.DataObject) -> None:
+def test_a_history_of_any_bytes_is_used_or_refused(
+    directory: Path, history: bytes, data: st.DataObject
+) -> None:
     content = bytearray(history)
     for _ in range(data.draw(st.integers(1, 8))):
         # The first page of a database holds most of what it is.
@@ -155,7 +193,9 @@ def test_a_history_of_any_bytes_is_used_or_refused(directory: Path, history: byt
 
 
 @given(values=st.fixed_dictionaries({}, optional=dict.fromkeys(COLUMNS, VALUES)))
-def test_a_history_that_holds_any_values_is_used_or_refused(directory: Path, history: bytes, values: dict[str, Any]) -> None:
+def test_a_history_that_holds_any_values_is_used_or_refused(
+    directory: Path, history: bytes, values: dict[str, Any]
+) -> None:
     for leftover in directory.glob("history.sqlite*"):
         leftover.unlink()
     (directory / "history.sqlite").write_bytes(history)
@@ -169,7 +209,9 @@ def test_a_history_that_holds_any_values_is_used_or_refused(directory: Path, his
     used(directory)
 
 
-SECRETS = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="*…"), min_size=6, max_size=40)
+SECRETS = st.text(
+    st.characters(exclude_categories=["C", "Z"], exclude_characters="*…"), min_size=6, max_size=40
+)
 
 
 @given(text=cases.TEXT, secret=SECRETS, limit=st.integers(10, 400))

@@ -7,16 +7,19 @@ import json
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from osg_token_renewer import jwt, planner
-from osg_token_renewer.model import Found, Published, TokenRecord, TokenSpec
-from osg_token_renewer.planner import Planned
+from osg_token_renewer.engine import planner
+from osg_token_renewer.model import Found, Planned, Published, TokenRecord, TokenSpec
+from osg_token_renewer.tokens import jwt
 
 # 2026-11-22T12:00:00Z
 NOW = 1795348800.0
+from tests.specs import file_token
 
 
 def spec(name: str = "x", **options: Any) -> TokenSpec:
-    return TokenSpec(**{"name": name, "account": "robot", "path": f"/tokens/{name}", "min_lifetime": 600, **options})
+    return file_token(
+        **{"name": name, "account": "robot", "path": f"/tokens/{name}", "min_lifetime": 600, **options}
+    )
 
 
 def encoded(claims: Mapping[str, Any]) -> str:
@@ -27,7 +30,13 @@ def encoded(claims: Mapping[str, Any]) -> str:
 
 def published(text: Optional[str] = None, left: float = 3600, **claims: Any) -> Published:
     """A published token: this text, or a JWT with these claims and so many seconds left."""
-    given = {"iss": "https://issuer.example.org", "exp": NOW + left, "aud": "ce", "scope": "compute.read compute.create", **claims}
+    given = {
+        "iss": "https://issuer.example.org",
+        "exp": NOW + left,
+        "aud": "ce",
+        "scope": "compute.read compute.create",
+        **claims,
+    }
     token = jwt.parse(encoded(given) if text is None else text)
     return Published(Found.TOKEN, "", token, jwt.fingerprint(token.text.reveal()), 0o600)
 
@@ -38,7 +47,13 @@ EMPTY = Published(Found.NOT_A_TOKEN, "not a token: it is empty", mode=0o640)
 
 def failed(count: int = 1, ago: float = 180, **known: Any) -> TokenRecord:
     message = "the issuer refused the refresh token (invalid_grant)"
-    values = {"failed_at": NOW - ago, "failure_reason": "refused", "failure_message": message, "failures_in_row": count, **known}
+    values = {
+        "failed_at": NOW - ago,
+        "failure_reason": "refused",
+        "failure_message": message,
+        "failures_in_row": count,
+        **known,
+    }
     return TokenRecord("x", **values)
 
 

@@ -12,7 +12,9 @@ from tests.report.samples import spec
 
 RENEWED = Outcome(spec("ce"), State.RENEWED, "renewed", "renewed, valid for 1 h")
 FRESH = Outcome(spec("ce"), State.FRESH, "fresh", "50 min left")
-FAILED = Outcome(spec("ce"), State.FAILED, "unavailable", "localhost:8443 cannot be reached: Connection refused")
+FAILED = Outcome(
+    spec("ce"), State.FAILED, "unavailable", "localhost:8443 cannot be reached: Connection refused"
+)
 
 
 @pytest.mark.parametrize(
@@ -23,12 +25,19 @@ FAILED = Outcome(spec("ce"), State.FAILED, "unavailable", "localhost:8443 cannot
         (FAILED, "token ce: failed (unavailable): localhost:8443 cannot be reached: Connection refused"),
         (
             Outcome(
-                spec("ce"), State.FAILED, "refused", "the issuer refused it", "run: setup", "the published token is valid for 5 min more"
+                spec("ce"),
+                State.FAILED,
+                "refused",
+                "the issuer refused it",
+                "run: setup",
+                "the published token is valid for 5 min more",
             ),
             "token ce: failed (refused): the issuer refused it: the published token is valid for 5 min more; run: setup",
         ),
         (
-            Outcome(spec("ce"), State.RENEWED, "renewed", "renewed", notes=("lacks scope a", "lives only 30 s")),
+            Outcome(
+                spec("ce"), State.RENEWED, "renewed", "renewed", notes=("lacks scope a", "lives only 30 s")
+            ),
             "token ce: renewed; lacks scope a; lives only 30 s",
         ),
     ],

@@ -75,7 +75,9 @@ def test_each_token_has_all_keys_with_the_types_of_the_schema(number: int) -> No
 
 
 def test_a_renewed_token_is_told_in_full() -> None:
-    (token,) = rendered(planned(published(aud=["one", "two"]), failed(0, obtained_at=NOW - 60, ago=7200)))["tokens"]
+    (token,) = rendered(planned(published(aud=["one", "two"]), failed(0, obtained_at=NOW - 60, ago=7200)))[
+        "tokens"
+    ]
     assert token == {
         "name": "x",
         "account": "robot",
@@ -107,7 +109,9 @@ def test_what_is_unknown_is_null() -> None:
 
 def test_an_opaque_token_grants_what_nobody_knows_and_a_token_without_claims_nothing() -> None:
     opaque = published("opaque-token")
-    record = TokenRecord("x", issuer="https://issuer.example.org", fingerprint=opaque.fingerprint, expires_at=NOW + 1)
+    record = TokenRecord(
+        "x", issuer="https://issuer.example.org", fingerprint=opaque.fingerprint, expires_at=NOW + 1
+    )
     (first, second) = rendered(planned(opaque, record), planned(published(aud=None, scope=None)))["tokens"]
     assert (first["audience"], first["scope"], first["issuer"]) == (None, None, "https://issuer.example.org")
     assert first["expires_at"] == "2026-11-22T12:00:01Z"

@@ -33,19 +33,34 @@ EVERY_RUN = {"min_lifetime": None}
         (UNREADABLE, None, {}, "failed", "cannot be read: Permission denied", False),
         (A_DIRECTORY, None, {}, "failed", "a directory, not a file", False),
         (published(), failed(), {}, "failed", "the issuer refused the refresh token (invalid_grant)", False),
-        (published(left=599), failed(2), {}, "failed", "the issuer refused the refresh token (invalid_grant)", False),
+        (
+            published(left=599),
+            failed(2),
+            {},
+            "failed",
+            "the issuer refused the refresh token (invalid_grant)",
+            False,
+        ),
         (published(), failed(1, failure_message=None), {}, "failed", "the last renewal failed", False),
     ],
 )
 def test_the_state_of(
-    found: Published, record: Optional[TokenRecord], options: dict[str, Any], state: str, reason: str, well: bool
+    found: Published,
+    record: Optional[TokenRecord],
+    options: dict[str, Any],
+    state: str,
+    reason: str,
+    well: bool,
 ) -> None:
     (shown,) = states.states([planned(found, record, **options)], NOW)
     assert (shown.state, shown.reason, shown.well) == (state, reason, well)
 
 
 def test_the_time_left_is_negative_after_the_expiry_and_unknown_where_nobody_said() -> None:
-    shown = states.states([planned(found) for found in (published(left=90), published(left=-90), published("opaque"), NO_FILE)], NOW)
+    shown = states.states(
+        [planned(found) for found in (published(left=90), published(left=-90), published("opaque"), NO_FILE)],
+        NOW,
+    )
     assert [one.seconds_left for one in shown] == [90, -90, None, None]
     assert [one.expires_at for one in shown] == [NOW + 90, NOW - 90, None, None]
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from osg_token_renewer.model import Published
-from osg_token_renewer.planner import Planned
+from osg_token_renewer.model import Planned, Published
 from osg_token_renewer.report import table
 from osg_token_renewer.report.states import states
 from tests.report.samples import EMPTY, NO_FILE, NOW, failed, planned, published
@@ -19,8 +18,15 @@ LONG_SCOPE = "storage.read:/ storage.create:/experiment/user/production storage.
 LONG: list[Planned] = [
     planned(published(), name="ce"),
     planned(published(scope=LONG_SCOPE), name="storage", path=LONG_PATH, min_lifetime=None),
-    planned(published(left=300), name="a-token-with-quite-a-long-name", account="monitoring-probe-production", path=LONG_PATH),
-    planned(published(left=-7260), failed(14, failure_message="the other party disconnected " * 8), name="old"),
+    planned(
+        published(left=300),
+        name="a-token-with-quite-a-long-name",
+        account="monitoring-probe-production",
+        path=LONG_PATH,
+    ),
+    planned(
+        published(left=-7260), failed(14, failure_message="the other party disconnected " * 8), name="old"
+    ),
     planned(published(), failed(2), name="refused", path=LONG_PATH),
     planned(NO_FILE, name="new"),
 ]
@@ -32,7 +38,14 @@ STATES = {
     "refused": "failed",
     "new": "missing",
 }
-LEFT = {"ce": "1 h", "storage": "1 h", "a-token-with-quite-a-long-name": "5 min", "old": "-2 h 1 min", "refused": "1 h", "new": "-"}
+LEFT = {
+    "ce": "1 h",
+    "storage": "1 h",
+    "a-token-with-quite-a-long-name": "5 min",
+    "old": "-2 h 1 min",
+    "refused": "1 h",
+    "new": "-",
+}
 
 
 def render(plans: list[Planned], width: int | None = None, color: bool = False) -> str:
@@ -61,13 +74,17 @@ def test_without_a_terminal_each_token_is_one_line_that_is_never_cut() -> None:
 
 def test_a_line_says_what_is_granted() -> None:
     assert "  compute.read compute.create for ce  /tokens/x  -" in one(published())
-    assert "  compute.read for one two  /tokens/x  -" in one(published(scope="compute.read", aud=["one", "two"]))
+    assert "  compute.read for one two  /tokens/x  -" in one(
+        published(scope="compute.read", aud=["one", "two"])
+    )
     assert "  opaque  /tokens/x  -" in one(published("opaque-token"))
     assert "  -  /tokens/x  -" in re.sub(" +", "  ", one(published(scope=None, aud=None)))
 
 
 def test_a_line_says_what_failed_last() -> None:
-    assert one(published(), failed()).endswith("/tokens/x  3 min ago, refused: the issuer refused the refresh token (invalid_grant)")
+    assert one(published(), failed()).endswith(
+        "/tokens/x  3 min ago, refused: the issuer refused the refresh token (invalid_grant)"
+    )
     assert one(published(), failed(3)).endswith(
         "/tokens/x  3 min ago, 3 in a row, refused: the issuer refused the refresh token (invalid_grant)"
     )
@@ -77,7 +94,9 @@ def test_a_line_says_what_failed_last() -> None:
     assert healed.endswith("  3 min ago, refused: the issuer refused the refresh token (invalid_grant)")
 
 
-def test_a_state_that_is_not_well_explains_itself_before_anything_was_tried_and_when_something_else_had_failed_before() -> None:
+def test_a_state_that_is_not_well_explains_itself_before_anything_was_tried_and_when_something_else_had_failed_before() -> (
+    None
+):
     assert one(NO_FILE).endswith("/tokens/x  no file")
     assert one(EMPTY).endswith("/tokens/x  not a token: it is empty")
     assert one(EMPTY, failed(0)).endswith(

@@ -1,4 +1,5 @@
-"""The client credentials grant, against the testbed's issuer; what that one cannot be made to say, a plain server on loopback says."""
+"""The client credentials grant, against the testbed's issuer; what that one cannot be made to say, a plain
+server on loopback says."""
 
 from __future__ import annotations
 
@@ -16,43 +17,48 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from osg_token_renewer import runner
+from osg_token_renewer.engine import workers
 from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable, Unreachable, Unsuitable
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources import client_credentials
-from osg_token_renewer.sources.base import Directories, Fetched
+from osg_token_renewer.sources.base import Context, Fetched
 from osg_token_renewer.sources.client_credentials import Settings
-from osg_token_renewer.stop import Stop
+from osg_token_renewer.system.signals import Stop
 from testbed import Client, Issuer
+from tests.specs import file_token
 
 # Each of these characters is another one, or none, once it is form-encoded or decoded.
 ODD = "p%40+s s:w&r=d/;"
 
 
 # This source makes no files.
-NOWHERE = Directories("", "")
+NOWHERE = Context("", "")
 
 
-def account_of(issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 60.0) -> Account:
+def account_of(
+    issuer: Issuer, client: Client, *, auth: str = "auto", secret: Optional[str] = None, timeout: float = 60.0
+) -> Account:
     assert client.client_secret is not None
     given = Secret(client.client_secret if secret is None else secret)
     settings = Settings(f"{issuer.url}/token", client.client_id, given, auth, str(issuer.ca_file))
-    return Account("probe", client_credentials.NAME, settings, timeout)
+    return Account("probe", client_credentials.ClientCredentials.NAME, settings, timeout)
 
 
 def spec_of(path: str = "/nowhere/token", **asked: Any) -> TokenSpec:
-    return TokenSpec("t", "probe", path, **asked)
+    return file_token("t", "probe", path, **asked)
 
 
 def fetch(account: Account, spec: Optional[TokenSpec] = None) -> Fetched:
-    with client_credentials.session(account, NOWHERE) as fetch_one:
+    with client_credentials.ClientCredentials().session(account, NOWHERE) as fetch_one:
         return fetch_one(spec or spec_of())
 
 
 def renew(account: Account, spec: TokenSpec) -> Outcome:
     """What a run makes of this one token: fetched, checked and published."""
-    (outcome,) = runner.run([spec], {"probe": account}, where=NOWHERE, configured_workers=None, stop=Stop())
+    (outcome,) = workers.run_lanes(
+        [spec], {"probe": account}, context=NOWHERE, configured_workers=None, stop=Stop()
+    )
     return outcome
 
 
@@ -66,7 +72,8 @@ def client(issuer: Issuer) -> Client:
 
 def test_audience_and_scope_are_asked_for(issuer: Issuer, client: Client) -> None:
     fetched = fetch(
-        account_of(issuer, client), spec_of(audience=("one", "https://two.example.org"), scope=("compute.read", "storage.read:/"))
+        account_of(issuer, client),
+        spec_of(audience=("one", "https://two.example.org"), scope=("compute.read", "storage.read:/")),
     )
     claims = issuer.verify(fetched.text.reveal())
     assert claims["aud"] == ["one", "https://two.example.org"]
@@ -77,11 +84,14 @@ def test_audience_and_scope_are_asked_for(issuer: Issuer, client: Client) -> Non
 def test_without_audience_and_scope_the_issuer_chooses(issuer: Issuer) -> None:
     client = issuer.add_client(scope="compute.read compute.modify")
     claims = issuer.verify(fetch(account_of(issuer, client)).text.reveal())
-    assert (claims["aud"], claims["scope"]) == (issuer.settings()["default_audience"], "compute.read compute.modify")
+    assert (claims["aud"], claims["scope"]) == (
+        issuer.settings()["default_audience"],
+        "compute.read compute.modify",
+    )
 
 
 def test_many_tokens_take_one_connection(issuer: Issuer, client: Client) -> None:
-    with client_credentials.session(account_of(issuer, client), NOWHERE) as fetch_one:
+    with client_credentials.ClientCredentials().session(account_of(issuer, client), NOWHERE) as fetch_one:
         tokens = {fetch_one(spec_of(audience=(str(number),))).text.reveal() for number in range(6)}
     counts = issuer.counts()
     assert (len(tokens), counts.token, counts.connections) == (6, 6, 1)
@@ -90,8 +100,8 @@ def test_many_tokens_take_one_connection(issuer: Issuer, client: Client) -> None
 def test_accounts_of_an_issuer_take_one_connection_for_each_worker(issuer: Issuer, tmp_path: Path) -> None:
     accounts = {f"a{number}": account_of(issuer, issuer.add_client()) for number in range(6)}
     named = {name: replace(account, name=name) for name, account in accounts.items()}
-    specs = [TokenSpec(name, name, str(tmp_path / name)) for name in named]
-    outcomes = list(runner.run(specs, named, where=NOWHERE, configured_workers=2, stop=Stop()))
+    specs = [file_token(name, name, str(tmp_path / name)) for name in named]
+    outcomes = list(workers.run_lanes(specs, named, context=NOWHERE, configured_workers=2, stop=Stop()))
     assert [outcome.state for outcome in outcomes] == [State.RENEWED] * 6
     whose = {name: issuer.verify((tmp_path / name).read_text().strip())["client_id"] for name in named}
     assert whose == {name: account.settings.client_id for name, account in named.items()}
@@ -101,8 +111,10 @@ def test_accounts_of_an_issuer_take_one_connection_for_each_worker(issuer: Issue
 def test_the_secret_may_come_from_a_file(issuer: Issuer, client: Client, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{client.client_secret}\nthe second line is a comment\n")
-    settings = Settings(f"{issuer.url}/token", client.client_id, SecretFile(str(file)), ca_file=str(issuer.ca_file))
-    account = Account("probe", client_credentials.NAME, settings)
+    settings = Settings(
+        f"{issuer.url}/token", client.client_id, SecretFile(str(file)), ca_file=str(issuer.ca_file)
+    )
+    account = Account("probe", client_credentials.ClientCredentials.NAME, settings)
     assert fetch(account).text.reveal()
     file.unlink()
     with pytest.raises(Local, match=f"client secret file {file} cannot be read: No such file"):
@@ -123,10 +135,15 @@ def test_the_secret_may_come_from_a_file(issuer: Issuer, client: Client, tmp_pat
         ("post", True, 1),
     ],
 )
-def test_odd_credentials_are_sent_so_that_the_issuer_takes_them(issuer: Issuer, auth: str, raw_basic: bool, requests: int) -> None:
+def test_odd_credentials_are_sent_so_that_the_issuer_takes_them(
+    issuer: Issuer, auth: str, raw_basic: bool, requests: int
+) -> None:
     client = issuer.add_client(client_secret=ODD)
     issuer.settings(raw_basic=raw_basic)
-    assert issuer.verify(fetch(account_of(issuer, client, auth=auth)).text.reveal())["client_id"] == client.client_id
+    assert (
+        issuer.verify(fetch(account_of(issuer, client, auth=auth)).text.reveal())["client_id"]
+        == client.client_id
+    )
     assert issuer.counts().token == requests
 
 
@@ -165,7 +182,7 @@ def test_another_error_is_no_reason_to_encode(issuer: Issuer) -> None:
 
 def test_the_way_that_worked_is_kept_for_the_next_tokens(issuer: Issuer) -> None:
     client = issuer.add_client(client_secret=ODD)
-    with client_credentials.session(account_of(issuer, client), NOWHERE) as fetch_one:
+    with client_credentials.ClientCredentials().session(account_of(issuer, client), NOWHERE) as fetch_one:
         for _ in range(3):
             fetch_one(spec_of())
     assert issuer.counts().token == 4
@@ -191,8 +208,12 @@ def test_the_way_that_worked_is_kept_for_the_next_tokens(issuer: Issuer) -> None
         ([3600], None),
     ],
 )
-def test_expires_in_is_a_number_of_seconds_or_nothing(issuer: Issuer, client: Client, expires_in: object, seconds: Optional[float]) -> None:
-    issuer.fault(endpoint="token", status=200, body=json.dumps({"access_token": "opaque", "expires_in": expires_in}))
+def test_expires_in_is_a_number_of_seconds_or_nothing(
+    issuer: Issuer, client: Client, expires_in: object, seconds: Optional[float]
+) -> None:
+    issuer.fault(
+        endpoint="token", status=200, body=json.dumps({"access_token": "opaque", "expires_in": expires_in})
+    )
     before = time.time()
     expires_at = fetch(account_of(issuer, client)).expires_at
     if seconds is None:
@@ -209,7 +230,11 @@ def test_an_issuer_need_not_say_when_the_token_expires(issuer: Issuer, client: C
 
 ANSWERS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ({"status": 200, "body": "\x00\xff garbage"}, Unavailable, "answer is not JSON"),
-    ({"status": 200, "body": "<html>Welcome</html>", "headers": {"Content-Type": "text/html"}}, Unavailable, r"is not JSON \(text/html\)"),
+    (
+        {"status": 200, "body": "<html>Welcome</html>", "headers": {"Content-Type": "text/html"}},
+        Unavailable,
+        r"is not JSON \(text/html\)",
+    ),
     ({"status": 200, "body": ""}, Unavailable, "answer is not JSON"),
     ({"status": 200, "body": '["access_token"]'}, Unavailable, "answer is not JSON"),
     ({"status": 200, "body": "[" * 100_000}, Unavailable, "answer is not JSON"),
@@ -217,10 +242,18 @@ ANSWERS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ({"status": 200, "body": '{"access_token": ""}'}, Unsuitable, "holds no access token"),
     ({"status": 200, "body": '{"access_token": ["a"]}'}, Unsuitable, "holds no access token"),
     # Some issuers say so even of an error.
-    ({"status": 200, "body": '{"error": "invalid_scope", "error_description": "none"}'}, Refused, "the request: invalid_scope: none"),
+    (
+        {"status": 200, "body": '{"error": "invalid_scope", "error_description": "none"}'},
+        Refused,
+        "the request: invalid_scope: none",
+    ),
     ({"status": 200, "body": '{"error": "slow_down"}'}, Unavailable, "HTTP status 200: slow_down"),
     ({"status": 200, "body": '{"error": null}'}, Unsuitable, "holds no access token"),
-    ({"status": 302, "body": "", "headers": {"Location": "\u00e9"}}, Unavailable, "redirect, which is not followed"),
+    (
+        {"status": 302, "body": "", "headers": {"Location": "\u00e9"}},
+        Unavailable,
+        "redirect, which is not followed",
+    ),
     ({"status": 200, "body": " " * (1024 * 1024 + 1)}, Unavailable, "more than 1024 KiB"),
     ({"status": 500, "body": "<h1>oops</h1>"}, Unavailable, "HTTP status 500$"),
     (
@@ -230,18 +263,32 @@ ANSWERS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ),
     # Whatever it is that a broken server says, it is not the person who must act.
     ({"status": 500, "body": '{"error": "invalid_grant"}'}, Unavailable, "HTTP status 500: invalid_grant"),
-    ({"status": 302, "body": "", "headers": {"Location": "https://localhost:1/"}}, Unavailable, "redirect, which is not followed"),
-    ({"status": 400, "body": '{"error": "invalid_scope", "error_description": "no such scope"}'}, Refused, "invalid_scope: no such scope"),
+    (
+        {"status": 302, "body": "", "headers": {"Location": "https://localhost:1/"}},
+        Unavailable,
+        "redirect, which is not followed",
+    ),
+    (
+        {"status": 400, "body": '{"error": "invalid_scope", "error_description": "no such scope"}'},
+        Refused,
+        "invalid_scope: no such scope",
+    ),
     ({"status": 401, "body": '{"error": "invalid_client"}'}, Refused, "invalid_client"),
     ({"status": 404, "body": "<h1>Not here</h1>"}, Refused, "refused the request: HTTP status 404"),
     ({"status": 403, "body": '{"error": "insufficient_trust"}'}, Refused, "insufficient_trust"),
     ({"status": 429, "body": ""}, Unavailable, "HTTP status 429"),
-    ({"status": 400, "body": '{"error": "temporarily_unavailable"}'}, Unavailable, "HTTP status 400: temporarily_unavailable"),
+    (
+        {"status": 400, "body": '{"error": "temporarily_unavailable"}'},
+        Unavailable,
+        "HTTP status 400: temporarily_unavailable",
+    ),
     ({"drop": True}, Unreachable, "cannot be reached"),
 ]
 
 
-@pytest.mark.parametrize(("answer", "kind", "message"), ANSWERS, ids=[f"{a.get('status', 'drop')}-{m}" for a, _, m in ANSWERS])
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"), ANSWERS, ids=[f"{a.get('status', 'drop')}-{m}" for a, _, m in ANSWERS]
+)
 def test_an_answer_without_a_token_is_a_failure_that_says_what_came(
     issuer: Issuer, client: Client, answer: dict[str, Any], kind: type[Failure], message: str
 ) -> None:
@@ -290,7 +337,9 @@ def test_an_issuer_that_is_down_is_unavailable(issuer: Issuer, client: Client) -
         ("a" * (64 * 1024 + 1), "longer than"),
     ],
 )
-def test_what_is_no_bearer_token_is_never_published(issuer: Issuer, client: Client, tmp_path: Path, text: str, why: str) -> None:
+def test_what_is_no_bearer_token_is_never_published(
+    issuer: Issuer, client: Client, tmp_path: Path, text: str, why: str
+) -> None:
     file = tmp_path / "token"
     file.write_text("the old one\n")
     issuer.fault(endpoint="token", status=200, body=json.dumps({"access_token": text, "expires_in": 3600}))
@@ -303,7 +352,9 @@ def test_what_is_no_bearer_token_is_never_published(issuer: Issuer, client: Clie
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("token", "the old one\n")]
 
 
-def test_white_space_around_a_token_is_not_published_with_it(issuer: Issuer, client: Client, tmp_path: Path) -> None:
+def test_white_space_around_a_token_is_not_published_with_it(
+    issuer: Issuer, client: Client, tmp_path: Path
+) -> None:
     issuer.fault(endpoint="token", status=200, body=json.dumps({"access_token": " opaque-token\r\n"}))
     assert renew(account_of(issuer, client), spec_of(str(tmp_path / "token"))).state is State.RENEWED
     assert (tmp_path / "token").read_bytes() == b"opaque-token\n"
@@ -317,15 +368,21 @@ def test_credentials_that_the_issuer_echoes_are_masked(issuer: Issuer) -> None:
     encoded = "p%2540%2Bs+s%3Aw%26r%3Dd%2F%3B"
     header = base64.b64encode(f"{client.client_id}:{encoded}".encode()).decode()
     said = f"bad credentials {ODD}, that is {encoded} or Basic {header}, sent by you"
-    issuer.fault(endpoint="token", status=401, body=json.dumps({"error": "invalid_client", "error_description": said}))
+    issuer.fault(
+        endpoint="token", status=401, body=json.dumps({"error": "invalid_client", "error_description": said})
+    )
     with pytest.raises(Refused) as raised:
         fetch(account_of(issuer, client))
     assert "bad credentials ***, that is *** or Basic ***, sent by you" in str(raised.value)
 
 
-def test_an_error_description_cannot_draw_on_the_terminal(issuer: Issuer, client: Client, tmp_path: Path) -> None:
+def test_an_error_description_cannot_draw_on_the_terminal(
+    issuer: Issuer, client: Client, tmp_path: Path
+) -> None:
     said = "\x1b[2J\x1b]0;owned\x07 go\r\naway\u202e \u2028" + "x" * 5000
-    issuer.fault(endpoint="token", status=400, body=json.dumps({"error": "invalid_request", "error_description": said}))
+    issuer.fault(
+        endpoint="token", status=400, body=json.dumps({"error": "invalid_request", "error_description": said})
+    )
     message = renew(account_of(issuer, client), spec_of(str(tmp_path / "token"))).message
     assert message.isprintable()
     assert "go away" in message
@@ -347,7 +404,9 @@ class _Recorded(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        self.server.received.append((self.path, self.headers.get("Authorization"), _fields(self.rfile.read(length).decode())))
+        self.server.received.append(
+            (self.path, self.headers.get("Authorization"), _fields(self.rfile.read(length).decode()))
+        )
         status, headers, body = self.server.answer
         self.send_response(status)
         for name, value in headers.items():
@@ -374,13 +433,21 @@ class _Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Recorded)
         self.received: list[tuple[str, Optional[str], dict[str, list[str]]]] = []
-        self.answer: tuple[int, dict[str, str], bytes] = (200, {"Content-Type": "application/json"}, b'{"access_token": "t"}')
+        self.answer: tuple[int, dict[str, str], bytes] = (
+            200,
+            {"Content-Type": "application/json"},
+            b'{"access_token": "t"}',
+        )
         self.drips = False
         self.over = threading.Event()
 
-    def account(self, auth: str, timeout: float = 60.0, secret: Union[Secret, SecretFile, None] = None) -> Account:
-        settings = Settings(f"http://127.0.0.1:{self.server_address[1]}/token", "i d", secret or Secret("s+t"), auth)
-        return Account("probe", client_credentials.NAME, settings, timeout)
+    def account(
+        self, auth: str, timeout: float = 60.0, secret: Union[Secret, SecretFile, None] = None
+    ) -> Account:
+        settings = Settings(
+            f"http://127.0.0.1:{self.server_address[1]}/token", "i d", secret or Secret("s+t"), auth
+        )
+        return Account("probe", client_credentials.ClientCredentials.NAME, settings, timeout)
 
 
 @pytest.fixture
@@ -411,17 +478,25 @@ def _running() -> Iterator[_Server]:
         ("post", None, {"client_id": ["i d"], "client_secret": ["s+t"]}),
     ],
 )
-def test_the_request_on_the_wire(server: _Server, auth: str, header: Optional[str], form: dict[str, list[str]]) -> None:
+def test_the_request_on_the_wire(
+    server: _Server, auth: str, header: Optional[str], form: dict[str, list[str]]
+) -> None:
     fetch(server.account(auth), spec_of(audience=("a", "b"), scope=("c", "d")))
     ((path, authorization, sent),) = server.received
     assert path == "/token"
-    assert authorization == (None if header is None else "Basic " + base64.b64encode(header.encode()).decode())
+    assert authorization == (
+        None if header is None else "Basic " + base64.b64encode(header.encode()).decode()
+    )
     assert sent == {"grant_type": ["client_credentials"], "audience": ["a b"], "scope": ["c d"], **form}
 
 
 @pytest.mark.parametrize(
     ("auth", "header", "sent"),
-    [("auto", b"i d:s\xe9", None), ("basic-encoded", b"i+d:s%E9", None), ("post", None, "client_id=i+d&client_secret=s%E9")],
+    [
+        ("auto", b"i d:s\xe9", None),
+        ("basic-encoded", b"i+d:s%E9", None),
+        ("post", None, "client_id=i+d&client_secret=s%E9"),
+    ],
 )
 def test_a_secret_that_is_not_utf_8_is_sent_byte_for_byte(
     server: _Server, tmp_path: Path, auth: str, header: Optional[bytes], sent: Optional[str]

@@ -1,0 +1,1 @@
+"""Setting up accounts: registration, logins, and what they leave on this host."""

@@ -1,0 +1,35 @@
+"""The standard streams and the log of both programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from osg_token_renewer.system import log
+
+set_up_log = log.set_up
+
+
+def release() -> None:
+    """What nobody takes (a full disk, a reader that is gone) Python would try to write once more, and exit
+    with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def make_printable() -> None:
+    """A file name that is not UTF-8, a terminal that is not, or a standard stream that is closed must not end
+    a run."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        # Python has None for a closed stream, and the next file to be opened would get its number.
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

@@ -1,0 +1,1 @@
+"""A run: what is due, lanes in parallel, and what became of each token."""

@@ -1,0 +1,1 @@
+"""Where a token goes: one module a kind, listed in registry.py."""

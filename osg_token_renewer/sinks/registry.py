@@ -1,0 +1,8 @@
+"""Every sink there is. If a token's options fit several, the first in this order is taken."""
+
+from __future__ import annotations
+
+from osg_token_renewer.sinks.base import Sink
+from osg_token_renewer.sinks.file import FileSink
+
+SINKS: dict[str, Sink] = {sink.NAME: sink for sink in (FileSink(),)}

@@ -1,0 +1,1 @@
+"""The source oidc-agent: refresh tokens that oidc-agent keeps."""

@@ -1,0 +1,1 @@
+"""This host: processes, files, users, locks, paths, signals and the log."""

@@ -1,0 +1,74 @@
+"""File locks (flock(2)): the run lock, and locks that a subprocess inherits."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from osg_token_renewer.errors import LockHeld
+from osg_token_renewer.system import users
+from osg_token_renewer.text import line
+
+
+def take_lock(descriptor: int) -> bool:
+    """Takes what the descriptor is of, for as long as any process has it: false if somebody else has taken it
+    (flock(2))."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def open_to_inherit(path: str, flags: int = 0) -> int:
+    """A descriptor to be inherited; symbolic links are not followed."""
+    return make_inheritable(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags))
+
+
+@contextmanager
+def hold_run_lock(path: str, wait: float, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Holds the lock file at `path`; the kernel lets go of it when this process ends, however it ends.
+
+    Raises LockHeld when another process still has it after `wait` seconds, and OSError when there can be no
+    such file."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        users.give_to_owner_of(descriptor, os.path.dirname(path))
+        deadline = time.monotonic() + wait
+        while not take_lock(descriptor):
+            if time.monotonic() > deadline or stopped():
+                raise LockHeld(
+                    f"another run is at work ({_describe_holder(descriptor)}): nothing was attempted",
+                    "wait for it to end: its own time limits bound it",
+                )
+            time.sleep(0.1)
+        # Who it is, for others to say: a full disk must not cost the lock.
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _describe_holder(descriptor: int) -> str:
+    pid = os.pread(descriptor, 20, 0).strip()
+    if not pid.isdigit():
+        return "unknown process"
+    try:
+        with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
+            command = line(file.read(200).replace(b"\0", b" ").decode("utf-8", "replace"))
+    except OSError:
+        command = ""
+    return f"process {int(pid)}" + (f", {command}" if command else "")
+
+
+def make_inheritable(low: int) -> int:
+    """The descriptor by a number of 10 or above: a shell may use the others for itself. Closes `low`."""
+    try:
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        os.close(low)

@@ -1,0 +1,73 @@
+"""Files that hold a secret: how they are read, and who may read them.
+
+A secret file is a path, or a systemd credential (`credential:NAME`, systemd.exec(5) LoadCredential=).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Optional
+
+from osg_token_renewer.errors import Local
+from osg_token_renewer.options import CREDENTIAL, SecretFile
+from osg_token_renewer.system import trusted_files
+
+_LONGEST_LINE = 64 * 1024
+
+
+def find_path(file: SecretFile) -> str:
+    """Where the file is; raises Local if the service manager handed over no credentials."""
+    if not file.is_credential:
+        return file.text
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    name = file.text[len(CREDENTIAL) :]
+    if not directory:
+        raise Local(
+            f"the credential {name} is only there under systemd: $CREDENTIALS_DIRECTORY is not set",
+            f"add LoadCredential={name}:PATH to the service, and start it with systemctl",
+        )
+    return os.path.join(directory, name)
+
+
+def read_secret(file: SecretFile, what: str) -> str:
+    """The secret, which is the first line; raises Local, naming `what` it was to be."""
+    return read_line(file, what).decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+def read_line(file: SecretFile, what: str) -> bytes:
+    """The first line with its end, for programs that parse it themselves; raises Local."""
+    path = find_path(file)
+    try:
+        with open(path, "rb", opener=trusted_files.open_regular) as opened:
+            line = opened.readline(_LONGEST_LINE)
+    except OSError as error:
+        raise Local(
+            f"the {what} file {path} cannot be read: {error.strerror}", _remedy(path, error)
+        ) from error
+    if not line.strip(b"\r\n"):
+        raise Local(f"the {what} file {path} is empty")
+    return line
+
+
+def find_flaws(file: SecretFile) -> Iterator[str]:
+    """Why the file cannot be trusted, each with the remedy. Raises OSError or Local if nobody can tell."""
+    if not file.is_credential:
+        # A credential is the service manager's to guard.
+        yield from trusted_files.find_flaws(find_path(file))
+
+
+def others_can_read(path: str) -> bool:
+    """Whether everybody on this host can read the secret; raises OSError."""
+    mode = os.stat(path).st_mode
+    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+
+
+def _remedy(path: str, error: OSError) -> Optional[str]:
+    if isinstance(error, PermissionError):
+        return f"let the user of the service read it: chown osg-token-svc {path}"
+    if isinstance(error, FileNotFoundError):
+        return "create it, readable by the user of the service alone"
+    return "name a regular file" if error.errno in (errno.EINVAL, errno.EISDIR) else None

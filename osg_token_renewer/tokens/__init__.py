@@ -1,0 +1,1 @@
+"""Access tokens: reading them and checking what they grant."""

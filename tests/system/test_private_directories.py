@@ -1,0 +1,296 @@
+"""Where state and runtime directories are, on a machine whose usual places are empty."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from osg_token_renewer.errors import Local
+from osg_token_renewer.system import paths, private_directories, users
+from tests.faults import NOBODY, apart
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory whose path is short enough for sockets, which tmp_path is not."""
+    with tempfile.TemporaryDirectory(prefix="otr-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
+    for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(short / "home"))
+    # Temporary directories, the last resort, come there too.
+    (short / "tmp").mkdir()
+    (short / "tmp").chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(short / "tmp"))
+
+
+def mode_of(path: str) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+# State
+
+
+def test_the_configured_state_directory_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/from/systemd")
+    assert paths.state_directory("/configured") == "/configured"
+
+
+@pytest.mark.parametrize(("value", "first"), [("/one", "/one"), ("/one:/two", "/one")])
+def test_the_state_directory_of_systemd_comes_next(
+    monkeypatch: pytest.MonkeyPatch, value: str, first: str
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", value)
+    assert paths.state_directory(None) == first
+
+
+def test_the_state_of_root_is_where_the_service_keeps_it_and_of_others_in_their_homes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def body() -> None:
+        home = os.environ["HOME"]
+        assert paths.state_directory(None) == f"{home}/.local/state/osg-token-renewer"
+        monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
+        assert paths.state_directory(None) == "/xdg/osg-token-renewer"
+
+    apart(body, unprivileged=True)
+    if ROOT:
+        monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
+        assert paths.state_directory(None) == "/var/lib/osg-token-renewer"
+
+
+def test_a_directory_that_is_made_is_private_whatever_the_umask(short: Path) -> None:
+    before = os.umask(0)
+    try:
+        made = private_directories.make_private(str(short / "a" / "b"))
+    finally:
+        os.umask(before)
+    assert made == str(short / "a" / "b")
+    assert mode_of(made) == 0o700
+
+
+def test_a_directory_that_cannot_be_written_or_made_is_an_error(short: Path) -> None:
+    (short / "closed").mkdir()
+    (short / "closed").chmod(0o555)
+    (short / "file").write_text("")
+
+    def body() -> None:
+        for path in ("closed", "closed/new"):
+            with pytest.raises(PermissionError):
+                private_directories.make_private(str(short / path))
+        with pytest.raises(FileExistsError):
+            private_directories.make_private(str(short / "file"))
+
+    apart(body, unprivileged=True)
+
+
+# Who it is
+
+
+@pytest.mark.parametrize(
+    ("known", "unprivileged", "beside"),
+    [
+        ({"osg-token-svc": 990}, False, True),
+        ({"osg-token-svc": 990}, True, False),
+        ({"another": 990}, False, False),
+        # A service that is root's own.
+        ({"osg-token-svc": 0}, False, False),
+    ],
+)
+def test_root_is_beside_the_service_where_that_has_a_user_of_its_own(
+    known: dict[str, int], unprivileged: bool, beside: bool
+) -> None:
+    def body() -> None:
+        assert users.is_root_beside_service() is beside
+
+    # Who is not root is so in a user namespace of its own, and cannot be anybody else there.
+    if ROOT or not unprivileged:
+        apart(body, users=known, unprivileged=unprivileged)
+
+
+# Runtime
+
+
+def test_the_runtime_directory_is_the_configured_then_that_of_systemd_then_of_the_host_then_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, short: Path
+) -> None:
+    run = Path("/run")
+
+    def body() -> None:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", f"{short}/systemd:{short}/more")
+        monkeypatch.setenv("XDG_RUNTIME_DIR", f"{short}/user")
+        found = []
+        for configured, unset in (
+            (f"{short}/configured", ""),
+            (None, "RUNTIME_DIRECTORY"),
+            (None, ""),
+            (None, "XDG_RUNTIME_DIR"),
+        ):
+            with private_directories.find_runtime_directory(configured) as (path, shared):
+                assert mode_of(path) == 0o700
+                assert os.stat(path).st_uid == os.geteuid()
+                found.append((path, shared))
+            if unset:
+                monkeypatch.delenv(unset)
+            if len(found) == 3:
+                # Nobody may enter it any more but others.
+                os.chmod("/run/osg-token-renewer", 0o755)
+        assert found[:3] == [
+            (f"{short}/configured", True),
+            (f"{short}/systemd", True),
+            ("/run/osg-token-renewer", True),
+        ]
+        monkeypatch.setenv("XDG_RUNTIME_DIR", f"{short}/user")
+        with private_directories.find_runtime_directory(None) as last:
+            assert last == (f"{short}/user/osg-token-renewer", True)
+
+    # A /run of the test's own, in which this user may make directories.
+    apart(body, tmpfs={run: "mode=755"})
+
+
+def test_what_is_passed_over_is_said_where_somebody_named_it_or_it_is_this_users(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, short: Path
+) -> None:
+    named = f"{short}/{'x' * 80}"
+    monkeypatch.setenv("RUNTIME_DIRECTORY", named)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{short}/user")
+    monkeypatch.setattr(logging.getLogger("osg_token_renewer"), "propagate", True)
+
+    def passed_over() -> list[str]:
+        caplog.clear()
+        with private_directories.find_runtime_directory(None) as (path, _shared):
+            assert path == f"{short}/user/osg-token-renewer"
+        return [
+            message.split()[1] for message in caplog.messages if " is passed over: it must be " in message
+        ]
+
+    def body() -> None:
+        os.mkdir(paths.RUNTIME, 0o755)
+        assert passed_over() == [named, paths.RUNTIME]
+        if ROOT:
+            # As the service's is for whoever else renews tokens on this host.
+            os.chown(paths.RUNTIME, NOBODY, NOBODY)
+            assert passed_over() == [named]
+
+    apart(body, tmpfs={Path("/run"): "mode=755"})
+
+
+def test_where_there_is_no_place_at_all_no_agent_is_started_where_others_can_go(
+    monkeypatch: pytest.MonkeyPatch, short: Path
+) -> None:
+    """Whoever can replace an agent's directory can take the place of the agent, which is given the
+    account."""
+    (short / "open").mkdir()
+    (short / "open").chmod(0o777)
+
+    def body() -> None:
+        monkeypatch.setattr(tempfile, "tempdir", f"{short}/none")
+        with private_directories.find_runtime_directory(f"{short}/open") as (path, shared):
+            assert (path, shared) == (paths.RUNTIME, False)
+            with (
+                pytest.raises(Local, match="no directory can be made in"),
+                private_directories.make_agent_directory(path),
+            ):
+                pass
+
+    apart(body, tmpfs={Path("/run"): "mode=755,nr_inodes=1"})
+
+
+def test_the_last_resort_is_a_private_directory_that_nobody_else_finds_and_that_goes_away(
+    short: Path,
+) -> None:
+    def body() -> None:
+        with private_directories.find_runtime_directory(None) as (path, shared):
+            assert shared is False
+            assert os.path.dirname(path) == str(short / "tmp")
+            assert mode_of(path) == 0o700
+            (Path(path) / "socket").write_text("")
+        assert not os.path.exists(path)
+
+    # Not root, who may make /run/osg-token-renewer.
+    apart(body, unprivileged=True)
+
+
+def test_a_last_resort_goes_away_after_an_exception_too(short: Path) -> None:
+    def body() -> None:
+        with pytest.raises(ZeroDivisionError), private_directories.find_runtime_directory(None):
+            raise ZeroDivisionError
+        assert os.listdir(short / "tmp") == []
+
+    apart(body, unprivileged=True)
+
+
+def runtime_apart(configured: Path) -> None:
+    """The configured directory is passed over; what comes instead is private, and not there."""
+
+    def body() -> None:
+        with private_directories.find_runtime_directory(str(configured)) as (path, _shared):
+            assert path != str(configured)
+            assert mode_of(path) == 0o700
+
+    apart(body, unprivileged=True)
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o755, 0o770, 0o701, 0o777, 0o1777])
+def test_a_directory_that_others_can_enter_is_not_used(short: Path, mode: int) -> None:
+    directory = short / "d"
+    directory.mkdir()
+    directory.chmod(mode)
+    if ROOT:
+        os.chown(directory, NOBODY, NOBODY)
+    runtime_apart(directory)
+    assert (os.listdir(directory), stat.S_IMODE(directory.stat().st_mode)) == ([], mode)
+
+
+def test_a_private_directory_of_the_same_user_is_used(short: Path) -> None:
+    directory = short / "d"
+    directory.mkdir(mode=0o700)
+    with private_directories.find_runtime_directory(str(directory)) as found:
+        assert found == (str(directory), True)
+    assert directory.is_dir()
+
+
+def test_a_symbolic_link_to_a_private_directory_is_not_used(short: Path) -> None:
+    (short / "target").mkdir(mode=0o700)
+    if ROOT:
+        os.chown(short / "target", NOBODY, NOBODY)
+    (short / "d").symlink_to(short / "target")
+    runtime_apart(short / "d")
+
+
+def test_a_file_is_not_used(short: Path) -> None:
+    (short / "d").write_text("")
+    runtime_apart(short / "d")
+    assert (short / "d").read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["x" * 80, "é" * 40])
+def test_a_path_that_is_too_long_for_sockets_is_not_used_and_not_made(short: Path, name: str) -> None:
+    runtime_apart(short / name)
+    assert not (short / name).exists()
+
+
+if ROOT:  # nobody else can make a directory that is not its own
+
+    def test_a_private_directory_of_another_user_is_not_used(short: Path) -> None:
+        (short / "d").mkdir(mode=0o700)
+        os.chown(short / "d", NOBODY, NOBODY)
+
+        def body() -> None:
+            with private_directories.find_runtime_directory(str(short / "d")) as (path, _shared):
+                assert path == "/run/osg-token-renewer"
+
+        apart(body, tmpfs={Path("/run"): "mode=755"})
