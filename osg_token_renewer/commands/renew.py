@@ -43,7 +43,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         _not_as_root(args)
     stop = Stop()
-    watchdog = Watchdog(stop)
+    with Watchdog(stop) as watchdog:
+        return _renew(args, stop, watchdog)
+
+
+def _renew(args: argparse.Namespace, stop: Stop, watchdog: Watchdog) -> int:
     found = config.load(args.config)
     watchdog.allow(engine.longest(found.options), engine.longest_stop(found.accounts))
     for warning in found.warnings:
@@ -101,6 +105,8 @@ def _show(planned: Sequence[Planned]) -> int:
         if planned
         else journal.summary(())
     )
+    # While the watchdog is there: nobody may read it.
+    sys.stdout.flush()
     return Exit.WELL
 
 

@@ -169,7 +169,7 @@ class Run:
                     state,
                 )
         directory, shared = stack.enter_context(
-            private_directories.find_runtime_directory(self._config.options.runtime_dir, _rescue)
+            private_directories.open_runtime_directory(self._config.options.runtime_dir, _rescue)
         )
         if not locked and not (shared and self._lock(stack, directory)):
             log.warning("going on without a lock: another run at the same time would not be noticed")
@@ -177,7 +177,7 @@ class Run:
 
     def _lock(self, stack: ExitStack, directory: str) -> bool:
         try:
-            path = os.path.join(private_directories.make_private(directory), "lock")
+            path = os.path.join(private_directories.ensure_writable(directory), "lock")
             stack.enter_context(locks.hold_run_lock(path, LOCK_WAIT, self._stop.requested))
         except OSError as error:
             log.warning("there can be no lock in %s: %s", directory, error.strerror)
@@ -206,7 +206,7 @@ class Run:
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         try:
-            private_directories.make_private(os.path.dirname(self._history.path))
+            private_directories.ensure_writable(os.path.dirname(self._history.path))
             try:
                 self._history.record(outcomes, time.time())
             except DamagedError as error:

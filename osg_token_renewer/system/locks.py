@@ -14,8 +14,7 @@ from osg_token_renewer.text import line
 
 
 def take_lock(descriptor: int) -> bool:
-    """Takes what the descriptor is of, for as long as any process has it: false if somebody else has taken it
-    (flock(2))."""
+    """Locks the file of `descriptor` until every process has closed it; returns whether it was free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -24,16 +23,25 @@ def take_lock(descriptor: int) -> bool:
 
 
 def open_to_inherit(path: str, flags: int = 0) -> int:
-    """A descriptor to be inherited; symbolic links are not followed."""
-    return make_inheritable(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags))
+    """A descriptor for a subprocess to inherit; `path` must not be a symbolic link."""
+    return move_up(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags))
+
+
+def move_up(descriptor: int) -> int:
+    """Gives the descriptor a number of 10 or above, because a shell may use the lower ones for itself."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def hold_run_lock(path: str, wait: float, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Holds the lock file at `path`; the kernel lets go of it when this process ends, however it ends.
+    """Holds the lock file at `path`; the kernel releases it when this process ends, however it ends.
 
-    Raises LockHeld when another process still has it after `wait` seconds, and OSError when there can be no
-    such file."""
+    Raises LockHeld if another process still holds it after `wait` seconds or when `stopped` says so, and
+    OSError if the file cannot be made.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         users.give_to_owner_of(descriptor, os.path.dirname(path))
@@ -45,7 +53,7 @@ def hold_run_lock(path: str, wait: float, stopped: Callable[[], bool] = lambda: 
                     "wait for it to end: its own time limits bound it",
                 )
             time.sleep(0.1)
-        # Who it is, for others to say: a full disk must not cost the lock.
+        # The process id is only for the message above: a full disk must not cost the lock.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -64,11 +72,3 @@ def _describe_holder(descriptor: int) -> str:
     except OSError:
         command = ""
     return f"process {int(pid)}" + (f", {command}" if command else "")
-
-
-def make_inheritable(low: int) -> int:
-    """The descriptor by a number of 10 or above: a shell may use the others for itself. Closes `low`."""
-    try:
-        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)
-    finally:
-        os.close(low)

@@ -1,5 +1,4 @@
-"""Where messages go: stderr, one line each, with its priority when the journal reads it and with its time in
-a file."""
+"""Where messages go: stderr, each line with its priority for the journal, or with its time in a file."""
 
 from __future__ import annotations
 
@@ -19,25 +18,21 @@ ROOT = "osg_token_renewer"
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
-class _Lines(logging.Formatter):
-    """What was not made harmless where it came in (a path, a name from the command line) is so where it goes
-    out."""
+class _Formatter(logging.Formatter):
+    """Puts a prefix before each line, and escapes what is not printable: a path, or a name from the command
+    line."""
 
-    def __init__(self, prefix: Callable[[logging.LogRecord], str], warn: bool) -> None:
+    def __init__(self, prefix: Callable[[logging.LogRecord], str]) -> None:
         super().__init__("%(message)s")
         self._prefix = prefix
-        self._warn = warn
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if self._warn and record.levelno == logging.WARNING:
-            text = f"warning: {text}"
         prefix = self._prefix(record)
-        return "\n".join(prefix + escaped(line) for line in text.split("\n"))
+        return "\n".join(prefix + escaped(line) for line in super().format(record).split("\n"))
 
 
 class _Stderr(logging.Handler):
-    """Writes to what stderr is at that moment: a progress display puts itself in between."""
+    """Writes to the sys.stderr of that moment, which a progress display replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -49,38 +44,41 @@ class _Stderr(logging.Handler):
 
 
 def set_up(verbosity: int) -> None:
-    """`verbosity`: 1 also shows details, 0 is usual, -1 only warnings and errors."""
+    """Configures logging for this process. `verbosity`: 1 also shows details, -1 only warnings and errors."""
     logger = logging.getLogger(ROOT)
     logger.setLevel({1: logging.DEBUG, 0: logging.INFO}.get(verbosity, logging.WARNING))
     logger.propagate = False
     handler = _Stderr()
-    handler.setFormatter(_lines())
+    handler.setFormatter(_Formatter(_choose_prefix()))
     logger.handlers = [handler]
-    # It would print what it cannot make sense of in an issuer's answer.
+    # urllib3 would print what it cannot parse in an issuer's answer.
     logging.getLogger("urllib3").propagate = False
     logging.getLogger("urllib3").handlers = [logging.NullHandler()]
-    # Nobody asks a record for these.
+    # No formatter uses these.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    warnings.showwarning = _of_a_library
+    warnings.showwarning = _log_warning
     # An exception within logging must not print the arguments of the call.
     logging.raiseExceptions = False
 
 
-def _of_a_library(message: Warning | str, category: type[Warning], *_args: Any, **_kwargs: Any) -> None:
-    """Python's own way would print the place in the library, and its source."""
+def _log_warning(message: Warning | str, category: type[Warning], *_args: Any, **_kwargs: Any) -> None:
+    """A library's warning; Python itself would print its place in the library, with the source."""
     logging.getLogger(ROOT).debug("%s: %s", category.__name__, outside(str(message)))
 
 
-def _lines() -> _Lines:
-    """In the form that whatever stderr is connected to has use for."""
+def _choose_prefix() -> Callable[[logging.LogRecord], str]:
+    """How a line begins depends on who reads stderr."""
     try:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):
-        return _Lines(lambda _: "", warn=True)
+        return _level
     # $JOURNAL_STREAM names the device and inode of what the journal reads (systemd.exec(5)).
     if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
-        return _Lines(lambda record: f"<{_PRIORITIES.get(record.levelno, 5)}>", warn=False)
+        return lambda record: f"<{_PRIORITIES.get(record.levelno, 5)}>"
     if stat.S_ISREG(status.st_mode):
-        # A log file: nobody else would say when it was.
-        return _Lines(lambda record: f"{instant(record.created)} ", warn=True)
-    return _Lines(lambda _: "", warn=True)
+        return lambda record: f"{instant(record.created)} {_level(record)}"
+    return _level
+
+
+def _level(record: logging.LogRecord) -> str:
+    return "warning: " if record.levelno == logging.WARNING else ""

@@ -1,4 +1,4 @@
-"""Sealed files in memory: how a secret reaches a subprocess."""
+"""Sealed files in memory (memfd_create(2)): how a secret reaches a subprocess."""
 
 from __future__ import annotations
 
@@ -6,36 +6,28 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from osg_token_renewer.errors import Local
-from osg_token_renewer.system.locks import make_inheritable
+from osg_token_renewer.system.locks import move_up
 
-if TYPE_CHECKING:
-    pass
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @contextmanager
 def make_memory_file(content: bytes) -> Iterator[int]:
-    """A file without a name, for what must not be in one that has; a program that inherits the descriptor
-    opens it by `path_of`.
+    """The descriptor of a file without a name, which nobody can change any more. Raises Local.
 
-    Unlike a pipe it can be read more than once, and unlike a file of root's by another user. Nobody can
-    change it. Raises Local."""
+    A program that inherits the descriptor opens the file by `inherited_path`. Unlike a pipe, the file can be
+    read more than once; unlike a file of root's, another user can read it.
+    """
     try:
-        descriptor = make_inheritable(
-            os.memfd_create("osg-token-renewer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        )
+        descriptor = move_up(os.memfd_create("osg-token-renewer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     except OSError as error:
         raise Local(f"no file can be made in memory: {error.strerror}") from error
     try:
         try:
             os.write(descriptor, content)
-            fcntl.fcntl(
-                descriptor,
-                fcntl.F_ADD_SEALS,
-                fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE,
-            )
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         except OSError as error:
             raise Local(f"a file in memory cannot be written: {error.strerror}") from error
         yield descriptor
@@ -44,5 +36,5 @@ def make_memory_file(content: bytes) -> Iterator[int]:
 
 
 def inherited_path(descriptor: int) -> str:
-    """Where a program that has inherited the descriptor finds it."""
+    """Where a program that has inherited the descriptor finds the file."""
     return f"/proc/self/fd/{descriptor}"

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from osg_token_renewer.system.users import SERVICE_USER, user_name
 
-if TYPE_CHECKING:
-    pass
-STATE = "/var/lib/osg-token-renewer"
-RUNTIME = "/run/osg-token-renewer"
 NAME = "osg-token-renewer"
+STATE = f"/var/lib/{NAME}"
+RUNTIME = f"/run/{NAME}"
+# Where an administrator's changes to the service's unit are (systemd.unit(5)).
+DROP_INS = f"/etc/systemd/system/{NAME}.service.d"
 
 
 def state_directory(configured: Optional[str]) -> str:
-    """The state directory's path; it need not exist yet."""
-    return configured or first_of_list(os.environ.get("STATE_DIRECTORY")) or _default_state()
+    """The path of the state directory, which need not exist yet."""
+    return configured or _first_of_list("STATE_DIRECTORY") or _default_state()
 
 
 def _default_state() -> str:
@@ -26,6 +26,19 @@ def _default_state() -> str:
     return os.path.join(home, NAME)
 
 
-def first_of_list(value: Optional[str]) -> Optional[str]:
+def runtime_directories(configured: Optional[str]) -> dict[str, bool]:
+    """The paths that the runtime directory may have, the best first, and whether somebody named each.
+
+    The service's own comes before the user's, so that the runs of a person and of the service meet there.
+    """
+    named = (configured, _first_of_list("RUNTIME_DIRECTORY"))
+    found = {path: True for path in named if path}
+    found.setdefault(RUNTIME, False)
+    if user_runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        found.setdefault(os.path.join(user_runtime, NAME), False)
+    return found
+
+
+def _first_of_list(variable: str) -> Optional[str]:
     """systemd separates several directories by colons (systemd.exec(5))."""
-    return value.split(":")[0] if value else None
+    return os.environ.get(variable, "").split(":")[0] or None

@@ -1,18 +1,19 @@
-"""Where the program keeps what is its own: state (history) and runtime (lock, agent sockets)."""
+"""Makes and removes the program's own directories: for its state, its lock, and the sockets of agents."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local
 from osg_token_renewer.system.locks import open_to_inherit, take_lock
-from osg_token_renewer.system.paths import NAME, RUNTIME, first_of_list
+from osg_token_renewer.system.paths import NAME, RUNTIME, runtime_directories
 
 if TYPE_CHECKING:
     from osg_token_renewer.system.users import User
@@ -22,25 +23,32 @@ log = logging.getLogger(__name__)
 _AGENT = "osg-agent-"
 # sun_path of unix(7) has 108 bytes, and the socket's own part of the path needs some.
 _LONGEST_FOR_SOCKETS = 80
-# What a directory for agents must have room for, in bytes, to be used.
+# What a runtime directory must have room for, in bytes.
 _ROOM = 64 * 1024
 _ELSEWHERE = "make room there, or name another directory as runtime_dir in [renewer]"
 
+# Saves what an agent of a killed program left in its directory; returns whether that may be removed now.
+Rescue = Callable[[str], bool]
 
-def make_private(path: str) -> str:
-    """Makes a private directory if it is not there; raises OSError when it cannot be used for writing."""
+
+def ensure_writable(path: str) -> str:
+    """Makes a directory for this user alone if it does not exist; returns its path.
+
+    Raises OSError if it cannot be made, or if it exists and this user cannot write to it.
+    """
     os.makedirs(path, mode=0o700, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
-        raise PermissionError(13, os.strerror(13), path)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     return path
 
 
 @contextmanager
 def make_agent_directory(parent: str, owner: Optional[User] = None) -> Iterator[tuple[str, int]]:
-    """A new directory for an agent, which only this user (or `owner`) can enter, removed afterwards; and a
-    descriptor of it.
+    """A new directory that only this user (or `owner`) can enter, and a descriptor of it; removed at the end.
 
-    While a process has the descriptor, `sweep` leaves the directory alone. Raises Local."""
+    As long as a process has the descriptor, `sweep_agent_directories` leaves the directory alone. Raises
+    Local.
+    """
     import shutil
     import tempfile
 
@@ -59,12 +67,11 @@ def make_agent_directory(parent: str, owner: Optional[User] = None) -> Iterator[
         os.close(mark)
 
 
-def sweep_agent_directories(parent: str, rescue: Callable[[str], bool]) -> None:
-    """Removes the directories of agents whose programs were killed, and that have ended, once `rescue` has
-    saved what is in them."""
+def sweep_agent_directories(parent: str, rescue: Rescue) -> None:
+    """Removes the directories of agents that ended after their program was killed, once `rescue` agrees."""
     import shutil
 
-    for path in _find_left(parent, _AGENT):
+    for path in _find_own(parent, _AGENT):
         try:
             mark = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -76,78 +83,76 @@ def sweep_agent_directories(parent: str, rescue: Callable[[str], bool]) -> None:
             os.close(mark)
 
 
-def _find_left(parent: str, prefix: str) -> list[str]:
-    """This user's own directories there that have names as tempfile.mkdtemp makes them."""
+def _find_own(parent: str, prefix: str) -> list[str]:
+    """This user's private directories in `parent` whose names are as tempfile.mkdtemp makes them."""
     pattern = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
     with os.scandir(parent) as entries:
-        left = [
-            entry
-            for entry in entries
-            if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-        ]
-    found = [(entry.path, entry.stat(follow_symlinks=False)) for entry in left]
-    return [
-        path
-        for path, status in found
-        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o700
-    ]
+        return [entry.path for entry in entries if pattern.fullmatch(entry.name) and _is_private(entry.path)]
 
 
 @contextmanager
-def find_runtime_directory(
-    configured: Optional[str], rescue: Callable[[str], bool] = lambda _: True
+def open_runtime_directory(
+    configured: Optional[str], rescue: Rescue = lambda _: True
 ) -> Iterator[tuple[str, bool]]:
-    """A directory that only this user can enter, and whether other runs find the same one (a lock is of use
-    only there).
+    """A directory that only this user can enter, and whether other runs find the same one: a lock is of use
+    only there.
 
-    What agents of killed programs left in it is removed; `rescue` is called with each of their directories
-    before, and says whether it may be. Where none is of use, it is one in which no agent can be started: only
-    sources that have agents need one."""
-    user_runtime = os.environ.get("XDG_RUNTIME_DIR")
-    named = (configured, first_of_list(os.environ.get("RUNTIME_DIRECTORY")))
-    usual = (RUNTIME, os.path.join(user_runtime, NAME) if user_runtime else None)
-    # The service's own is that of a person's run as well.
-    wanted = [path for path in dict.fromkeys((*named, *usual)) if path]
-    for path in wanted:
+    Directories of agents that killed programs left there are removed, once `rescue` agrees. If no directory
+    can be used, the one that is returned lets no agent start: only sources that have agents need one.
+    """
+    candidates = runtime_directories(configured)
+    usable = _find_usable(candidates)
+    if usable is not None:
+        sweep_agent_directories(usable, rescue)
+        yield usable, True
+        return
+    temporary = _make_temporary(rescue)
+    try:
+        # The fallback must not be one that others can enter: they could take the place of an agent.
+        yield temporary or next(filter(_is_private, candidates), RUNTIME), False
+    finally:
+        if temporary:
+            _remove_temporary(temporary, rescue)
+
+
+def _find_usable(candidates: Mapping[str, bool]) -> Optional[str]:
+    """The first path that can be used; warns of the others that somebody named or that this user owns."""
+    for path, named in candidates.items():
         if _is_usable(path):
-            sweep_agent_directories(path, rescue)
-            yield path, True
-            return
-        if path in named or _own_mode(path):
+            return path
+        if named or _own_mode(path):
             log.warning(
-                "runtime_dir %s is passed over: it must be this user's own, mode 0700, with room, and a path of at most 80 bytes",
+                "runtime_dir %s is passed over: "
+                "it must be this user's own, mode 0700, with room, and a path of at most 80 bytes",
                 path,
             )
+    return None
+
+
+def _make_temporary(rescue: Rescue) -> Optional[str]:
+    """A temporary runtime directory, in place of those that earlier runs left; None if none can be made."""
     import tempfile
 
     try:
-        for left in _find_left(tempfile.gettempdir(), f"{NAME}-"):
-            _remove_unused(left, rescue)
-        temporary = tempfile.mkdtemp(prefix=f"{NAME}-")
+        for left in _find_own(tempfile.gettempdir(), f"{NAME}-"):
+            _remove_temporary(left, rescue)
+        return tempfile.mkdtemp(prefix=f"{NAME}-")
     except OSError as error:
         log.warning("there can be no temporary runtime directory either: %s", error.strerror)
-        # What fails there says why. Not one that others can enter: they could put themselves in an agent's
-        # place.
-        yield next(filter(_is_closed, wanted), RUNTIME), False
-        return
-    try:
-        yield temporary, False
-    finally:
-        _remove_unused(temporary, rescue)
+        return None
 
 
-def _remove_unused(path: str, rescue: Callable[[str], bool]) -> None:
-    """Removes a temporary runtime directory, unless an agent is still at work in it, or something could not
-    be saved."""
+def _remove_temporary(path: str, rescue: Rescue) -> None:
+    """Keeps the directory if an agent is still at work in it, or if something in it could not be saved."""
     import shutil
 
     sweep_agent_directories(path, rescue)
-    if not _find_left(path, _AGENT):
+    if not _find_own(path, _AGENT):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _own_mode(path: str) -> int:
-    """The mode of what is there if it is this user's, else 0: another user's is not expected to be of use."""
+    """The mode of what is at `path` if this user owns it, else 0."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -155,25 +160,20 @@ def _own_mode(path: str) -> int:
     return status.st_mode if status.st_uid == os.geteuid() else 0
 
 
-def _is_closed(path: str) -> bool:
-    """Whether the directory is there, this user's, and closed to others."""
+def _is_private(path: str) -> bool:
+    """Whether `path` is a directory of this user that nobody else can enter."""
     mode = _own_mode(path)
     return stat.S_ISDIR(mode) and not mode & 0o077
 
 
 def _is_usable(path: str) -> bool:
-    """Whether the directory is there (made if need be), ours, closed to others, short enough for sockets, and
-    has room for one."""
+    """Whether the directory, which is made if necessary, is private, has room, and has a path that is short
+    enough for sockets."""
     if len(os.fsencode(path)) > _LONGEST_FOR_SOCKETS:
         return False
     try:
-        make_private(path)
-        with (
-            make_agent_directory(path) as (probe, _mark),
-            open(os.path.join(probe, "room"), "wb", buffering=0) as room,
-        ):
-            if room.write(os.urandom(_ROOM)) < _ROOM:
-                return False
+        ensure_writable(path)
+        with make_agent_directory(path) as (probe, _), open(f"{probe}/room", "wb", buffering=0) as room:
+            return room.write(os.urandom(_ROOM)) == _ROOM and _is_private(path)
     except (OSError, Local):
         return False
-    return _is_closed(path)

@@ -1,7 +1,8 @@
-"""Subprocesses: the one way they are started, bounded and ended.
+"""Subprocesses: the one way to start, bound and end them.
 
-Each gets an argument list, an explicit environment, no standard input, and a session (so a process group) of
-its own: a person's Ctrl-C does not reach it, and ending it ends what it started."""
+Each gets an argument list, an explicit environment, no standard input, and its own session, which is also a
+process group: a person's Ctrl-C does not reach it, and ending it ends what it started.
+"""
 
 from __future__ import annotations
 
@@ -15,51 +16,41 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local, ProgramMissing, TimedOut
-from osg_token_renewer.system.locks import make_inheritable
+from osg_token_renewer.system.locks import move_up
 from osg_token_renewer.system.signals import defer_signals
 from osg_token_renewer.system.users import User
 
 if TYPE_CHECKING:
     import subprocess
 
-# What a program started from here may inherit: where programs and homes are, the language, proxies. Nothing
-# that holds a secret.
-_INHERITED = (
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "TMPDIR",
-    "OIDC_CONFIG_DIR",
-)
+# What a subprocess inherits of our environment: nothing that holds a secret.
+_PLACES = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "OIDC_CONFIG_DIR")
+_LANGUAGE = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
-# How long a process may take to end after SIGTERM before it is killed.
+# How many seconds a process has to end after SIGTERM before it is killed.
 GRACE = 3.0
-# More than any of the programs has to say; what prints more is not read to its end.
+# None of the programs prints as many bytes; one that does is ended.
 MOST_OUTPUT = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Completed:
+    """What a subprocess left: its exit status (negative: the signal that ended it) and its outputs."""
+
     status: int
     stdout: str
     stderr: str
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """An explicit environment for a subprocess: the inheritable part of ours and what is given here."""
-    proxies = (*_PROXIES, *(name.upper() for name in _PROXIES))
-    inherited = {name: os.environ[name] for name in (*_INHERITED, *proxies) if name in os.environ}
-    return {**inherited, **extra}
+    """The environment of a subprocess: the inheritable part of ours, and `extra`."""
+    names = (*_PLACES, *_LANGUAGE, *_PROXIES, *(name.upper() for name in _PROXIES))
+    return {**{name: os.environ[name] for name in names if name in os.environ}, **extra}
 
 
 def find(program: str, package: str) -> str:
-    """The path of a program; raises ProgramMissing, naming the package that has it."""
+    """The path of a program; raises ProgramMissing, which names the `package` to install."""
     import shutil
 
     path = shutil.which(program)
@@ -70,8 +61,8 @@ def find(program: str, package: str) -> str:
 
 @dataclass(frozen=True)
 class Running:
-    """A subprocess that was started. Every process of its group holds the other end of the pipe `alive`,
-    until it ends."""
+    """A subprocess that was started. Each process of its group holds the other end of the pipe `alive` until
+    it ends."""
 
     process: subprocess.Popen[bytes]
     alive: int
@@ -86,18 +77,18 @@ def start(
     pass_fds: Sequence[int] = (),
     user: Optional[User] = None,
 ) -> Running:
-    """A running subprocess, leader of its own session; the caller must `end` it. Raises ProgramMissing or
-    Local.
+    """Starts a subprocess as the leader of its own session; the caller must `end` it.
 
-    `stdin` is a descriptor, by default there is nothing to read; `output` is a new file that both its outputs
-    are written to, by default each has a pipe of its own."""
-    # Imported where it is used: a run with nothing due starts no process, and must not pay for being able to.
+    `stdin` is a descriptor; without it there is nothing to read. `output` is a new file for both outputs;
+    without it each has a pipe. Raises ProgramMissing or Local.
+    """
     import subprocess
 
     try:
-        alive, held = _pipe_to_inherit()
+        alive, low = os.pipe()
     except OSError as error:
         raise _not_started(argv, error) from error
+    held = move_up(low)
     try:
         with open(output, "xb") if output else nullcontext(subprocess.PIPE) as target:
             process = subprocess.Popen(
@@ -108,7 +99,7 @@ def start(
                 stderr=target,
                 pass_fds=(*pass_fds, held),
                 start_new_session=True,
-                # A relative or unreadable working directory of ours must not matter to it.
+                # Our working directory may be relative or unreadable.
                 cwd="/",
                 # oidc-agent creates its account files with what the umask leaves.
                 umask=0o077,
@@ -124,23 +115,17 @@ def start(
     return Running(process, alive)
 
 
-def _pipe_to_inherit() -> tuple[int, int]:
-    """A pipe whose writing end can be inherited by anything."""
-    alive, low = os.pipe()
-    return alive, make_inheritable(low)
-
-
 def _not_started(argv: Sequence[str], error: OSError) -> Local:
     if isinstance(error, FileNotFoundError):
         return ProgramMissing(f"{argv[0]} is not installed")
-    # Its own file, or the one for its output.
+    # The file is the program's own, or the one for its output.
     about = f"{error.filename}: " if error.filename not in (None, argv[0]) else ""
     return Local(f"{argv[0]} could not be started: {about}{error.strerror}")
 
 
 @contextmanager
 def make_pipe() -> Iterator[tuple[int, int]]:
-    """The two ends of a pipe, to read from and to write to; raises Local."""
+    """A pipe: the descriptor to read from and the one to write to. Raises Local."""
     try:
         ends = os.pipe()
     except OSError as error:
@@ -161,38 +146,36 @@ def run(
     user: Optional[User] = None,
     watch: Optional[Callable[[str], Optional[float]]] = None,
 ) -> Completed:
-    """Runs a program to its end, at most `timeout` seconds.
+    """Runs a program to its end, for at most `timeout` seconds. Its whole process group has then ended.
 
-    Both pipes are drained together; output that is not UTF-8 is kept with replacement characters. `watch` is
-    called with all that was printed so far whenever there is more of it; what it returns, if not None, is the
-    number of seconds left from then on. Raises TimedOut when the deadline passed, Local when the program
-    printed without end, and ProgramMissing or Local when it could not be started. However this is left, the
-    whole process group has ended."""
+    Output that is not UTF-8 is kept with replacement characters. Whenever there is more output, `watch` gets
+    all of it so far, and returns how many seconds are left from then on; None changes nothing.
+    Raises TimedOut at the deadline, Local if the program prints without end or does not start, and
+    ProgramMissing.
+    """
     running = None
     try:
         with defer_signals():
             running = start(argv, env, pass_fds=pass_fds, user=user)
-        out, err = _drain(running.process, os.path.basename(argv[0]), timeout, watch or (lambda _: None))
+        return _drain(running.process, os.path.basename(argv[0]), timeout, watch or (lambda _: None))
     finally:
         if running is not None:
             end(running, grace=0)
-    return Completed(running.process.returncode, out, err)
 
 
 def _drain(
     process: subprocess.Popen[bytes], name: str, timeout: float, watch: Callable[[str], Optional[float]]
-) -> tuple[str, str]:
-    """What the process prints until it ends: stdout and stderr."""
+) -> Completed:
+    """Reads both outputs together, so that none fills up, until the process ends."""
     import selectors
     import subprocess
 
-    printed = {process.stdout: bytearray(), process.stderr: bytearray()}
+    printed = {pipe.fileno(): bytearray() for pipe in (process.stdout, process.stderr) if pipe is not None}
     started = time.monotonic()
     deadline = started + timeout
     with selectors.DefaultSelector() as selector:
         for pipe in printed:
-            if pipe is not None:
-                selector.register(pipe, selectors.EVENT_READ)
+            selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready and time.monotonic() >= deadline:
@@ -200,37 +183,34 @@ def _drain(
             for key, _events in ready:
                 piece = os.read(key.fd, 64 * 1024)
                 if not piece:
-                    selector.unregister(key.fileobj)
+                    selector.unregister(key.fd)
                     continue
-                text = printed[key.fileobj]  # type: ignore[index]
-                text += piece
-                if len(text) > MOST_OUTPUT:
-                    # A program that asks a question again and again, and finds no answer on its standard
-                    # input.
+                printed[key.fd] += piece
+                if len(printed[key.fd]) > MOST_OUTPUT:
+                    # It may be a question that is asked again and again, for want of a standard input.
                     raise Local(f"{name} printed more than {MOST_OUTPUT // 1024} KiB")
-                left = watch("\n".join(_decoded(printed.values())))
+                left = watch("\n".join(_decode(printed.values())))
                 deadline = deadline if left is None else time.monotonic() + left
     try:
-        process.wait(max(0.0, deadline - time.monotonic()))
+        status = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired as error:
         raise TimedOut(f"{name} had not ended after {time.monotonic() - started:.0f} s") from error
-    out, err = _decoded(printed.values())
-    return out, err
+    return Completed(status, *_decode(printed.values()))
 
 
-def _decoded(printed: Iterable[bytearray]) -> list[str]:
+def _decode(printed: Iterable[bytearray]) -> list[str]:
     return [text.decode("utf-8", "replace") for text in printed]
 
 
 def end(running: Running, grace: float = GRACE) -> None:
-    """Ends a process and its whole group: SIGTERM, `grace` seconds, SIGKILL. With no grace it is killed at
+    """Ends a process and its whole group: SIGTERM, `grace` seconds, SIGKILL. Without grace it is killed at
     once."""
     process = running.process
-    if grace and not _ended(running, 0):
+    if grace and not _has_ended(running, 0):
         _signal_group(process, signal.SIGTERM)
-    if not _ended(running, grace):
+    if not _has_ended(running, grace):
         _signal_group(process, signal.SIGKILL)
-        _ended(running, GRACE)
+        _has_ended(running, GRACE)
     process.wait()
     os.close(running.alive)
     for pipe in (process.stdout, process.stderr):
@@ -238,8 +218,9 @@ def end(running: Running, grace: float = GRACE) -> None:
             pipe.close()
 
 
-def _ended(running: Running, within: float) -> bool:
-    """Whether the whole group has ended: then nobody holds the pipe, also where no init collects the dead."""
+def _has_ended(running: Running, within: float) -> bool:
+    """Whether the whole group ends within so many seconds: then nobody holds the pipe. That is also true in a
+    container without an init that collects dead processes."""
     poll = select.poll()
     poll.register(running.alive, select.POLLHUP)
     return bool(poll.poll(within * 1000))

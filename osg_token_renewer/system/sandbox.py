@@ -1,4 +1,4 @@
-"""What the service's unit takes away from it (systemd.exec(5)), and how a site gives a part of it back."""
+"""What the service's unit takes away (systemd.exec(5)), and the commands that give a part of it back."""
 
 from __future__ import annotations
 
@@ -6,42 +6,40 @@ import os
 import re
 from typing import Optional
 
-DROP_INS = "/etc/systemd/system/osg-token-renewer.service.d"
-# The unit's own directories for temporary files, and those that it hides: a path in one of them needs more
-# than ReadWritePaths=.
+from osg_token_renewer.system.paths import DROP_INS
+
+# The unit has temporary directories of its own, and hides others: a path there needs more than
+# ReadWritePaths=.
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108
 _HIDDEN = ("/home", "/root", "/run/user")
-# What the unit's ReadOnlyPaths= has wins over the same directory in ReadWritePaths=.
+# The unit's ReadOnlyPaths=, which win over the same directory in ReadWritePaths=.
 _READ_ONLY = ("/tmp", "/var/tmp", "/run", "/run/lock", "/dev/shm", "/dev/mqueue")  # noqa: S108
 
 
 def opening(directory: str) -> Optional[str]:
-    """The command that lets the service write to a directory outside of its own; None when this is not the
-    service."""
-    before = (
-        ["PrivateTmp=no"]
-        if _in(directory, _TEMPORARY)
-        else ["ProtectHome=read-only"]
-        if _in(directory, _HIDDEN)
-        else []
-    )
+    """The command that lets the service write to `directory`; None if this process is not the service."""
+    settings = []
+    if _is_in(directory, _TEMPORARY):
+        settings.append("PrivateTmp=no")
+    elif _is_in(directory, _HIDDEN):
+        settings.append("ProtectHome=read-only")
     if os.path.normpath(directory) in _READ_ONLY:
-        before.append("ReadOnlyPaths=")
-    # With a `-`: else the unit could not be started on the day when the directory is not there.
-    writable = _quoted(f"-{directory}")
+        settings.append("ReadOnlyPaths=")
+    # Without the `-` the unit could not start when the directory does not exist.
+    settings.append(f"ReadWritePaths={_quote(f'-{directory}')}")
     name = re.sub(r"[^A-Za-z0-9]+", "-", directory).strip("-") or "root"
-    return _command(f"write-{name}.conf", *before, f"ReadWritePaths={writable}")
+    return _command(f"write-{name}.conf", *settings)
 
 
 def foreign_groups() -> Optional[str]:
-    """The command that lets the service give files to other groups than its own; None when this is not the
-    service."""
+    """The command that lets the service give files to groups other than its own; None if this process is not
+    the service."""
     return _command("groups.conf", "PrivateUsers=no")
 
 
 def hides(directory: str) -> bool:
-    """Whether the unit hides the directory, so that it looks as if it were not there."""
-    return _is_service() and _in(directory, (*_HIDDEN, *_TEMPORARY))
+    """Whether the unit hides the directory, so that it seems not to exist."""
+    return _is_service() and _is_in(directory, (*_HIDDEN, *_TEMPORARY))
 
 
 def _is_service() -> bool:
@@ -50,7 +48,7 @@ def _is_service() -> bool:
 
 
 def _command(name: str, *settings: str) -> Optional[str]:
-    """To be pasted as it is: writes a drop-in for the unit and makes it known."""
+    """A shell command that writes a drop-in for the unit and has systemd read it."""
     if not _is_service():
         return None
     import shlex
@@ -59,13 +57,12 @@ def _command(name: str, *settings: str) -> Optional[str]:
     return f"printf '%s\\n' {lines} | install -Dm 644 /dev/stdin {DROP_INS}/{name} && systemctl daemon-reload"
 
 
-def _in(directory: str, places: tuple[str, ...]) -> bool:
+def _is_in(directory: str, places: tuple[str, ...]) -> bool:
     return any(f"{os.path.normpath(directory)}/".startswith(f"{place}/") for place in places)
 
 
-def _quoted(path: str) -> str:
-    """A path as a unit file writes it: percent signs are specifiers, blanks separate, backslashes escape
-    (systemd.syntax(7))."""
+def _quote(path: str) -> str:
+    """A path as in a unit file (systemd.syntax(7)): percent signs are specifiers, backslashes escape."""
     path = path.replace("%", "%%")
     if re.fullmatch(r"[^\s\"'\\]+", path):
         return path

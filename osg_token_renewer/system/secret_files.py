@@ -1,6 +1,6 @@
 """Files that hold a secret: how they are read, and who may read them.
 
-A secret file is a path, or a systemd credential (`credential:NAME`, systemd.exec(5) LoadCredential=).
+A secret file is a path or a systemd credential (`credential:NAME`; systemd.exec(5), LoadCredential=).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONGEST_LINE = 64 * 1024
 
 
 def find_path(file: SecretFile) -> str:
-    """Where the file is; raises Local if the service manager handed over no credentials."""
+    """The file's path; raises Local if it is a credential and systemd handed none over."""
     if not file.is_credential:
         return file.text
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -33,34 +33,33 @@ def find_path(file: SecretFile) -> str:
 
 
 def read_secret(file: SecretFile, what: str) -> str:
-    """The secret, which is the first line; raises Local, naming `what` it was to be."""
+    """The secret, which is the first line. Raises Local, which says `what` the secret is."""
     return read_line(file, what).decode("utf-8", "surrogateescape").rstrip("\r\n")
 
 
 def read_line(file: SecretFile, what: str) -> bytes:
-    """The first line with its end, for programs that parse it themselves; raises Local."""
+    """The first line with its end, for programs that parse it themselves. Raises Local as `read_secret`."""
     path = find_path(file)
     try:
         with open(path, "rb", opener=trusted_files.open_regular) as opened:
             line = opened.readline(_LONGEST_LINE)
     except OSError as error:
-        raise Local(
-            f"the {what} file {path} cannot be read: {error.strerror}", _remedy(path, error)
-        ) from error
+        why = f"the {what} file {path} cannot be read: {error.strerror}"
+        raise Local(why, _remedy(path, error)) from error
     if not line.strip(b"\r\n"):
         raise Local(f"the {what} file {path} is empty")
     return line
 
 
 def find_flaws(file: SecretFile) -> Iterator[str]:
-    """Why the file cannot be trusted, each with the remedy. Raises OSError or Local if nobody can tell."""
+    """Why the file cannot be trusted, each with the remedy. Raises OSError or Local if that is unknown."""
+    # systemd guards credentials.
     if not file.is_credential:
-        # A credential is the service manager's to guard.
         yield from trusted_files.find_flaws(find_path(file))
 
 
 def others_can_read(path: str) -> bool:
-    """Whether everybody on this host can read the secret; raises OSError."""
+    """Whether everybody on this host can read the file; raises OSError."""
     mode = os.stat(path).st_mode
     return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
 

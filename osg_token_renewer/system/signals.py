@@ -1,22 +1,23 @@
-"""The request to stop, as a value: set by a signal, looked at between two pieces of work."""
+"""Signals that end a program: as a request to stop, and held back for a moment."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Optional
+from typing import Any, Optional
 
-# What a terminal, a service manager or a person sends; a terminal that is closed or an ssh that breaks sends
-# SIGHUP.
+# What a terminal, a service manager or a person sends; SIGHUP when a terminal or an ssh connection closes.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Stop:
-    """What is under way is finished, nothing new is begun. Set from a signal handler, so setting it only
-    assigns."""
+    """The request to stop: a run finishes what is under way and begins nothing new.
+
+    A signal handler sets `signal`, so setting it is a plain assignment.
+    """
 
     def __init__(self) -> None:
         self.signal: Optional[int] = None
@@ -27,40 +28,46 @@ class Stop:
 
 @contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """The signals that end a program ask to stop instead of ending the process where it stands."""
+    """Signals that end a program set `stop` instead."""
 
     def handle(number: int, _frame: object) -> None:
         first = not stop.requested()
-        # Before it is said: whoever reads it may rely on it.
+        # Before the message: its reader may rely on it.
         stop.signal = number
         if first:
-            # Not by way of logging: the signal may have come in the middle of it.
+            # Not by logging: the signal may have come in the middle of it.
             with suppress(OSError):
                 os.write(2, b"stopping: requests under way are let finish first\n")
 
-    before = {number: signal.signal(number, handle) for number in ENDING}
-    try:
+    with _handled_by(handle, ENDING):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Signals that end a program wait until this is left: an exception of a handler must not come between a
-    start and its being known."""
+    """Signals that end a program take effect only at the end of this context.
+
+    Otherwise a handler's exception could come between the start of a subprocess and the note that it runs.
+    """
     if threading.current_thread() is not threading.main_thread():
-        # Handlers run in the main thread alone.
+        # Handlers run only in the main thread.
         yield
         return
     came: list[int] = []
-    heeded = [number for number in ENDING if callable(signal.getsignal(number))]
-    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in heeded}
+    handled = [number for number in ENDING if callable(signal.getsignal(number))]
+    try:
+        with _handled_by(lambda number, _frame: came.append(number), handled):
+            yield
+    finally:
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], None], numbers: Iterable[int]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for late in came:
-            signal.raise_signal(late)
+        for number, former in before.items():
+            signal.signal(number, former)

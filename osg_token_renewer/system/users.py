@@ -15,16 +15,16 @@ from osg_token_renewer.system.signals import defer_signals
 SERVICE_USER = "osg-token-svc"
 
 
-def give_to_owner_of(file: int, directory: str) -> None:
-    """Gives a file that root made in the service's directory to the service, which must be able to use it
-    later."""
+def give_to_owner_of(descriptor: int, directory: str) -> None:
+    """If this is root, gives a file to the owner of `directory`: the service must be able to use it."""
     if os.geteuid() == 0:
         status = os.stat(directory)
-        os.fchown(file, status.st_uid, status.st_gid)
+        os.fchown(descriptor, status.st_uid, status.st_gid)
 
 
 def is_root_beside_service() -> bool:
-    """Whether this is root although there is a service user, whose accounts and files are not root's."""
+    """Whether this is root and the service has a user of its own, with accounts and files that are not
+    root's."""
     try:
         return os.geteuid() == 0 != pwd.getpwnam(SERVICE_USER).pw_uid
     except KeyError:
@@ -32,6 +32,7 @@ def is_root_beside_service() -> bool:
 
 
 def user_name(uid: int) -> str:
+    """The user's name, else the number as text."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -40,7 +41,7 @@ def user_name(uid: int) -> str:
 
 @dataclass(frozen=True)
 class User:
-    """Whom a subprocess runs as."""
+    """A user that a subprocess runs as; `gid` is the primary group, `groups` are all others."""
 
     name: str
     uid: int
@@ -51,10 +52,11 @@ class User:
 
 @contextmanager
 def act_as(user: Optional[User]) -> Iterator[None]:
-    """What this process itself does to files is done with the rights of `user`, who could have put a link
-    anywhere on their way.
+    """In this context, this process uses files with the rights of `user`, who may have put links anywhere.
+    None changes nothing.
 
-    It can go back to its own, and so is to start no process meanwhile. None changes nothing."""
+    The process can switch back, so it must start no subprocess here. Raises Local if it may not switch.
+    """
     if user is None:
         yield
         return
@@ -66,10 +68,8 @@ def act_as(user: Optional[User]) -> Iterator[None]:
                 os.setegid(user.gid)
                 os.seteuid(user.uid)
             except OSError as error:
-                raise Local(
-                    f"this process cannot act as {user.name}: {error.strerror}",
-                    f"run it as {user.name}, or as root",
-                ) from error
+                why = f"this process cannot act as {user.name}: {error.strerror}"
+                raise Local(why, f"run it as {user.name}, or as root") from error
         yield
     finally:
         with defer_signals():

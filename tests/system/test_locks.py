@@ -21,8 +21,8 @@ from tests.host import LONGEST, ROOT
 # Says when it holds the lock, and keeps it until its standard input ends.
 HOLDER = """
 import sys
-from osg_token_renewer import lock
-with lock.held(sys.argv[1], 10):
+from osg_token_renewer.system.locks import hold_run_lock
+with hold_run_lock(sys.argv[1], 10):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -75,7 +75,7 @@ def test_the_state_of_root_is_where_the_service_keeps_it_and_of_others_in_their_
 def test_a_directory_that_is_made_is_private_whatever_the_umask(short: Path) -> None:
     before = os.umask(0)
     try:
-        made = private_directories.make_private(str(short / "a" / "b"))
+        made = private_directories.ensure_writable(str(short / "a" / "b"))
     finally:
         os.umask(before)
     assert made == str(short / "a" / "b")
@@ -90,9 +90,9 @@ def test_a_directory_that_cannot_be_written_or_made_is_an_error(short: Path) -> 
     def body() -> None:
         for path in ("closed", "closed/new"):
             with pytest.raises(PermissionError):
-                private_directories.make_private(str(short / path))
+                private_directories.ensure_writable(str(short / path))
         with pytest.raises(FileExistsError):
-            private_directories.make_private(str(short / "file"))
+            private_directories.ensure_writable(str(short / "file"))
 
     apart(body, unprivileged=True)
 
@@ -139,7 +139,7 @@ def test_the_runtime_directory_is_the_configured_then_that_of_systemd_then_of_th
             (None, ""),
             (None, "XDG_RUNTIME_DIR"),
         ):
-            with private_directories.find_runtime_directory(configured) as (path, shared):
+            with private_directories.open_runtime_directory(configured) as (path, shared):
                 assert mode_of(path) == 0o700
                 assert os.stat(path).st_uid == os.geteuid()
                 found.append((path, shared))
@@ -154,7 +154,7 @@ def test_the_runtime_directory_is_the_configured_then_that_of_systemd_then_of_th
             ("/run/osg-token-renewer", True),
         ]
         monkeypatch.setenv("XDG_RUNTIME_DIR", f"{short}/user")
-        with private_directories.find_runtime_directory(None) as last:
+        with private_directories.open_runtime_directory(None) as last:
             assert last == (f"{short}/user/osg-token-renewer", True)
 
     # A /run of the test's own, in which this user may make directories.
@@ -171,7 +171,7 @@ def test_what_is_passed_over_is_said_where_somebody_named_it_or_it_is_this_users
 
     def passed_over() -> list[str]:
         caplog.clear()
-        with private_directories.find_runtime_directory(None) as (path, _shared):
+        with private_directories.open_runtime_directory(None) as (path, _shared):
             assert path == f"{short}/user/osg-token-renewer"
         return [
             message.split()[1] for message in caplog.messages if " is passed over: it must be " in message
@@ -198,7 +198,7 @@ def test_where_there_is_no_place_at_all_no_agent_is_started_where_others_can_go(
 
     def body() -> None:
         monkeypatch.setattr(tempfile, "tempdir", f"{short}/none")
-        with private_directories.find_runtime_directory(f"{short}/open") as (path, shared):
+        with private_directories.open_runtime_directory(f"{short}/open") as (path, shared):
             assert (path, shared) == (paths.RUNTIME, False)
             with (
                 pytest.raises(Local, match="no directory can be made in"),
@@ -213,7 +213,7 @@ def test_the_last_resort_is_a_private_directory_that_nobody_else_finds_and_that_
     short: Path,
 ) -> None:
     def body() -> None:
-        with private_directories.find_runtime_directory(None) as (path, shared):
+        with private_directories.open_runtime_directory(None) as (path, shared):
             assert shared is False
             assert os.path.dirname(path) == str(short / "tmp")
             assert mode_of(path) == 0o700
@@ -226,7 +226,7 @@ def test_the_last_resort_is_a_private_directory_that_nobody_else_finds_and_that_
 
 def test_a_last_resort_goes_away_after_an_exception_too(short: Path) -> None:
     def body() -> None:
-        with pytest.raises(ZeroDivisionError), private_directories.find_runtime_directory(None):
+        with pytest.raises(ZeroDivisionError), private_directories.open_runtime_directory(None):
             raise ZeroDivisionError
         assert os.listdir(short / "tmp") == []
 
@@ -237,7 +237,7 @@ def runtime_apart(configured: Path) -> None:
     """The configured directory is passed over; what comes instead is private, and not there."""
 
     def body() -> None:
-        with private_directories.find_runtime_directory(str(configured)) as (path, _shared):
+        with private_directories.open_runtime_directory(str(configured)) as (path, _shared):
             assert path != str(configured)
             assert mode_of(path) == 0o700
 
@@ -258,7 +258,7 @@ def test_a_directory_that_others_can_enter_is_not_used(short: Path, mode: int) -
 def test_a_private_directory_of_the_same_user_is_used(short: Path) -> None:
     directory = short / "d"
     directory.mkdir(mode=0o700)
-    with private_directories.find_runtime_directory(str(directory)) as found:
+    with private_directories.open_runtime_directory(str(directory)) as found:
         assert found == (str(directory), True)
     assert directory.is_dir()
 
@@ -290,7 +290,7 @@ if ROOT:  # nobody else can make a directory that is not its own
         os.chown(short / "d", NOBODY, NOBODY)
 
         def body() -> None:
-            with private_directories.find_runtime_directory(str(short / "d")) as (path, _shared):
+            with private_directories.open_runtime_directory(str(short / "d")) as (path, _shared):
                 assert path == "/run/osg-token-renewer"
 
         apart(body, tmpfs={Path("/run"): "mode=755"})

@@ -11,7 +11,7 @@ import pytest
 
 from osg_token_renewer.errors import Local
 from osg_token_renewer.sinks.file import FileSink
-from osg_token_renewer.system import sandbox
+from osg_token_renewer.system import paths, sandbox
 from tests.faults import apart, mount
 from tests.host import ROOT
 from tests.specs import file_token
@@ -28,7 +28,7 @@ def written_by(command: Optional[str], directory: Path) -> list[str]:
     test."""
     assert command is not None
     shell = f"systemctl() {{ echo $* >{directory}/told; }}\n" + command.replace(
-        sandbox.DROP_INS, str(directory / "drop-ins")
+        paths.DROP_INS, str(directory / "drop-ins")
     )
     subprocess.run(["sh", "-euc", shell], check=True)
     assert (directory / "told").read_text() == "daemon-reload\n"

@@ -25,13 +25,13 @@ MESSAGE = "this run was stuck, and is ended: what it did is not in the history, 
 # It waits for somebody to open the other end of a named pipe.
 STUCK = """
 import sys
-from osg_token_renewer import log, watchdog
-from osg_token_renewer.stop import Stop, on_signals
+from osg_token_renewer.system import log
+from osg_token_renewer.system.signals import Stop, stop_on_signals
+from osg_token_renewer.system.watchdog import Watchdog
 log.set_up(0)
 stop = Stop()
-last = watchdog.Watchdog(stop, 3600, 3600)
-last.allow({seconds}, {to_stop})
-with on_signals(stop):
+with Watchdog(stop, 3600, 3600) as watchdog, stop_on_signals(stop):
+    watchdog.allow({seconds}, {to_stop})
     {before}
     print("stuck", flush=True)
     open(sys.argv[1])

@@ -283,7 +283,7 @@ class Guard:
         if not self._copy or not _complete(content) or content == self._kept:
             return
         try:
-            private_directories.make_private(os.path.dirname(self._copy))
+            private_directories.ensure_writable(os.path.dirname(self._copy))
             if not os.path.exists(self._copy) or read(self._copy) != content:
                 _replace(self._copy, content)
             self._kept = content
