@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import time
 
 import pytest
 import requests.exceptions
 
 from osg_token_renewer.errors import Failure, RenewerError, TimedOut
 from osg_token_renewer.net import https
+from tests.host import LONGEST
 
 
 def foreign() -> list[type[requests.exceptions.RequestException]]:
@@ -28,7 +30,9 @@ def test_each_exception_of_requests_has_its_counterpart(
     arguments = ("what happened", "{", 0) if kind.__name__ == "JSONDecodeError" else ("what happened",)
     with (
         pytest.raises(RenewerError) as caught,
-        https._translated("https://user:hunter2@issuer.example.org/token?key=hunter2", 5),
+        https._translated(
+            "https://user:hunter2@issuer.example.org/token?key=hunter2", 5, time.monotonic() + LONGEST
+        ),
     ):
         raise kind(*arguments)
     assert isinstance(caught.value, Failure)

@@ -1,74 +1,89 @@
-"""Which certificate authorities are trusted: the CA bundle of a connection."""
+"""CA bundles: which certificate authorities a connection trusts."""
 
 from __future__ import annotations
 
-import functools
 import os
 import ssl
 import threading
+from contextlib import AbstractContextManager
 from typing import Optional
 
 from urllib3.util.ssl_ import create_urllib3_context
 
 from osg_token_renewer.errors import Local
 
-# Where distributions keep the system's store, when OpenSSL was built to look elsewhere.
+# Where distributions keep the system's store, in case OpenSSL was built to look elsewhere.
 _SYSTEM_STORES = (
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/ssl/cert.pem",
 )
 
-_loading: dict[str, threading.Lock] = {}
+
+class CaBundle:
+    """A file or directory of certificates, loaded once: a system's bundle takes 75 ms of CPU time.
+
+    Threads may share it. Each bundle has its own lock, so that a file system that does not answer delays
+    only those who need a bundle on it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._loading = threading.Lock()
+        self._loaded: Optional[ssl.SSLContext] = None
+
+    def context(self) -> ssl.SSLContext:
+        """urllib3's TLS settings with trust in this bundle only. Raises ssl.SSLError or OSError."""
+        with self._loading:
+            self._loaded = self._loaded or _load(self.path)
+            return self._loaded
+
+    def check(self) -> None:
+        """Raises Local if the bundle cannot be used."""
+        other = "name another one: ca_file"
+        if not os.access(self.path, os.R_OK):
+            raise Local(f"the CA bundle {self.path} cannot be read", f"let this user read it, or {other}")
+        try:
+            self.context()
+        except ssl.SSLError as error:
+            raise Local(f"the CA bundle {self.path} holds no certificate that can be read", other) from error
+        except OSError as error:
+            what = f"the CA bundle {self.path} cannot be read: {error.strerror}"
+            raise Local(what, f"check that file, or {other}") from error
 
 
-def find_bundle(ca_file: Optional[str]) -> str:
-    """The CA bundle (file or directory): `ca_file`, else the environment's, else the system's store, never a
-    Python package's."""
-    for candidate in (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("REQUESTS_CA_BUNDLE")):
-        if candidate:
-            return _usable(candidate)
-    paths = ssl.get_default_verify_paths()
-    for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
-        if candidate and os.path.exists(candidate):
-            return candidate
-    raise Local("no system CA bundle was found", "set ca_file in the account's section")
+class CaBundles(AbstractContextManager["CaBundles"]):
+    """The CA bundles of one run. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._bundles: dict[str, CaBundle] = {}
+
+    def __exit__(self, *error: object) -> None:
+        self._bundles.clear()
+
+    def find(self, ca_file: Optional[str]) -> CaBundle:
+        """The bundle `ca_file`, else the environment's, else the system's store, but never one that came
+        with a Python package. Raises Local."""
+        for candidate in (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("REQUESTS_CA_BUNDLE")):
+            if candidate:
+                bundle = self._at(candidate)
+                bundle.check()
+                return bundle
+        paths = ssl.get_default_verify_paths()
+        for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
+            if candidate and os.path.exists(candidate):
+                return self._at(candidate)
+        raise Local("no system CA bundle was found", "set ca_file in the account's section")
+
+    def _at(self, path: str) -> CaBundle:
+        # setdefault() is atomic: all threads get the same bundle.
+        return self._bundles.setdefault(path, CaBundle(path))
 
 
-def _usable(bundle: str) -> str:
-    if not os.access(bundle, os.R_OK):
-        raise Local(
-            f"the CA bundle {bundle} cannot be read", "let this user read it, or name another one: ca_file"
-        )
-    try:
-        load_context(bundle)
-    except ssl.SSLError as error:
-        raise Local(
-            f"the CA bundle {bundle} holds no certificate that can be read", "name another one: ca_file"
-        ) from error
-    except OSError as error:
-        raise Local(
-            f"the CA bundle {bundle} cannot be read: {error.strerror}",
-            "see what is the matter there, or name another one: ca_file",
-        ) from error
-    return bundle
-
-
-def load_context(bundle: str) -> ssl.SSLContext:
-    """urllib3's own settings, and trust in this bundle; the same one each time, for a system's bundle takes
-    75 ms of CPU time."""
-    # One of each bundle: a file system that does not answer must keep nobody waiting whose bundle is
-    # elsewhere.
-    with _loading.setdefault(bundle, threading.Lock()):
-        return _loaded(bundle)
-
-
-@functools.cache
-def _loaded(bundle: str) -> ssl.SSLContext:
+def _load(path: str) -> ssl.SSLContext:
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
-    # urllib3 does so for each connection, and OpenSSL does not allow for that while other threads connect
-    # with the same context.
+    # urllib3 sets this for each connection. OpenSSL does not allow that while other threads use the context.
     context.set_alpn_protocols(["http/1.1"])
     context.set_alpn_protocols = lambda _protocols: None  # type: ignore[assignment,method-assign]
-    context.load_verify_locations(**{"capath" if os.path.isdir(bundle) else "cafile": bundle})
+    context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
     return context

@@ -1,4 +1,4 @@
-"""HTTPS to an issuer: trust, limits, and the translation of what requests raises.
+"""HTTPS to an issuer: the client, its answers, and the translation of what requests raises.
 
 Only what must talk to an issuer imports this module: requests costs a tenth of a second.
 """
@@ -10,21 +10,20 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http.client import RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
-from types import TracebackType
-from typing import Optional
+from typing import Any, Optional
 from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
 
 from osg_token_renewer import __version__
-from osg_token_renewer.errors import TimedOut, Unavailable, Unreachable
-from osg_token_renewer.net.ca_bundle import find_bundle
+from osg_token_renewer.errors import Failure, TimedOut, Unavailable, Unreachable
+from osg_token_renewer.net.ca_bundle import CaBundles
 from osg_token_renewer.net.connection import Connections
 from osg_token_renewer.text import outside, seconds
 
@@ -32,129 +31,132 @@ from osg_token_renewer.text import outside, seconds
 MAX_ANSWER = 1024 * 1024
 # The three-way handshake and TLS of a reachable issuer take far less.
 CONNECT_TIMEOUT = 10.0
-# What an issuer means by more seconds than that is the same.
+# A pause that an issuer asks for is cut to this.
 LONGEST_PAUSE = 365 * 86400.0
 
-_OWN_CA = "if the issuer has a CA of its own, name its bundle: ca_file in the account's section, --ca-file for the setup program"
-# What a certificate is found to be by a clock that is wrong, and then it is each issuer's.
+_OWN_CA = (
+    "if the issuer has a CA of its own, name its bundle: ca_file in the account's section, "
+    "--ca-file for the setup program"
+)
+# What OpenSSL finds in every issuer's certificate if this host's clock is wrong.
 _OUT_OF_TIME = "not yet valid|expired"
 _WRONG_TIME = "see that this host's clock is right: timedatectl; if it is, tell the issuer's operators"
 
 
 @dataclass(frozen=True)
 class Answer:
+    """An issuer's answer. `asked_at` and `answered_at` are this host's clock in seconds since 1970."""
+
     status: int
     content_type: str
     body: bytes
+    asked_at: float
+    answered_at: float
     location: Optional[str] = None
     # RFC 9110 section 10.2.3, in seconds from now.
     retry_after: Optional[float] = None
-    # By how many seconds the issuer's clock (RFC 9110 section 6.6.1) is ahead of this host's, at the least; 0
-    # where it may be the same.
-    clock_ahead: Optional[float] = None
+    # The issuer's clock (RFC 9110 section 6.6.1) in seconds since 1970, cut to the second.
+    date: Optional[float] = None
 
 
-class Client:
-    """One account's requests, over `connections` or its own. Redirects are never followed: they would carry
-    credentials elsewhere."""
+class Client(AbstractContextManager["Client"]):
+    """One account's requests, over `connections` or its own; `bundles` are the run's or its own.
+
+    It never follows redirects: they would carry credentials elsewhere. Raises Local without a CA bundle.
+    """
 
     def __init__(
-        self, ca_file: Optional[str], timeout: float, connections: Optional[Connections] = None
+        self,
+        ca_file: Optional[str],
+        timeout: float,
+        connections: Optional[Connections] = None,
+        bundles: Optional[CaBundles] = None,
     ) -> None:
-        self._trust = find_bundle(ca_file)
+        self._bundle = (bundles or CaBundles()).find(ca_file)
         self._timeout = timeout
-        self._connections = connections or Connections()
-        self._own = None if connections else self._connections
+        self._own = ExitStack()
+        self._connections = connections or self._own.enter_context(Connections())
         self._session = _Session()
         # The environment could otherwise add credentials (netrc) and replace the CA bundle.
         self._session.trust_env = False
-        # No answer has anything to remember for the next request.
+        # No answer sets anything that the next request needs.
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self._session.headers["User-Agent"] = f"osg-token-renewer/{__version__}"
         self._session.headers["Accept"] = "application/json"
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        if self._own is not None:
-            self._own.close()
+    def __exit__(self, *error: object) -> None:
+        self._own.close()
 
     def post(
         self, url: str, form: Mapping[str, bytes], headers: Mapping[str, str], within: float = math.inf
     ) -> Answer:
-        """Posts a form; `within` seconds, where that is less than the client's own limit.
+        """Posts a form; `within` is a limit in seconds besides the client's own.
 
         Raises Unavailable, Unreachable, TimedOut or Local; an HTTP error status is an answer like any other.
         """
-        return self._request("POST", url, form, headers, min(self._timeout, within))
+        return self._request("POST", url, min(self._timeout, within), data=form, headers=dict(headers))
 
     def get(self, url: str) -> Answer:
-        return self._request("GET", url, None, {}, self._timeout)
+        """Raises as `post` does."""
+        return self._request("GET", url, self._timeout)
 
-    def _request(
-        self,
-        method: str,
-        url: str,
-        form: Optional[Mapping[str, bytes]],
-        headers: Mapping[str, str],
-        timeout: float,
-    ) -> Answer:
+    def _request(self, method: str, url: str, timeout: float, **content: Any) -> Answer:
         deadline = time.monotonic() + timeout
-        connection = self._connections.to(url, self._trust)
+        connection = self._connections.to(url, self._bundle)
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, connection)
         asked_at = time.time()
         with (
-            _translated(url, timeout),
-            connection.until(deadline, timeout),
+            _translated(url, timeout, deadline),
+            connection.cut_at(deadline, timeout),
             self._session.request(
                 method,
                 url,
-                data=form,
-                headers=dict(headers),
+                **content,
                 timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
-                verify=self._trust,
+                verify=self._bundle.path,
                 allow_redirects=False,
                 stream=True,
                 proxies=requests.utils.get_environ_proxies(url),
             ) as response,
         ):
             answered_at = time.time()
-            body = bytearray()
-            for piece in response.iter_content(16 * 1024):
-                body += piece
-                if len(body) > MAX_ANSWER:
-                    raise Unavailable(
-                        f"{host(url)} sent more than {MAX_ANSWER // 1024} KiB instead of a token"
-                    )
+            body = _read(response)
             if time.monotonic() > deadline:
-                # Cut off, which some versions of requests take for the end of the answer.
+                # The answer was cut off, which some versions of requests take for its end.
                 raise requests.exceptions.ReadTimeout
+            headers = response.headers
             return Answer(
                 response.status_code,
-                response.headers.get("Content-Type", ""),
-                bytes(body),
-                response.headers.get("Location"),
-                _retry_after(response.headers, answered_at),
-                _clock_ahead(response.headers, asked_at, answered_at),
+                headers.get("Content-Type", ""),
+                body,
+                asked_at,
+                answered_at,
+                headers.get("Location"),
+                _retry_after(headers, answered_at),
+                _date(headers.get("Date", "")),
             )
 
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> Optional[str]:  # noqa: ARG002
-        """None: requests would resolve a redirect even where it must not follow it, and fail on a Location
-        that makes no sense."""
+        """None: requests would resolve a redirect that it must not follow, and fail on a bad Location."""
         return None
 
 
+def _read(response: requests.Response) -> bytes:
+    body = bytearray()
+    for piece in response.iter_content(16 * 1024):
+        body += piece
+        if len(body) > MAX_ANSWER:
+            raise Unavailable(
+                f"{host(response.url)} sent more than {MAX_ANSWER // 1024} KiB instead of a token"
+            )
+    return bytes(body)
+
+
 def _retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:
-    """Seconds, or a date: that is on the issuer's clock, which its answer shows as well."""
+    """The header is seconds, or a date on the issuer's clock, which the answer shows as well."""
     given = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+", given):
         return min(float(given), LONGEST_PAUSE)
@@ -162,23 +164,13 @@ def _retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:
     return None if date is None else max(0.0, date - (_date(headers.get("Date", "")) or now))
 
 
-def _clock_ahead(headers: Mapping[str, str], asked_at: float, answered_at: float) -> Optional[float]:
-    date = _date(headers.get("Date", ""))
-    if date is None:
-        return None
-    # It is cut to the second, and was written at some time between question and answer.
-    return max(0.0, date - answered_at) + min(0.0, date + 1 - asked_at)
-
-
 def _date(text: str) -> Optional[float]:
     """An HTTP date (RFC 9110 section 5.6.7) in seconds since 1970; None if it is none."""
     try:
         parsed = email.utils.parsedate_tz(text)
-        return (
-            None
-            if parsed is None
-            else datetime(*parsed[:6], tzinfo=timezone.utc).timestamp() - (parsed[9] or 0)
-        )
+        if parsed is None:
+            return None
+        return datetime(*parsed[:6], tzinfo=timezone.utc).timestamp() - (parsed[9] or 0)
     except (ValueError, OverflowError, IndexError, TypeError):
         # The last two come from Python's parser, before 3.10.
         return None
@@ -190,61 +182,59 @@ def host(url: str) -> str:
 
 
 @contextmanager
-def _translated(url: str, timeout: float) -> Iterator[None]:
-    """The one place where exceptions of requests become ours; the most special come first."""
-    where = host(url)
+def _translated(url: str, timeout: float, deadline: float) -> Iterator[None]:
+    """The one place where exceptions of requests become ours."""
     try:
         yield
-    except requests.exceptions.SSLError as error:
-        reason = _tls_reason(error)
-        raise Unavailable(
-            f"no TLS connection to {where}: {reason}",
-            _WRONG_TIME if re.search(_OUT_OF_TIME, reason) else _OWN_CA,
-        ) from error
-    except requests.exceptions.ProxyError as error:
-        raise Unreachable(f"the proxy for {where} failed: {outside(str(error))}", retry_after=0.0) from error
-    except requests.exceptions.ConnectTimeout as error:
-        raise TimedOut(
-            f"{where} did not accept a connection within {seconds(min(CONNECT_TIMEOUT, timeout))}"
-        ) from error
-    except requests.exceptions.Timeout as error:
-        raise TimedOut(f"{where} had not answered after {seconds(timeout)}") from error
-    except requests.exceptions.ConnectionError as error:
-        # requests reports a read that times out within the body as a ConnectionError.
-        if "timed out" in str(error).lower():
-            raise TimedOut(f"{where} had not answered after {seconds(timeout)}") from error
-        raise Unreachable(f"{where} cannot be reached: {_innermost(error)}", retry_after=0.0) from error
+    # requests lets some of urllib3's through: LocationParseError for a host name with an empty label.
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-        # requests lets some exceptions of urllib3 through: LocationParseError, for a host name with an empty
-        # label.
-        raise Unavailable(f"the request to {where} failed: {_innermost(error)}") from error
+        raise _counterpart(error, host(url), timeout, time.monotonic() > deadline) from error
+
+
+def _counterpart(error: Exception, where: str, timeout: float, late: bool) -> Failure:
+    """Our exception for one of requests. `late`: the deadline has passed, so the request was cut off."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        limit = seconds(min(CONNECT_TIMEOUT, timeout))
+        return TimedOut(f"{where} did not accept a connection within {limit}")
+    if late or isinstance(error, requests.exceptions.Timeout) or _timed_out_in_body(error):
+        return TimedOut(f"{where} had not answered after {seconds(timeout)}")
+    if isinstance(error, requests.exceptions.SSLError):
+        reason = _tls_reason(error)
+        hint = _WRONG_TIME if re.search(_OUT_OF_TIME, reason) else _OWN_CA
+        return Unavailable(f"no TLS connection to {where}: {reason}", hint)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return Unreachable(f"the proxy for {where} failed: {outside(str(error))}", retry_after=0.0)
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return Unreachable(f"{where} cannot be reached: {_innermost(error)}", retry_after=0.0)
+    return Unavailable(f"the request to {where} failed: {_innermost(error)}")
+
+
+def _timed_out_in_body(error: Exception) -> bool:
+    """requests reports a read that times out within the body as a ConnectionError."""
+    return type(error) is requests.exceptions.ConnectionError and "timed out" in str(error).lower()
 
 
 def _tls_reason(error: BaseException) -> str:
     """'certificate verify failed: self-signed certificate' rather than the wrappers around it."""
     text = str(error)
     found = re.search(r"\] ([a-z][^()\[\]]*)", text, re.IGNORECASE)
-    # What urllib3 before 2.0 finds by itself when OpenSSL has accepted the certificate: another host's name.
+    # urllib3 before 2.0 compares the host's name by itself, after OpenSSL has accepted the certificate.
     other_name = re.search(r"CertificateError\(\"(.*?)\"\)", text)
     if other_name:
         return outside(f"certificate verify failed: {other_name[1]}")
     return outside(found[1]) if found else _innermost(error)
 
 
-def _innermost(error: Optional[BaseException]) -> str:
+def _innermost(error: BaseException) -> str:
     """'Connection refused' rather than the three wrappers around it."""
-    last, seen = error, error
+    seen: Optional[BaseException] = error
+    last = error
     while seen is not None:
-        if (
-            isinstance(seen, OSError)
-            and seen.strerror
-            and not isinstance(seen, requests.exceptions.RequestException)
-        ):
+        own = isinstance(seen, requests.exceptions.RequestException)
+        if isinstance(seen, OSError) and seen.strerror and not own:
             return outside(seen.strerror)
         last = seen
-        reason = getattr(seen, "reason", None) or next(
-            (inner for inner in seen.args if isinstance(inner, BaseException)), None
-        )
-        seen = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
-    # What others say may quote the answer, and the answer what was sent.
+        causes = (getattr(seen, "reason", None), *seen.args, seen.__cause__, seen.__context__)
+        seen = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    # The text of any other may quote the answer, and the answer what was sent.
     return str(last) if isinstance(last, RemoteDisconnected) else type(last).__name__

@@ -9,21 +9,20 @@ from osg_token_renewer.errors import Unavailable
 
 
 def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, Any]:
-    """The issuer's metadata (OpenID Connect Discovery 1.0 section 4, else RFC 8414 section 3); raises
-    Unavailable."""
-    from osg_token_renewer.net.https import Client as HttpClient
-    from osg_token_renewer.net.https import host
+    """The metadata of the issuer (OpenID Connect Discovery 1.0 section 4, else RFC 8414 section 3).
 
-    base = issuer.rstrip("/")
+    `timeout` is in seconds for each request. Raises Unavailable, or Local without a CA bundle."""
+    from osg_token_renewer.net.https import Client, host
+
     status = 0
-    with HttpClient(ca_file, timeout) as http:
+    with Client(ca_file, timeout) as client:
         for path in ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"):
-            answer = http.get(base + path)
+            answer = client.get(issuer.rstrip("/") + path)
             status = answer.status
             try:
                 content = json.loads(answer.body) if status == 200 else None
             except (ValueError, RecursionError):
-                content = None
+                continue
             if isinstance(content, dict):
                 return content
     raise Unavailable(

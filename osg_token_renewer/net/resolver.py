@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoResultError
 
 from urllib3.util.connection import allowed_gai_family
 
-# What the resolver is being asked for, by name and port.
-_lookups: dict[tuple[str, int], Future[list[str]]] = {}
-_looking = threading.Lock()
 
+def find_addresses(name: str, port: int, within: float) -> list[str]:
+    """The addresses of the host `name`. Raises OSError, which is a TimeoutError after `within` seconds.
 
-def find_addresses(name: str, port: int, deadline: float) -> list[str]:
-    """Of the host of that name; raises OSError, or NoResult at the deadline.
-
-    The resolver may wait for minutes, and cannot be told to end: it is asked in a thread that nobody waits
-    for, and once for all who want to know."""
+    getaddrinfo(3) may wait for minutes and cannot be interrupted. So a daemon thread calls it; at the limit
+    the thread is left alone and ends when the resolver gives up.
+    """
     try:
         socket.getaddrinfo(name.strip("[]"), port, flags=socket.AI_NUMERICHOST)
     except UnicodeError:
-        # No name, as urllib3 will say.
+        # It is not a host name, as urllib3 will say.
         return [name]
     except OSError:
-        with _looking:
-            lookup = _lookups.get((name, port))
-            if lookup is None:
-                lookup = Future()
-                threading.Thread(
-                    target=_look_up, args=(name, port, lookup), name=f"look up {name}", daemon=True
-                ).start()
-                _lookups[name, port] = lookup
-        return lookup.result(max(0.0, deadline - time.monotonic()))
+        lookup: Future[list[str]] = Future()
+        threading.Thread(
+            target=_look_up, args=(name, port, lookup), name=f"look up {name}", daemon=True
+        ).start()
+        try:
+            return lookup.result(max(0.0, within))
+        except NoResultError:
+            raise TimeoutError from None
     return [name]
 
 
@@ -43,6 +39,3 @@ def _look_up(name: str, port: int, lookup: Future[list[str]]) -> None:
         lookup.set_result(list(dict.fromkeys(str(address[0]) for *_, address in found)))
     except OSError as error:
         lookup.set_exception(error)
-    finally:
-        with _looking:
-            del _lookups[name, port]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -51,6 +52,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
+        self._making = threading.Lock()
         self._made: dict[object, Any] = {}
 
     def __enter__(self) -> Kept:
@@ -65,10 +67,12 @@ class Kept:
         self._stack.close()
 
     def get(self, make: Callable[[], AbstractContextManager[T]]) -> T:
-        if make not in self._made:
-            self._made[make] = self._stack.enter_context(make())
-        made: T = self._made[make]
-        return made
+        """What `make` makes, entered: all who ask get the same, in whichever thread. `make` must be quick."""
+        with self._making:
+            if make not in self._made:
+                self._made[make] = self._stack.enter_context(make())
+            made: T = self._made[make]
+            return made
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.sources.base import Begin, Context, Fetch, Fetched, Source
 from osg_token_renewer.system.secret_files import read_secret
 from osg_token_renewer.text import duration, outside
+from osg_token_renewer.tokens import clock_skew
 
 if TYPE_CHECKING:
     from osg_token_renewer.net.https import Answer, Client
@@ -75,11 +76,12 @@ class ClientCredentials(Source):
 
     @contextmanager
     def session(self, account: Account, context: Context) -> Iterator[Fetch]:
+        from osg_token_renewer.net.ca_bundle import CaBundles
         from osg_token_renewer.net.connection import Connections
         from osg_token_renewer.net.https import Client
 
-        connections = context.kept.get(Connections)
-        with Client(account.settings.ca_file, account.timeout, connections) as client:
+        connections, bundles = context.kept.get(Connections), context.shared.get(CaBundles)
+        with Client(account.settings.ca_file, account.timeout, connections, bundles) as client:
             yield _Session(account, client, context.begin).fetch
 
 
@@ -116,7 +118,7 @@ class _Session:
         return Fetched(
             Secret(token["access_token"]),
             _expiry(token.get("expires_in"), asked_at),
-            clock_ahead=answer.clock_ahead,
+            clock_ahead=clock_skew.ahead_by(answer.date, answer.asked_at, answer.answered_at),
         )
 
     def _post(self, form: Mapping[str, bytes]) -> Answer:

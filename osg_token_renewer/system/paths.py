@@ -16,7 +16,7 @@ DROP_INS = f"/etc/systemd/system/{NAME}.service.d"
 
 def state_directory(configured: Optional[str]) -> str:
     """The path of the state directory, which need not exist yet."""
-    return configured or _first_of_list("STATE_DIRECTORY") or _default_state()
+    return configured or _first_of(os.environ.get("STATE_DIRECTORY")) or _default_state()
 
 
 def _default_state() -> str:
@@ -31,7 +31,7 @@ def runtime_directories(configured: Optional[str]) -> dict[str, bool]:
 
     The service's own comes before the user's, so that the runs of a person and of the service meet there.
     """
-    named = (configured, _first_of_list("RUNTIME_DIRECTORY"))
+    named = (configured, _first_of(os.environ.get("RUNTIME_DIRECTORY")))
     found = {path: True for path in named if path}
     found.setdefault(RUNTIME, False)
     if user_runtime := os.environ.get("XDG_RUNTIME_DIR"):
@@ -39,6 +39,6 @@ def runtime_directories(configured: Optional[str]) -> dict[str, bool]:
     return found
 
 
-def _first_of_list(variable: str) -> Optional[str]:
+def _first_of(directories: Optional[str]) -> Optional[str]:
     """systemd separates several directories by colons (systemd.exec(5))."""
-    return os.environ.get(variable, "").split(":")[0] or None
+    return directories.split(":")[0] if directories else None

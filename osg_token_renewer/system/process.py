@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import subprocess
 
 # What a subprocess inherits of our environment: nothing that holds a secret.
-_PLACES = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "OIDC_CONFIG_DIR")
 _LANGUAGE = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
+_INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "OIDC_CONFIG_DIR", *_LANGUAGE)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 # How many seconds a process has to end after SIGTERM before it is killed.
@@ -45,7 +45,7 @@ class Completed:
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a subprocess: the inheritable part of ours, and `extra`."""
-    names = (*_PLACES, *_LANGUAGE, *_PROXIES, *(name.upper() for name in _PROXIES))
+    names = (*_INHERITED, *_PROXIES, *(name.upper() for name in _PROXIES))
     return {**{name: os.environ[name] for name in names if name in os.environ}, **extra}
 
 

@@ -11,6 +11,18 @@ from osg_token_renewer.tokens.jwt import numeric_date
 SKEW = 30
 
 
+def ahead_by(date: Optional[float], asked_at: float, answered_at: float) -> Optional[float]:
+    """By how many seconds at least the issuer's clock is ahead of this host's (negative: behind), by the
+    `date` of its answer; 0 if both may show the same, None without a date.
+
+    All three are in seconds since 1970. The issuer cuts its date to the second, and writes it at some time
+    between the question and the answer, which are on this host's clock.
+    """
+    if date is None:
+        return None
+    return max(0.0, date - answered_at) + min(0.0, date + 1 - asked_at)
+
+
 def find_skew(token: AccessToken, clock_ahead: Optional[float], now: float) -> Optional[str]:
     """How the issuer's clock differs from this host's, when it is by more than SKEW seconds and can be seen.
 
