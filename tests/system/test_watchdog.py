@@ -1,5 +1,6 @@
-"""A process that is stuck where nothing else bounds it: on a file system that never answers, on an output
-that nobody reads."""
+"""A process that is stuck where no other limit holds: on a file system that never answers, or on an output
+that nobody reads.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +18,17 @@ import pytest
 from osg_token_renewer.engine import run as engine
 from osg_token_renewer.model import Options
 from osg_token_renewer.system import watchdog
+from osg_token_renewer.system.signals import Stop
 from testbed import Issuer
 from tests.faults import apart, never_answering
 from tests.host import LONGEST, NEVER, ROOT, Host, until
 
-MESSAGE = "this run was stuck, and is ended: what it did is not in the history, and what it had not done is for the next run; look for a file "
+MESSAGE = (
+    "this run was stuck, and is ended: what it did is not in the history, "
+    "and what it had not done is for the next run; look for a file "
+)
 
-# It waits for somebody to open the other end of a named pipe.
+# The main thread waits for a process that opens the other end of a named pipe.
 STUCK = """
 import sys
 from osg_token_renewer.system import log
@@ -38,7 +44,7 @@ with Watchdog(stop, 3600, 3600) as watchdog, stop_on_signals(stop):
 """
 
 
-# Another thread takes what the main thread does not, whose handlers do not run as long as that is stuck.
+# Another thread receives the signal, but handlers run only in the main thread, which is stuck.
 TAKEN = (
     "import signal, threading, time; threading.Thread(target=lambda: time.sleep(1000), daemon=True).start(); "
 )
@@ -47,7 +53,7 @@ TAKEN += "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])"
 
 @contextmanager
 def unread() -> Iterator[int]:
-    """A pipe that is full, and that nobody reads, to write to."""
+    """The end to write to of a pipe that is full and that nobody reads."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     try:
@@ -91,6 +97,31 @@ def test_a_stuck_process_ends_at_its_limit_or_at_that_of_its_stop(
     assert said.splitlines()[-1].startswith(MESSAGE)
 
 
+def test_a_thousand_watchdogs_leave_nothing_behind() -> None:
+    stop = Stop()
+    former = os.pipe()
+    os.set_blocking(former[1], False)
+    signal.set_wakeup_fd(former[1])
+    try:
+        before = threading.active_count(), os.listdir("/proc/self/fd")
+        for _ in range(1000):
+            with watchdog.Watchdog(stop) as last:
+                last.allow(NEVER, NEVER)
+        assert (threading.active_count(), os.listdir("/proc/self/fd")) == before
+        assert signal.set_wakeup_fd(-1) == former[1]
+    finally:
+        signal.set_wakeup_fd(-1)
+        for end in former:
+            os.close(end)
+
+
+def test_a_watchdog_ends_with_its_context_after_an_exception_too() -> None:
+    before = threading.active_count(), os.listdir("/proc/self/fd")
+    with pytest.raises(ZeroDivisionError), watchdog.Watchdog(Stop()):
+        raise ZeroDivisionError
+    assert (threading.active_count(), os.listdir("/proc/self/fd")) == before
+
+
 def limited(host: Host, account: str, run_timeout: int, token: str, state: Path) -> None:
     host.configure(
         account
@@ -107,7 +138,7 @@ def test_a_run_that_is_stuck_on_a_file_system_ends_at_its_limit_and_when_it_is_s
     place.mkdir(mode=0o700)
 
     def start(run_timeout: int, tokens: Path, state: Path) -> subprocess.Popen[str]:
-        # Each asks for another name: who asks for the same as somebody before waits for that one.
+        # Each run uses another name: a second request for the same name would wait for the first.
         name = f"{run_timeout}"
         limited(host, account, run_timeout, host.token("t", "probe", token_path=tokens / name), state / name)
         run = host.start()
@@ -119,7 +150,7 @@ def test_a_run_that_is_stuck_on_a_file_system_ends_at_its_limit_and_when_it_is_s
         ended = [start(1, place, host.state), start(2, host.tokens, place)]
         stopped = [start(3599, place, host.state), start(3600, host.tokens, place)]
         for run in stopped:
-            # Its handler cannot run: the main thread is in a system call that only its end would interrupt.
+            # Its handler cannot run: only the end of the process interrupts the main thread's system call.
             run.send_signal(signal.SIGINT)
         for run in ended + stopped:
             _, said = run.communicate(timeout=LONGEST)
@@ -147,7 +178,7 @@ def test_a_run_whose_messages_nobody_reads_ends_at_its_limit_and_when_it_is_stop
                 stdout=out,
                 stderr=err,
             )
-            # What is stuck is its last message.
+            # Its last message is stuck.
             until(
                 lambda: "pipe_write" in Path(f"/proc/{run.pid}/wchan").read_text() or run.poll() is not None
             )
@@ -158,14 +189,14 @@ def test_a_run_whose_messages_nobody_reads_ends_at_its_limit_and_when_it_is_stop
         stopped = start(3600, "two", host.root / "other")
         stopped.send_signal(signal.SIGTERM)
         assert [run.wait(LONGEST) for run in (ended, silent, stopped)] == [1, 1, 143]
-    # What could be done was done, and nothing stands in the way of the next run.
+    # The token was published, and the next run is not hindered.
     assert issuer.verify(host.read("two").strip())
     limited(host, account, 600, host.token("one", "probe"), host.state)
     assert host.run().status == 0
 
 
 def test_a_run_that_uses_all_its_time_is_not_stuck() -> None:
-    """It may wait for another run, and then for its lanes, and has still to remember what it did."""
+    """It may wait for another run, then for its lanes, and must still record what it did."""
     for seconds in (1, 600, 3600):
         assert engine.longest(Options(run_timeout=seconds)) > engine.LOCK_WAIT + seconds + min(
             watchdog.LINGER, seconds
