@@ -1,4 +1,4 @@
-"""Text for people: durations, instants, and what came from outside."""
+"""Text for people: durations, instants, and text that came from outside."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from collections.abc import Iterable, Iterator
 
 OUTSIDE_LIMIT = 300
 
-# A JWT, and what is as long and as dense as a token: an issuer may quote in its error what it was sent.
+# A JWT, or text as long and dense as a token: an issuer's error may quote what was sent.
 _TOKEN_LIKE = re.compile(r"\bey[\w-]{8,}(?:\.[\w-]*){1,4}|[\w~+-]{40,}=*", re.ASCII)
-
-
-# What is shorter may be a part of any word.
+# A shorter piece of base64 may be part of any word.
 _DENSE = 8
 _URL_SAFE = str.maketrans("+/", "-_")
 
 
 def outside(text: str, hide: Iterable[str] = (), limit: int = OUTSIDE_LIMIT) -> str:
-    """Foreign text (an issuer's error, a subprocess's stderr) as one bounded line of printable characters.
+    """Foreign text (an issuer's error, a subprocess's stderr) as one line of at most `limit` printable
+    characters.
 
-    Control and format characters, bidirectional marks and line breaks become blanks; each string in `hide`
-    (secrets that the other side may echo, as they are or encoded) and whatever looks like a token is masked
-    before anything is cut off."""
-    # The longest first: one may be a part of another.
+    Control and format characters, bidirectional marks and line breaks become blanks. Before the text is cut,
+    `***` replaces each string of `hide` (secrets that the other side may echo, plain or encoded) and whatever
+    looks like a token.
+    """
+    # The longest first: a form may be a part of another.
     for form in sorted({form for secret in hide for form in _forms(secret)}, key=len, reverse=True):
         text = text.replace(form, "***")
     return line(_TOKEN_LIKE.sub("***", text), limit)
 
 
 def line(text: str, limit: int = OUTSIDE_LIMIT) -> str:
-    """Foreign text that holds no secret (an address that a person is to visit), with the same limits."""
-    # What would not be shown need not be looked at, were it a megabyte; blanks may yet be taken out of it.
+    """Foreign text without a secret (an address that a person is to visit), in the same form."""
+    # The text may be a megabyte; a part of it is enough, even if many blanks are removed.
     text = text[: limit * 50]
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def escaped(text: str) -> str:
-    """Text that must stay recognisable (a path, the name of a section): what is not printable becomes a
-    backslash escape."""
+    """Text that must stay recognisable (a path, a section's name): a backslash escape replaces each
+    character that is not printable."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """How a secret may look in an answer: form-encoded, within HTML or JSON, or in base64."""
+    """How a secret may look in an answer: plain, form-encoded, within HTML or JSON, or in base64."""
     if not secret:
         return
     import base64
@@ -53,19 +53,14 @@ def _forms(secret: str) -> Iterator[str]:
     import json
     from urllib.parse import quote, quote_plus
 
+    yield from (secret, html.escape(secret))
+    yield from (json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
     content = secret.encode("utf-8", "surrogateescape")
-    encoded = {quote(content), quote(content, safe=""), quote_plus(content)}
-    yield from (
-        secret,
-        html.escape(secret),
-        json.dumps(secret)[1:-1],
-        json.dumps(secret, ensure_ascii=False)[1:-1],
-    )
-    yield from encoded
-    yield from (re.sub("%..", lambda code: code[0].lower(), form) for form in encoded)
+    for form in (quote(content), quote(content, safe=""), quote_plus(content)):
+        yield from (form, re.sub("%..", lambda code: code[0].lower(), form))
     for before in range(3):
-        # Wherever it begins within what was encoded; the first and the last characters also depend on what
-        # stands beside it.
+        # The secret may begin at any byte of what was encoded. Its first and last characters are left out,
+        # because they depend on what stands beside it.
         within = base64.b64encode(b"\0" * before + content).decode()[4 if before else 0 : -4]
         if len(within) >= _DENSE:
             yield from (within, within.translate(_URL_SAFE))
@@ -88,7 +83,7 @@ def remaining(life: float) -> str:
 
 
 def seconds(limit: float) -> str:
-    """A time limit as it was set, or what was left of another: '60 s', '0.4 s'."""
+    """A time limit in seconds: '60 s', '0.4 s'."""
     return f"{round(limit, 1):g} s"
 
 

@@ -40,16 +40,14 @@ class CaBundle:
 
     def check(self) -> None:
         """Raises Local if the bundle cannot be used."""
-        other = "name another one: ca_file"
-        if not os.access(self.path, os.R_OK):
-            raise Local(f"the CA bundle {self.path} cannot be read", f"let this user read it, or {other}")
+        what, other = f"the CA bundle {self.path}", "name another one: ca_file"
         try:
             self.context()
         except ssl.SSLError as error:
-            raise Local(f"the CA bundle {self.path} holds no certificate that can be read", other) from error
+            raise Local(f"{what} holds no certificate that can be read", other) from error
         except OSError as error:
-            what = f"the CA bundle {self.path} cannot be read: {error.strerror}"
-            raise Local(what, f"check that file, or {other}") from error
+            hint = f"let this user read it, or {other}"
+            raise Local(f"{what} cannot be read: {error.strerror}", hint) from error
 
 
 class CaBundles(AbstractContextManager["CaBundles"]):
@@ -85,5 +83,10 @@ def _load(path: str) -> ssl.SSLContext:
     # urllib3 sets this for each connection. OpenSSL does not allow that while other threads use the context.
     context.set_alpn_protocols(["http/1.1"])
     context.set_alpn_protocols = lambda _protocols: None  # type: ignore[assignment,method-assign]
-    context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
+    if os.path.isdir(path):
+        # OpenSSL would say nothing about a directory that it cannot read.
+        os.listdir(path)
+        context.load_verify_locations(capath=path)
+    else:
+        context.load_verify_locations(path)
     return context

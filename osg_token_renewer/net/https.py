@@ -227,14 +227,9 @@ def _tls_reason(error: BaseException) -> str:
 
 def _innermost(error: BaseException) -> str:
     """'Connection refused' rather than the three wrappers around it."""
-    seen: Optional[BaseException] = error
-    last = error
-    while seen is not None:
-        own = isinstance(seen, requests.exceptions.RequestException)
-        if isinstance(seen, OSError) and seen.strerror and not own:
-            return outside(seen.strerror)
-        last = seen
-        causes = (getattr(seen, "reason", None), *seen.args, seen.__cause__, seen.__context__)
-        seen = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+        if isinstance(error, OSError) and error.strerror:
+            return outside(error.strerror)
     # The text of any other may quote the answer, and the answer what was sent.
-    return str(last) if isinstance(last, RemoteDisconnected) else type(last).__name__
+    return str(error) if isinstance(error, RemoteDisconnected) else type(error).__name__

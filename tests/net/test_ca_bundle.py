@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import trustme
 
 from osg_token_renewer.errors import Local, Unavailable
 from osg_token_renewer.net.ca_bundle import CaBundles
+from tests.faults import apart
 from tests.net.server import BOUND, Server, post
 
 
@@ -38,9 +40,31 @@ def test_ca_file_comes_before_ssl_cert_file_before_requests_ca_bundle_before_the
     assert tried == [200, 200, 200, True, True]
 
 
-def test_a_ca_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Local, match=f"^the CA bundle {tmp_path}/none.pem cannot be read"):
+def test_a_ca_bundle_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Local) as failure:
         CaBundles().find(f"{tmp_path}/none.pem")
+    assert (
+        failure.value.message
+        == f"the CA bundle {tmp_path}/none.pem cannot be read: No such file or directory"
+    )
+    assert failure.value.hint == "let this user read it, or name another one: ca_file"
+
+
+def test_a_ca_bundle_that_may_not_be_read_is_named() -> None:
+    # Not tmp_path, which another user cannot reach.
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        (Path(place) / "file").touch(0)
+        (Path(place) / "directory").mkdir(0)
+
+        def body() -> None:
+            for name in ("file", "directory"):
+                with pytest.raises(
+                    Local, match=rf"^the CA bundle .*/{name} cannot be read: Permission denied$"
+                ):
+                    CaBundles().find(f"{place}/{name}")
+
+        apart(body, unprivileged=True)
 
 
 @pytest.mark.parametrize(
