@@ -1,4 +1,4 @@
-"""Foreign exceptions become ours where they enter: each exception of requests has its counterpart."""
+"""Each exception of requests becomes one of ours where it enters the program."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def test_each_exception_of_requests_has_its_counterpart(
 @pytest.mark.parametrize(
     "url", ["https://a..b/", f"https://{'a' * 70}.example/", "https://localhost:99999/", "https://[::1%25]/"]
 )
-def test_a_url_that_leads_nowhere_is_a_failure_and_no_bug(url: str) -> None:
+def test_a_url_without_a_possible_host_is_a_failure_and_no_bug(url: str) -> None:
     with https.Client(None, 5) as client, pytest.raises(Failure):
         client.get(url)

@@ -28,14 +28,14 @@ def test_foreign_text_becomes_one_line_of_printable_characters(text: str, shown:
     assert outside(text) == shown
 
 
-def test_foreign_text_is_cut_and_says_so() -> None:
+def test_long_foreign_text_is_cut_and_ends_in_an_ellipsis() -> None:
     just_enough = ("word " * OUTSIDE_LIMIT)[: OUTSIDE_LIMIT - 1] + "x"
     assert outside(just_enough) == just_enough
     assert outside(just_enough + "y") == just_enough[:-1] + "…"
     assert outside("abcdef", limit=4) == "abc…"
 
 
-def test_a_secret_in_foreign_text_is_masked_also_where_it_would_be_cut() -> None:
+def test_a_secret_is_masked_before_foreign_text_is_cut() -> None:
     secret = "correct-horse"
     assert outside(f"you sent {secret}, {secret}", hide=(secret,)) == "you sent ***, ***"
     assert "correct" not in outside(("word " * OUTSIDE_LIMIT)[: OUTSIDE_LIMIT - 8] + secret, hide=(secret,))
@@ -60,22 +60,22 @@ def test_a_secret_is_masked_however_it_is_encoded(echo: str) -> None:
 
 
 @pytest.mark.parametrize("before", ["", "a", "ab"])
-def test_a_secret_is_masked_wherever_it_stands_in_what_is_encoded(before: str) -> None:
+def test_a_secret_is_masked_at_any_offset_in_base64(before: str) -> None:
     echo = base64.b64encode(f"{before}correct-horse-battery{before}".encode()).decode()
     assert 3 <= len(outside(echo, hide=("correct-horse-battery",))) <= 15
 
 
-def test_a_secret_that_would_be_cut_where_foreign_text_is_very_long_is_masked() -> None:
+def test_a_secret_is_masked_at_the_limit_of_very_long_text_too() -> None:
     for length in range(50 * OUTSIDE_LIMIT - 20, 50 * OUTSIDE_LIMIT + 1):
         assert "correct" not in outside(" " * length + "correct-horse", hide=("correct-horse",))
 
 
-def test_what_a_person_needs_as_it_is_is_not_masked() -> None:
+def test_an_address_that_a_person_needs_is_not_masked() -> None:
     address = f"https://issuer.example.org/{TOKEN}"
     assert (line(f" {address}\n"), line("ab\ncd"), line("abcdef", limit=4)) == (address, "ab cd", "abc…")
 
 
-def test_what_must_stay_recognisable_is_escaped() -> None:
+def test_characters_that_are_not_printable_are_escaped() -> None:
     assert escaped("/plain/é/path \\ ") == "/plain/é/path \\ "
     assert escaped("/a\x1b[2J\n\u202e\udcff\U000e0001\x85") == "/a\\x1b[2J\\n\\u202e\\udcff\\U000e0001\\x85"
 
@@ -88,9 +88,9 @@ TOKEN = "0123456789-abcdefghij_ABCDEFGHIJ~klmnopq"
     [
         (f"sent: {TOKEN}.", "sent: ***."),
         (f"Bearer {TOKEN * 10}==, again {TOKEN}", "Bearer ***, again ***"),
-        # Also one of which the greater part is cut off.
+        # Most of this one would be cut off.
         (f"token {TOKEN * 1000}", "token ***"),
-        # A JWT may be short, and have no signature.
+        # A JWT may be short and without a signature.
         ('{"token": "eyJhbGciOiJub25lIn0.e30."}', '{"token": "***"}'),
         ("eyJhbGciOiJub25lIn0.e30.c2ln, and no more", "***, and no more"),
         (f"{TOKEN[:-1]} is too short for one", f"{TOKEN[:-1]} is too short for one"),
@@ -100,12 +100,12 @@ TOKEN = "0123456789-abcdefghij_ABCDEFGHIJ~klmnopq"
         ),
     ],
 )
-def test_what_looks_like_a_token_is_masked_in_foreign_text(text: str, shown: str) -> None:
+def test_whatever_looks_like_a_token_is_masked_in_foreign_text(text: str, shown: str) -> None:
     assert len(TOKEN) == 40
     assert outside(text) == shown
 
 
-def test_an_empty_secret_hides_nothing() -> None:
+def test_an_empty_secret_masks_nothing() -> None:
     assert outside("text", hide=("",)) == "text"
 
 
@@ -143,5 +143,5 @@ def test_an_instant_is_rfc_3339_in_utc(when: float, shown: str) -> None:
     assert instant(when) == shown
 
 
-def test_only_one_is_not_plural() -> None:
+def test_a_noun_is_plural_unless_there_is_one() -> None:
     assert [plural(count, "token") for count in (0, 1, 2)] == ["0 tokens", "1 token", "2 tokens"]

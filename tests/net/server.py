@@ -1,4 +1,4 @@
-"""A real server on loopback that misbehaves as a test wants, with TLS from a CA of the tests' own."""
+"""A real server on loopback that misbehaves as a test asks, with TLS by a CA of the tests' own."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BOUND = 60.0
 
 
 class Server:
-    """Serves each connection with the `behaviour` of that moment, after TLS; keeps what it was sent."""
+    """After the TLS handshake, the current `behaviour` serves each connection; requests are recorded."""
 
     def __init__(self, certificate: Optional[trustme.LeafCert]) -> None:
         self.behaviour: Behaviour = self.answer(b"{}")
         self.connections = 0
-        # How many of them were served, and closed.
+        # How many of the connections are closed again.
         self.closed = 0
         self.requests: list[str] = []
         self.ended = threading.Event()
@@ -47,7 +47,7 @@ class Server:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for thread in self._threads:
-            # A connection has a limit, too.
+            # Each connection has a time limit.
             thread.join(2 * BOUND)
             assert not thread.is_alive()
 
@@ -97,7 +97,7 @@ class Server:
         return self.requests[-1]
 
     def answer(self, body: bytes, status: str = "200 OK", *headers: str) -> Behaviour:
-        """One answer, and the end of the connection."""
+        """A behaviour: sends one answer and closes the connection."""
         lines = [
             f"HTTP/1.1 {status}",
             f"Content-Length: {len(body)}",
@@ -113,11 +113,11 @@ class Server:
         return behave
 
     def wait(self, _connection: socket.socket) -> None:
-        """A behaviour: nothing at all."""
+        """A behaviour: sends nothing."""
         self.ended.wait(BOUND)
 
     def hang_up(self, connection: socket.socket) -> None:
-        """A behaviour: hears what is asked, and goes."""
+        """A behaviour: reads the request and closes the connection."""
         self.request(connection)
 
 
@@ -148,7 +148,7 @@ def stalled_after_the_headers(server: Server) -> Behaviour:
 
 
 def dripping(beginning: bytes, drop: bytes) -> Callable[[Server], Behaviour]:
-    """Each drop comes well within a limit for one read; for ever, as far as a client can tell."""
+    """Sends drops without end, each well within the limit of one read."""
 
     def make(server: Server) -> Behaviour:
         def behave(connection: socket.socket) -> None:
@@ -177,8 +177,8 @@ ENDLESS = {
 }
 
 
-def answers_on_and_on(server: Server, *headers: str) -> Behaviour:
-    """As long as the client stays."""
+def answering_all(server: Server, *headers: str) -> Behaviour:
+    """Answers each request of a connection until the client closes it."""
     lines = ["HTTP/1.1 200 OK", "Content-Length: 2", *headers, "", "{}"]
 
     def behave(connection: socket.socket) -> None:

@@ -18,7 +18,7 @@ from tests.faults import apart
 from tests.net.server import BOUND, Server, post
 
 
-def test_ca_file_comes_before_ssl_cert_file_before_requests_ca_bundle_before_the_system(
+def test_ca_file_comes_first_then_ssl_cert_file_then_requests_ca_bundle_then_the_system(
     server: Server, ca_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = tmp_path / "wrong.pem"
@@ -51,7 +51,7 @@ def test_a_ca_bundle_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 def test_a_ca_bundle_that_may_not_be_read_is_named() -> None:
-    # Not tmp_path, which another user cannot reach.
+    # Another user cannot reach tmp_path.
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         (Path(place) / "file").touch(0)
@@ -100,7 +100,7 @@ def test_the_next_run_loads_a_bundle_again(ca_file: str) -> None:
     assert first.get_ca_certs() != second.get_ca_certs()
 
 
-def test_a_bundle_that_cannot_be_read_to_its_end_delays_no_other(ca_file: str, tmp_path: Path) -> None:
+def test_a_bundle_on_a_file_system_that_does_not_answer_delays_no_other(ca_file: str, tmp_path: Path) -> None:
     """A named pipe without a writer stands for a file system that does not answer."""
     os.mkfifo(tmp_path / "pipe")
     with CaBundles() as bundles, ThreadPoolExecutor(1) as threads:

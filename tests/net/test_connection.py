@@ -22,7 +22,7 @@ from tests.net.server import (
     LIMIT,
     Server,
     Start,
-    answers_on_and_on,
+    answering_all,
     dripping,
     post,
     stalled,
@@ -51,7 +51,7 @@ def test_the_time_limit_holds_for_a_handshake_that_never_ends(serving: Start, ca
     assert time.monotonic() - began < BOUND
 
 
-def test_the_time_limit_holds_without_tls_too(serving: Start, ca_file: str) -> None:
+def test_the_time_limit_holds_without_tls(serving: Start, ca_file: str) -> None:
     server = serving(None)
     server.behaviour = DRIPPED_HEADERS(server)
     began = time.monotonic()
@@ -72,7 +72,7 @@ def test_the_time_limit_holds_through_a_proxy(
 
     with https.Client(ca_file, LIMIT) as client:
         for _ in range(2):
-            # Without the proxy there would be nobody of that name to wait for.
+            # Only the proxy can be waited for: the name does not exist.
             with pytest.raises(TimedOut):
                 client.post("http://issuer.invalid/token", {}, {})
 
@@ -105,7 +105,7 @@ def test_an_answer_after_one_that_was_cut_off_is_read(server: Server, ca_file: s
         assert client.post(server.url, {}, {}).body == b'{"second": true}'
 
 
-def test_a_request_may_have_less_time_than_its_client(server: Server, ca_file: str) -> None:
+def test_a_request_may_have_a_shorter_limit_than_its_client(server: Server, ca_file: str) -> None:
     server.behaviour = stalled(server)
     with (
         https.Client(ca_file, BOUND) as client,
@@ -141,7 +141,7 @@ def test_several_requests_share_one_connection_that_ends_with_the_client(
     assert all("x-own: header" in request.lower() for request in server.requests)
 
 
-def test_a_connection_that_the_issuer_closed_meanwhile_is_replaced(server: Server, ca_file: str) -> None:
+def test_a_connection_that_the_issuer_closed_is_replaced(server: Server, ca_file: str) -> None:
     def behave(connection: socket.socket) -> None:
         server.request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
@@ -155,7 +155,7 @@ def test_a_connection_that_the_issuer_closed_meanwhile_is_replaced(server: Serve
 
 
 def test_clients_share_connections_and_nothing_else(server: Server, ca_file: str) -> None:
-    server.behaviour = answers_on_and_on(server, "Set-Cookie: balancer=7; Path=/")
+    server.behaviour = answering_all(server, "Set-Cookie: balancer=7; Path=/")
     with connection.Connections() as connections:
         for name in ("one", "two"):
             with https.Client(ca_file, BOUND, connections) as client:
@@ -183,7 +183,7 @@ def test_clients_that_trust_different_authorities_have_different_connections(
     server: Server, ca_file: str, tmp_path: Path
 ) -> None:
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
-    server.behaviour = answers_on_and_on(server)
+    server.behaviour = answering_all(server)
     with connection.Connections() as connections:
         with https.Client(ca_file, BOUND, connections) as client:
             client.post(server.url, {}, {})
@@ -195,14 +195,14 @@ def test_clients_that_trust_different_authorities_have_different_connections(
     assert len(server.requests) == 1
 
 
-def test_connections_to_too_many_issuers_are_not_kept(
+def test_only_the_latest_connections_are_kept(
     serving: Start, ca_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "MOST_KEPT", 2)
     servers = [serving(None) for _ in range(3)]
     with connection.Connections() as connections:
         for server in (*servers, servers[2], servers[1]):
-            server.behaviour = answers_on_and_on(server)
+            server.behaviour = answering_all(server)
             with https.Client(ca_file, BOUND, connections) as client:
                 client.post(server.url, {}, {})
         until(lambda: servers[0].closed == 1)

@@ -19,7 +19,7 @@ from tests.host import closed_port
 from tests.net.server import BOUND, Server, Start, post
 
 
-def test_an_answer_comes_as_it_is_with_its_status_and_type(server: Server, ca_file: str) -> None:
+def test_an_error_is_an_answer_with_its_status_type_and_body(server: Server, ca_file: str) -> None:
     server.behaviour = server.answer(b'{"error": "invalid_client"}', "401 Unauthorized")
 
     got = post(server, ca_file)
@@ -51,7 +51,7 @@ def test_a_huge_answer_is_not_read_to_its_end(server: Server, ca_file: str, fram
     assert len(sent) >= 16
 
 
-def test_an_answer_of_just_the_limit_is_read(server: Server, ca_file: str) -> None:
+def test_an_answer_as_large_as_the_limit_is_read(server: Server, ca_file: str) -> None:
     server.behaviour = server.answer(b"x" * https.MAX_ANSWER)
     assert len(post(server, ca_file).body) == https.MAX_ANSWER
 
@@ -65,7 +65,7 @@ def test_an_issuer_that_hangs_up_is_unavailable(server: Server, ca_file: str) ->
     assert not isinstance(failure.value, TimedOut)
 
 
-def test_what_is_not_http_is_unavailable(server: Server, ca_file: str) -> None:
+def test_a_server_that_does_not_speak_http_is_unavailable(server: Server, ca_file: str) -> None:
     def behave(connection: socket.socket) -> None:
         server.request(connection)
         connection.sendall(b"220 mail.example.org ESMTP\r\n\x1b[31m\r\n")
@@ -148,7 +148,7 @@ def test_an_expired_certificate_is_not_accepted(serving: Start, authority: trust
     assert server.requests == []
 
 
-def test_a_server_that_speaks_no_tls_is_unavailable(serving: Start, ca_file: str) -> None:
+def test_a_server_that_does_not_speak_tls_is_unavailable(serving: Start, ca_file: str) -> None:
     server = serving(None)
     server.behaviour = lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with https.Client(ca_file, BOUND) as client, pytest.raises(Unavailable) as failure:
@@ -183,7 +183,7 @@ def test_credentials_of_a_netrc_file_are_not_sent(
     [
         ("Retry-After: 7", 7),
         ("Retry-After: 0", 0),
-        # A date is on the clock of the issuer, which may be wrong, as is this one here.
+        # The date is on the issuer's clock, which may be wrong, as it is here.
         ("Retry-After: Sun, 06 Nov 1994 08:50:07 GMT\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT", 30),
         ("Retry-After: Sun, 06 Nov 1994 08:49:37 GMT", 0),
         ("Retry-After: soon", None),
@@ -193,14 +193,14 @@ def test_credentials_of_a_netrc_file_are_not_sent(
         ("X-Nothing: 1", None),
     ],
 )
-def test_when_an_issuer_wants_to_be_asked_again_is_read_in_both_forms(
+def test_retry_after_may_be_seconds_or_a_date(
     server: Server, ca_file: str, said: str, seconds: Optional[float]
 ) -> None:
     server.behaviour = server.answer(b"", "503 Service Unavailable", *said.split("\r\n"))
     assert post(server, ca_file).retry_after == seconds
 
 
-def test_an_answer_tells_its_date_and_when_it_was_asked_for_and_came(server: Server, ca_file: str) -> None:
+def test_an_answer_has_its_date_and_the_times_of_question_and_answer(server: Server, ca_file: str) -> None:
     server.behaviour = server.answer(b"", "200 OK", "Date: Sun, 06 Nov 1994 08:49:37 GMT")
     before = time.time()
     found = post(server, ca_file)

@@ -18,7 +18,7 @@ from osg_token_renewer.errors import Exit, LockHeld
 from osg_token_renewer.system import locks
 from tests.host import LONGEST, ROOT
 
-# Says when it holds the lock, and keeps it until its standard input ends.
+# Prints a line when it holds the lock, and keeps it until its standard input ends.
 HOLDER = """
 import sys
 from osg_token_renewer.system.locks import hold_run_lock
@@ -50,7 +50,7 @@ def let_go(process: subprocess.Popen[str]) -> None:
 
 def refused(path: Path, wait: float = 0, stopped: Callable[[], bool] = lambda: False) -> LockHeld:
     with pytest.raises(LockHeld) as held, locks.hold_run_lock(str(path), wait, stopped):
-        raise AssertionError("two have it")
+        raise AssertionError("two processes hold the lock")
     return held.value
 
 
@@ -73,7 +73,7 @@ def test_a_second_process_is_told_who_holds_the_lock(tmp_path: Path) -> None:
     assert held.exit_status == Exit.FAILED
 
 
-def test_a_second_process_waits_and_then_knows_that_it_had_to(tmp_path: Path) -> None:
+def test_a_second_process_waits_until_the_holder_has_ended(tmp_path: Path) -> None:
     with holder(tmp_path / "lock") as process:
         waited = []
 
@@ -83,7 +83,7 @@ def test_a_second_process_waits_and_then_knows_that_it_had_to(tmp_path: Path) ->
             return False
 
         with locks.hold_run_lock(str(tmp_path / "lock"), LONGEST, has_to_wait):
-            # The holder held it, and then ended by itself: the lock was not taken from it.
+            # The holder still held the lock when this process began to wait, and then ended by itself.
             assert (waited, process.returncode) == ([None], 0)
 
 
@@ -94,7 +94,7 @@ def test_a_request_to_stop_ends_the_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_holder_that_is_killed_lets_go(tmp_path: Path, number: int) -> None:
+def test_the_lock_is_free_after_its_holder_was_killed(tmp_path: Path, number: int) -> None:
     with holder(tmp_path / "lock") as process:
         process.send_signal(number)
         process.wait(LONGEST)
@@ -102,12 +102,12 @@ def test_a_holder_that_is_killed_lets_go(tmp_path: Path, number: int) -> None:
             pass
 
 
-def test_a_file_of_a_process_that_is_gone_is_no_lock(tmp_path: Path) -> None:
+def test_the_file_of_a_process_that_has_ended_is_no_lock(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait(LONGEST)
     (tmp_path / "lock").write_text(f"{gone.pid}\nand more than a process id\n")
     with locks.hold_run_lock(str(tmp_path / "lock"), 0):
-        # Nothing of what stood there before is left.
+        # The old content is gone.
         assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
 
 
@@ -115,7 +115,7 @@ def test_a_file_of_a_process_that_is_gone_is_no_lock(tmp_path: Path) -> None:
     ("content", "holder_named"),
     [("", "unknown process"), ("garbage\n", "unknown process"), ("999999999999\n", "process 999999999999")],
 )
-def test_a_holder_that_did_not_say_who_it_is_still_holds(
+def test_a_holder_whose_process_id_is_not_in_the_file_still_holds_the_lock(
     tmp_path: Path, content: str, holder_named: str
 ) -> None:
     with holder(tmp_path / "lock"):
@@ -136,7 +136,7 @@ def test_a_child_that_outlives_the_holder_does_not_keep_the_lock(tmp_path: Path)
         child.communicate()
 
 
-def test_an_exception_lets_go(tmp_path: Path) -> None:
+def test_an_exception_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locks.hold_run_lock(str(tmp_path / "lock"), 0):
         raise ZeroDivisionError
     with locks.hold_run_lock(str(tmp_path / "lock"), 0):

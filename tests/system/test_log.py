@@ -39,8 +39,7 @@ def configured(host: Host) -> Host:
 def messages(
     host: Host, arguments: Sequence[str] = (), env: Optional[Mapping[str, str]] = None, journal: bool = False
 ) -> list[str]:
-    """What the program writes to its stderr; `journal`: as it is under systemd, which names the stream in the
-    environment."""
+    """What the program writes to stderr; `journal`: the environment names stderr as systemd does."""
     reading, writing = os.pipe()
     status = os.fstat(writing)
     told = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"} if journal else {}
@@ -60,7 +59,7 @@ def messages(
     return lines
 
 
-def test_a_person_reads_lines_without_priorities_and_warnings_that_say_so(configured: Host) -> None:
+def test_a_person_reads_lines_without_priorities_and_warnings_are_marked(configured: Host) -> None:
     warning, error, summary = messages(configured)
     assert warning.startswith("warning: ")
     assert WARNING in warning
@@ -100,8 +99,8 @@ def test_each_line_of_a_log_file_begins_with_its_time(configured: Host) -> None:
 
 
 @pytest.mark.parametrize("stream", ["", "0:0", "garbage"])
-def test_a_stream_that_is_not_the_journal_gets_none(configured: Host, stream: str) -> None:
-    # A program that was started by a service whose journal is another stream than its stderr.
+def test_a_stream_that_is_not_the_journal_gets_no_priorities(configured: Host, stream: str) -> None:
+    # A service started the program with another stderr than the journal.
     assert messages(configured, env={"JOURNAL_STREAM": stream})[-1] == SUMMARY
 
 
@@ -111,14 +110,14 @@ def test_quiet_keeps_warnings_and_errors(configured: Host) -> None:
     assert error.startswith(ERROR)
 
 
-def test_a_wrong_configuration_is_an_error_a_line(configured: Host) -> None:
+def test_each_problem_of_the_configuration_is_a_line_with_its_priority(configured: Host) -> None:
     configured.configure(CONFIG + "mode = rw\ngroup =\nmin_lifetime = soon\n")
     lines = messages(configured, journal=True)
     assert [line[:3] for line in lines] == ["<4>", "<3>", "<3>", "<3>"]
 
 
 @pytest.mark.parametrize("stderr", ["full", "closed", "broken"])
-def test_messages_that_nobody_can_read_do_not_change_what_is_done(configured: Host, stderr: str) -> None:
+def test_a_run_does_its_work_even_if_its_messages_cannot_be_written(configured: Host, stderr: str) -> None:
     reading, broken = os.pipe()
     os.close(reading)
     with open("/dev/full", "wb") as full:
@@ -135,7 +134,7 @@ def test_messages_that_nobody_can_read_do_not_change_what_is_done(configured: Ho
     assert (configured.state / "history.sqlite").exists()
 
 
-def test_a_path_that_is_not_utf_8_is_written_whatever_the_locale(configured: Host, tmp_path: Path) -> None:
+def test_a_path_that_is_not_utf_8_is_shown_in_every_locale(configured: Host, tmp_path: Path) -> None:
     odd = configured.config.read_bytes().replace(b"/missing/x", b"/miss\xc3\xa9\xff/x")
     configured.config.write_bytes(odd)
     for locale in ("C", "C.UTF-8"):

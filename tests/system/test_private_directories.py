@@ -1,4 +1,4 @@
-"""Where state and runtime directories are, on a machine whose usual places are empty."""
+"""Where the state and runtime directories are, on a machine where neither exists yet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
     for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(short / "home"))
-    # Temporary directories, the last resort, come there too.
+    # Temporary directories, the last resort, are made there too.
     (short / "tmp").mkdir()
     (short / "tmp").chmod(0o1777)
     monkeypatch.setattr(tempfile, "tempdir", str(short / "tmp"))
@@ -57,7 +57,7 @@ def test_the_state_directory_of_systemd_comes_next(
     assert paths.state_directory(None) == first
 
 
-def test_the_state_of_root_is_where_the_service_keeps_it_and_of_others_in_their_homes(
+def test_root_uses_the_state_directory_of_the_service_and_others_one_in_their_homes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def body() -> None:
@@ -72,7 +72,7 @@ def test_the_state_of_root_is_where_the_service_keeps_it_and_of_others_in_their_
         assert paths.state_directory(None) == "/var/lib/osg-token-renewer"
 
 
-def test_a_directory_that_is_made_is_private_whatever_the_umask(short: Path) -> None:
+def test_a_new_directory_is_private_whatever_the_umask(short: Path) -> None:
     before = os.umask(0)
     try:
         made = private_directories.ensure_writable(str(short / "a" / "b"))
@@ -106,17 +106,17 @@ def test_a_directory_that_cannot_be_written_or_made_is_an_error(short: Path) -> 
         ({"osg-token-svc": 990}, False, True),
         ({"osg-token-svc": 990}, True, False),
         ({"another": 990}, False, False),
-        # A service that is root's own.
+        # The service runs as root.
         ({"osg-token-svc": 0}, False, False),
     ],
 )
-def test_root_is_beside_the_service_where_that_has_a_user_of_its_own(
+def test_root_is_beside_the_service_if_the_service_has_its_own_user(
     known: dict[str, int], unprivileged: bool, beside: bool
 ) -> None:
     def body() -> None:
         assert users.is_root_beside_service() is beside
 
-    # Who is not root is so in a user namespace of its own, and cannot be anybody else there.
+    # Another user is root in a new user namespace, and can be nobody else there.
     if ROOT or not unprivileged:
         apart(body, users=known, unprivileged=unprivileged)
 
@@ -124,7 +124,7 @@ def test_root_is_beside_the_service_where_that_has_a_user_of_its_own(
 # Runtime
 
 
-def test_the_runtime_directory_is_the_configured_then_that_of_systemd_then_of_the_host_then_of_the_user(
+def test_the_runtime_directory_is_the_configured_one_else_that_of_systemd_of_the_host_of_the_user(
     monkeypatch: pytest.MonkeyPatch, short: Path
 ) -> None:
     run = Path("/run")
@@ -146,7 +146,7 @@ def test_the_runtime_directory_is_the_configured_then_that_of_systemd_then_of_th
             if unset:
                 monkeypatch.delenv(unset)
             if len(found) == 3:
-                # Nobody may enter it any more but others.
+                # It is not private any more.
                 os.chmod("/run/osg-token-renewer", 0o755)
         assert found[:3] == [
             (f"{short}/configured", True),
@@ -157,11 +157,11 @@ def test_the_runtime_directory_is_the_configured_then_that_of_systemd_then_of_th
         with private_directories.open_runtime_directory(None) as last:
             assert last == (f"{short}/user/osg-token-renewer", True)
 
-    # A /run of the test's own, in which this user may make directories.
+    # This user may make directories in a /run of the test's own.
     apart(body, tmpfs={run: "mode=755"})
 
 
-def test_what_is_passed_over_is_said_where_somebody_named_it_or_it_is_this_users(
+def test_an_unusable_directory_is_reported_if_somebody_named_it_or_this_user_owns_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, short: Path
 ) -> None:
     named = f"{short}/{'x' * 80}"
@@ -181,18 +181,17 @@ def test_what_is_passed_over_is_said_where_somebody_named_it_or_it_is_this_users
         os.mkdir(paths.RUNTIME, 0o755)
         assert passed_over() == [named, paths.RUNTIME]
         if ROOT:
-            # As the service's is for whoever else renews tokens on this host.
+            # Other users pass over the directory of the service without a word.
             os.chown(paths.RUNTIME, NOBODY, NOBODY)
             assert passed_over() == [named]
 
     apart(body, tmpfs={Path("/run"): "mode=755"})
 
 
-def test_where_there_is_no_place_at_all_no_agent_is_started_where_others_can_go(
+def test_if_no_directory_can_be_used_no_agent_can_start_in_one_that_others_can_enter(
     monkeypatch: pytest.MonkeyPatch, short: Path
 ) -> None:
-    """Whoever can replace an agent's directory can take the place of the agent, which is given the
-    account."""
+    """Who can replace the directory of an agent can take its place, and would get the account."""
     (short / "open").mkdir()
     (short / "open").chmod(0o777)
 
@@ -209,7 +208,7 @@ def test_where_there_is_no_place_at_all_no_agent_is_started_where_others_can_go(
     apart(body, tmpfs={Path("/run"): "mode=755,nr_inodes=1"})
 
 
-def test_the_last_resort_is_a_private_directory_that_nobody_else_finds_and_that_goes_away(
+def test_the_last_resort_is_a_private_temporary_directory_that_is_removed_afterwards(
     short: Path,
 ) -> None:
     def body() -> None:
@@ -220,11 +219,11 @@ def test_the_last_resort_is_a_private_directory_that_nobody_else_finds_and_that_
             (Path(path) / "socket").write_text("")
         assert not os.path.exists(path)
 
-    # Not root, who may make /run/osg-token-renewer.
+    # Root may make /run/osg-token-renewer.
     apart(body, unprivileged=True)
 
 
-def test_a_last_resort_goes_away_after_an_exception_too(short: Path) -> None:
+def test_a_temporary_directory_is_removed_after_an_exception_too(short: Path) -> None:
     def body() -> None:
         with pytest.raises(ZeroDivisionError), private_directories.open_runtime_directory(None):
             raise ZeroDivisionError
@@ -234,7 +233,7 @@ def test_a_last_resort_goes_away_after_an_exception_too(short: Path) -> None:
 
 
 def runtime_apart(configured: Path) -> None:
-    """The configured directory is passed over; what comes instead is private, and not there."""
+    """The configured directory is passed over; another one is used, which is private."""
 
     def body() -> None:
         with private_directories.open_runtime_directory(str(configured)) as (path, _shared):
@@ -283,7 +282,7 @@ def test_a_path_that_is_too_long_for_sockets_is_not_used_and_not_made(short: Pat
     assert not (short / name).exists()
 
 
-if ROOT:  # nobody else can make a directory that is not its own
+if ROOT:  # only root can make a directory for another user
 
     def test_a_private_directory_of_another_user_is_not_used(short: Path) -> None:
         (short / "d").mkdir(mode=0o700)

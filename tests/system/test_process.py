@@ -17,9 +17,9 @@ from osg_token_renewer.errors import Local, ProgramMissing, TimedOut
 from osg_token_renewer.system import memory_files, process
 from tests.host import LONGEST, alive, until
 
-# Limits that are never met: what ends before has not been waited for.
+# A limit that no test reaches: a program that ends earlier was not waited for.
 ENOUGH = LONGEST
-# A limit that is meant to be met.
+# A limit that the program reaches.
 SHORT = 0.5
 
 
@@ -32,7 +32,7 @@ def shell(program: str, timeout: float = ENOUGH, **options: Any) -> process.Comp
 
 
 def have_ended(*pids: int) -> None:
-    """A process that was killed may need another moment to be dead."""
+    """A process that was killed may need another moment to end."""
     until(lambda: not any(map(alive, pids)))
 
 
@@ -42,7 +42,7 @@ def written(path: Path) -> list[int]:
     return [int(word) for word in path.read_text().split()[:-1]]
 
 
-def test_both_outputs_and_the_status_are_told() -> None:
+def test_both_outputs_and_the_status_are_returned() -> None:
     assert shell("echo out; echo err >&2; exit 7") == process.Completed(7, "out\n", "err\n")
 
 
@@ -53,7 +53,7 @@ def test_a_program_that_a_signal_ended_has_a_negative_status() -> None:
 # What a program is given
 
 
-def test_standard_input_of_ours_is_not_read(tmp_path: Path) -> None:
+def test_a_program_does_not_read_our_standard_input(tmp_path: Path) -> None:
     (tmp_path / "typed").write_text("yes\n")
     before, typed = os.dup(0), os.open(tmp_path / "typed", os.O_RDONLY)
     os.dup2(typed, 0)
@@ -65,14 +65,14 @@ def test_standard_input_of_ours_is_not_read(tmp_path: Path) -> None:
         os.close(typed)
 
 
-def test_a_program_has_a_session_and_a_group_of_its_own() -> None:
+def test_a_program_has_its_own_session_and_process_group() -> None:
     done = python("import os; print(os.getpid(), os.getpgid(0), os.getsid(0))")
     pid, group, session = done.stdout.split()
     assert pid == group == session
     assert int(session) != os.getsid(0)
 
 
-def test_files_are_created_for_their_owner_alone(tmp_path: Path) -> None:
+def test_the_files_of_a_program_are_private_to_their_owner(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         shell(f"umask; : > '{tmp_path}/file'; mkdir '{tmp_path}/directory'")
@@ -81,16 +81,14 @@ def test_files_are_created_for_their_owner_alone(tmp_path: Path) -> None:
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("file", "directory")] == [0o600, 0o700]
 
 
-def test_the_working_directory_of_ours_does_not_matter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_working_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert shell("pwd").stdout == "/\n"
 
 
-def test_the_environment_is_what_is_listed_and_given_and_nothing_else(
+def test_the_environment_has_only_listed_and_given_variables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in (
@@ -139,7 +137,7 @@ def test_only_descriptors_that_are_passed_are_inherited(tmp_path: Path) -> None:
     assert str(tmp_path / "b") not in opened.stdout
 
 
-def test_a_file_in_memory_is_read_by_who_inherits_it_as_often_as_it_likes_and_written_by_nobody() -> None:
+def test_a_program_can_read_an_inherited_memory_file_more_than_once_and_nobody_can_write_it() -> None:
     with memory_files.make_memory_file(b"hunter2\n") as descriptor:
         path = memory_files.inherited_path(descriptor)
         done = shell(
@@ -194,7 +192,7 @@ def test_output_that_is_not_utf_8_is_kept_with_replacement_characters() -> None:
     )
 
 
-def test_what_a_program_prints_may_be_nothing() -> None:
+def test_a_program_may_close_its_outputs() -> None:
     assert shell("exec >&- 2>&-; exit 3") == process.Completed(3, "", "")
 
 
@@ -203,7 +201,7 @@ def test_what_a_program_prints_may_be_nothing() -> None:
 
 def test_a_program_that_does_not_end_is_killed_with_all_it_started(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    # A child that ignores SIGTERM, a grandchild with other outputs, and the program itself.
+    # A child ignores SIGTERM, and a grandchild has other outputs than the program.
     program = (
         f"(trap '' TERM; sleep 1000 >/dev/null 2>&1 & echo $$ $! . > '{pids}'; echo begun; sleep 1000) & wait"
     )
@@ -224,25 +222,25 @@ def test_a_program_that_closed_its_outputs_and_does_not_end_is_killed(tmp_path: 
 
     with pytest.raises(TimedOut, match=r"^sh had not ended after \d+ s$"):
         shell(
-            f"echo $$ . > '{tmp_path}/pids'; exec 2>&-; echo begun; exec >&-; : >'{tmp_path}/closed'; sleep 1000",
+            f"echo $$ . > '{tmp_path}/pids'; "
+            f"exec 2>&-; echo begun; exec >&-; : >'{tmp_path}/closed'; sleep 1000",
             watch=watch,
         )
     have_ended(*written(tmp_path / "pids"))
 
 
-def test_what_a_program_leaves_in_its_group_has_ended_when_it_has(tmp_path: Path) -> None:
+def test_no_process_of_the_group_outlives_the_program(tmp_path: Path) -> None:
     done = shell(f"sleep 1000 >/dev/null 2>&1 & echo $! . > '{tmp_path}/pids'; echo done")
     assert (done.status, done.stdout) == (0, "done\n")
     have_ended(*written(tmp_path / "pids"))
 
 
-def test_no_time_limit_is_met_by_a_program_that_is_in_time() -> None:
+def test_a_program_that_ends_in_time_is_not_cut_off() -> None:
     assert shell("sleep 0.3; echo late", ENOUGH).stdout == "late\n"
 
 
 def test_a_watch_sees_what_is_printed_so_far_and_extends_the_time_limit(tmp_path: Path) -> None:
-    """The limit has passed when the code is read, which is there by then; only the watch's word lets the
-    program go on."""
+    """The limit has passed when the program prints `code`; only the watch lets it go on."""
     seen: list[str] = []
 
     def watch(text: str) -> Optional[float]:
@@ -326,7 +324,7 @@ def test_a_program_that_cannot_be_started_is_named(
         process.run([str(program)], process.environment(), ENOUGH)
 
     assert type(failure.value) is kind
-    # Fewer, when something of an earlier test is collected meanwhile.
+    # There may be fewer, if the collector closed some of an earlier test meanwhile.
     assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
@@ -353,7 +351,8 @@ def started(program: str) -> process.Running:
 
 def test_a_program_may_end_by_itself_after_sigterm(tmp_path: Path) -> None:
     running = started(
-        f"trap 'echo tidied > {tmp_path}/tidied; exit 0' TERM; echo $$ . > '{tmp_path}/pids'; while :; do sleep 0.05; done"
+        f"trap 'echo tidied > {tmp_path}/tidied; exit 0' TERM; "
+        f"echo $$ . > '{tmp_path}/pids'; while :; do sleep 0.05; done"
     )
     written(tmp_path / "pids")
     process.end(running, ENOUGH)
@@ -379,11 +378,11 @@ def test_a_child_that_outlives_its_parent_is_ended_with_the_group(tmp_path: Path
     have_ended(*pids)
 
 
-def test_ending_what_has_ended_leaves_no_descriptor_behind() -> None:
+def test_ending_a_program_that_has_ended_leaves_no_descriptor_behind() -> None:
     before = os.listdir("/proc/self/fd")
     running = started("exit 5")
     running.process.wait(ENOUGH)
     process.end(running)
     assert running.process.returncode == 5
-    # Fewer, when something of an earlier test is collected meanwhile.
+    # There may be fewer, if the collector closed some of an earlier test meanwhile.
     assert len(os.listdir("/proc/self/fd")) <= len(before)

@@ -1,4 +1,4 @@
-"""The commands that open the service's sandbox are run as they stand, and systemd reads what they write."""
+"""The commands that open the service's sandbox: the tests run them, and systemd reads what they write."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from tests.specs import file_token
 
 @pytest.fixture(autouse=True)
 def service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is what systemd would have started (systemd.exec(5))."""
+    """This process looks as if systemd had started it (systemd.exec(5))."""
     monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
 
 
 def written_by(command: Optional[str], directory: Path) -> list[str]:
-    """The lines of the drop-in that a command writes, its place and the daemon put into a directory of the
-    test."""
+    """The lines of the drop-in that `command` writes, which goes into `directory` instead of /etc."""
     assert command is not None
     shell = f"systemctl() {{ echo $* >{directory}/told; }}\n" + command.replace(
         paths.DROP_INS, str(directory / "drop-ins")
@@ -58,7 +57,7 @@ def test_the_command_for_a_directory_writes_a_drop_in(
     assert written_by(sandbox.opening(directory), tmp_path) == ["[Service]", *lines]
 
 
-def test_systemd_reads_the_drop_in_of_an_odd_directory(tmp_path: Path) -> None:
+def test_systemd_accepts_the_drop_in_for_a_directory_with_special_characters(tmp_path: Path) -> None:
     lines = written_by(sandbox.opening('/srv/50% off\'s \\ "x"'), tmp_path)
     unit = tmp_path / "odd.service"
     unit.write_text("\n".join([*lines, "Type=oneshot", "ExecStart=/bin/true\n"]))
@@ -72,7 +71,7 @@ def test_the_command_for_groups_takes_the_user_namespace_away(tmp_path: Path) ->
     assert written_by(sandbox.foreign_groups(), tmp_path) == ["[Service]", "PrivateUsers=no"]
 
 
-def test_each_setting_that_a_command_changes_is_one_that_the_unit_makes() -> None:
+def test_each_setting_that_a_command_changes_is_in_the_unit() -> None:
     unit = (ROOT / "systemd" / "osg-token-renewer.service").read_text().splitlines()
     assert {"PrivateTmp=yes", "ProtectHome=yes", "PrivateUsers=yes", "ProtectSystem=strict"} <= set(unit)
     read_only = [
@@ -87,10 +86,10 @@ def test_each_setting_that_a_command_changes_is_one_that_the_unit_makes() -> Non
 
 
 @pytest.mark.parametrize("started", [None, "1", "0"])
-def test_what_systemd_did_not_start_itself_has_no_such_command(
+def test_a_process_that_systemd_did_not_start_itself_gets_no_command(
     monkeypatch: pytest.MonkeyPatch, started: Optional[str]
 ) -> None:
-    """A shell, a job of cron or a test inherits the environment of the service that it descends from."""
+    """A shell, a cron job or a test inherits the environment of the service that started it."""
     if started is None:
         monkeypatch.delenv("SYSTEMD_EXEC_PID")
     else:
@@ -126,6 +125,6 @@ def test_a_directory_that_the_unit_hides_is_reported_with_the_command(directory:
     assert failure.value.hint == f"let the service see it: {sandbox.opening(directory)}"
 
 
-def test_a_directory_that_is_nowhere_is_just_missing() -> None:
+def test_a_directory_that_does_not_exist_is_reported_as_missing() -> None:
     with pytest.raises(Local, match=r"^there is no directory /srv/nobody-has-this$"):
         FileSink().preflight(file_token("x", "a", "/srv/nobody-has-this/x"))

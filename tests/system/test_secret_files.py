@@ -15,7 +15,7 @@ from osg_token_renewer.system.secret_files import read_secret
 from tests.faults import apart
 
 
-def test_a_secret_file_that_is_none_is_said_at_once(tmp_path: Path) -> None:
+def test_a_secret_file_must_be_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "directory").mkdir()
     for name, why in (("pipe", "not a regular file"), ("directory", "Is a directory")):
@@ -26,7 +26,7 @@ def test_a_secret_file_that_is_none_is_said_at_once(tmp_path: Path) -> None:
         assert raised.value.hint == "name a regular file"
 
 
-def test_a_secret_file_gives_its_first_line(tmp_path: Path) -> None:
+def test_the_secret_is_the_first_line_of_its_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     for content, line in (
         (b"one\ntwo\n", "one"),
@@ -39,15 +39,15 @@ def test_a_secret_file_gives_its_first_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "\n", "\nsecond"])
-def test_a_secret_file_without_a_first_line_says_what_it_was_to_be(tmp_path: Path, content: str) -> None:
+def test_a_secret_file_with_an_empty_first_line_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "secret"
     file.write_text(content)
     with pytest.raises(Local, match=f"^the password file {file} is empty$"):
         read_secret(SecretFile(str(file)), "password")
 
 
-def test_a_secret_file_that_is_not_there_or_may_not_be_read_comes_with_a_hint() -> None:
-    # Not tmp_path, which another user cannot reach.
+def test_a_secret_file_that_is_missing_or_may_not_be_read_comes_with_a_hint() -> None:
+    # Another user cannot reach tmp_path.
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         (Path(name) / "secret").touch(0o600)
@@ -83,7 +83,7 @@ def test_a_credential_is_a_file_that_systemd_hands_over(
     assert read_secret(options.secret_file("credential:robot"), "password") == "hunter2"
 
 
-def test_a_credential_without_systemd_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_credential_without_systemd_comes_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with pytest.raises(Local, match="CREDENTIALS_DIRECTORY is not set") as caught:
         read_secret(options.secret_file("credential:robot"), "password")

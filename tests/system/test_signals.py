@@ -15,7 +15,7 @@ from tests.host import LONGEST, alive, until
 
 
 class Ended(Exception):
-    """What the handler of a program raises that ends at once."""
+    """A handler raises this to end its program at once."""
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def raising() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
-def test_a_signal_waits_until_what_must_not_be_disturbed_is_over(raising: None) -> None:
+def test_a_deferred_signal_is_handled_at_the_end_of_the_context(raising: None) -> None:
     reached = False
     with pytest.raises(Ended), defer_signals():
         os.kill(os.getpid(), signal.SIGHUP)
         reached = True
     assert reached
-    # The handler is back in its place.
+    # The handler is installed again.
     with pytest.raises(Ended):
         os.kill(os.getpid(), signal.SIGHUP)
 
@@ -48,7 +48,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_signal_that_comes_while_a_program_is_started_leaves_none_behind(
+def test_a_signal_during_the_start_of_a_program_leaves_no_process_behind(
     raising: None, tmp_path: Path
 ) -> None:
     program = f"echo $$ > '{tmp_path}/pid'; kill -HUP $PPID; exec sleep 1000"

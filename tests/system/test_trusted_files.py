@@ -1,4 +1,4 @@
-"""Which files can be believed: modes, owners and directories of real files."""
+"""Which files are trusted, by the modes, owners and directories of real files."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def flaws(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o644])
-def test_a_file_that_only_its_owner_can_write_is_believed(file: Path, mode: int) -> None:
+def test_a_file_that_only_its_owner_can_write_is_trusted(file: Path, mode: int) -> None:
     file.chmod(mode)
     assert flaws(file) == []
 
 
 @pytest.mark.parametrize("mode", [0o602, 0o606, 0o666, 0o777])
-def test_a_file_that_others_can_write_is_not(file: Path, mode: int) -> None:
+def test_a_file_that_others_can_write_is_not_trusted(file: Path, mode: int) -> None:
     file.chmod(mode)
     assert flaws(file) == [f"others can write it: chmod o-w {file}"]
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o757, 0o2777])
-def test_a_directory_that_others_can_write_to_spoils_what_is_in_it_or_below(file: Path, mode: int) -> None:
+def test_a_file_below_a_directory_that_others_can_write_to_is_not_trusted(file: Path, mode: int) -> None:
     for directory in (file.parent, file.parent.parent):
         directory.chmod(mode)
     assert flaws(file) == [
@@ -51,12 +51,12 @@ def test_a_directory_that_others_can_write_to_spoils_what_is_in_it_or_below(file
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o775, 0o700])
-def test_a_directory_in_which_others_cannot_replace_a_file_does_not(file: Path, mode: int) -> None:
+def test_a_file_in_a_directory_where_others_cannot_replace_it_is_trusted(file: Path, mode: int) -> None:
     file.parent.chmod(mode)
     assert flaws(file) == []
 
 
-def test_a_link_is_no_way_around_the_directories_of_what_it_leads_to_nor_of_its_own(
+def test_a_link_is_trusted_if_its_own_directories_and_those_of_its_target_are(
     file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "links").mkdir()
@@ -70,13 +70,13 @@ def test_a_link_is_no_way_around_the_directories_of_what_it_leads_to_nor_of_its_
     ]
 
 
-def test_everything_that_is_wrong_is_told(file: Path) -> None:
+def test_all_flaws_of_a_file_are_reported(file: Path) -> None:
     file.chmod(0o666)
     file.parent.chmod(0o777)
     assert len(flaws(file)) == 2
 
 
-def test_a_directory_for_everyone_on_a_read_only_file_system_is_well(tmp_path: Path) -> None:
+def test_a_directory_for_everybody_on_a_read_only_file_system_is_no_flaw(tmp_path: Path) -> None:
     def body() -> None:
         tmp_path.chmod(0o777)
         (tmp_path / "config.ini").touch(0o644)
@@ -87,16 +87,16 @@ def test_a_directory_for_everyone_on_a_read_only_file_system_is_well(tmp_path: P
     apart(body, tmpfs={tmp_path: "size=128k"})
 
 
-def test_the_null_device_is_believed() -> None:
+def test_the_null_device_is_trusted() -> None:
     assert flaws(Path(os.devnull)) == []
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/tty"])
-def test_another_device_is_not(device: str) -> None:
+def test_another_device_is_not_trusted(device: str) -> None:
     assert "it is not a regular file" in flaws(Path(device))
 
 
-def test_what_was_opened_is_judged_not_what_has_its_name_by_now(file: Path) -> None:
+def test_the_open_file_is_judged_and_not_a_new_one_of_the_same_name(file: Path) -> None:
     file.chmod(0o606)
     with file.open() as opened:
         file.unlink()
@@ -107,22 +107,22 @@ def test_what_was_opened_is_judged_not_what_has_its_name_by_now(file: Path) -> N
         ]
 
 
-def test_what_cannot_be_looked_at_is_not_judged(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_and_no_flaw(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         flaws(tmp_path / "missing")
 
 
-if ROOT:  # nobody else can give files away
+if ROOT:  # only root can give files away
 
     @pytest.fixture
     def reachable() -> Iterator[Path]:
-        """A file that another user can look at, which those under tmp_path are not."""
+        """A file that another user can reach; those below tmp_path are out of reach."""
         with tempfile.TemporaryDirectory() as name:
             os.chmod(name, 0o755)
             (Path(name) / "x").touch(mode=0o600)
             yield Path(name) / "x"
 
-    def test_a_file_of_another_user_is_not_believed(reachable: Path) -> None:
+    def test_a_file_of_another_user_is_not_trusted(reachable: Path) -> None:
         os.chown(reachable, 4242, 0)
         problem = "it belongs to 4242, neither to root nor to the service user: chown osg-token-svc " + str(
             reachable
@@ -131,17 +131,17 @@ if ROOT:  # nobody else can give files away
         apart(lambda: _assert(flaws(reachable) == [problem]), unprivileged=True)
 
     @pytest.mark.parametrize("owner", [0, NOBODY])
-    def test_roots_files_and_the_users_own_are_believed_by_a_user(reachable: Path, owner: int) -> None:
+    def test_a_user_trusts_files_of_root_and_its_own(reachable: Path, owner: int) -> None:
         os.chown(reachable, owner, 0)
         apart(lambda: _assert(flaws(reachable) == []), unprivileged=True)
 
     @pytest.mark.parametrize("unprivileged", [False, True])
-    def test_the_service_users_files_are_believed_by_everyone(reachable: Path, unprivileged: bool) -> None:
+    def test_everybody_trusts_files_of_the_service_user(reachable: Path, unprivileged: bool) -> None:
         os.chown(reachable, 4242, 0)
         users = {"osg-token-svc": 4242}
         apart(lambda: _assert(flaws(reachable) == []), users=users, unprivileged=unprivileged)
 
-    def test_a_group_that_can_write_must_be_roots_the_services_or_the_users_own(
+    def test_a_group_that_can_write_must_be_that_of_root_of_the_service_or_of_the_user(
         file: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "group").write_text("root:x:0:\nosg-token-svc:x:4242:\nusers:x:100:\n")
