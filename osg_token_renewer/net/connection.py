@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
@@ -37,7 +36,7 @@ class Connections(AbstractContextManager["Connections"]):
     """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str, str], Connection] = OrderedDict()
+        self._kept: dict[tuple[str, str, str], Connection] = {}
 
     def __exit__(self, *error: object) -> None:
         for each in self._kept.values():
@@ -45,14 +44,15 @@ class Connections(AbstractContextManager["Connections"]):
         self._kept.clear()
 
     def to(self, url: str, bundle: CaBundle) -> Connection:
+        """The connection to the server of `url`, for Clients that trust `bundle`."""
         scheme, server = urlsplit(url)[:2]
         key = bundle.path, scheme, server
-        if key not in self._kept:
-            self._kept[key] = Connection(bundle)
-        self._kept.move_to_end(key)
+        connection = self._kept.pop(key, None) or Connection(bundle)
+        # The last key is the one that was used last.
+        self._kept[key] = connection
         if len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)[1].close()
-        return self._kept[key]
+            self._kept.pop(next(iter(self._kept))).close()
+        return connection
 
 
 class Connection(requests.adapters.HTTPAdapter):
@@ -116,8 +116,8 @@ class Connection(requests.adapters.HTTPAdapter):
 
             def _new_conn(self) -> Any:
                 # A SOCKS proxy may be the one to resolve names.
-                by_proxy, connect = hasattr(self, "_socks_options"), super()._new_conn
-                owner._socket = connect() if by_proxy else owner._connect_to_any(self, connect)
+                proxy_resolves, connect = hasattr(self, "_socks_options"), super()._new_conn
+                owner._socket = connect() if proxy_resolves else owner._connect_to_any(self, connect)
                 return owner._socket
 
         return Bounded

@@ -11,7 +11,8 @@ from osg_token_renewer.errors import Unavailable
 def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, Any]:
     """The metadata of the issuer (OpenID Connect Discovery 1.0 section 4, else RFC 8414 section 3).
 
-    `timeout` is in seconds for each request. Raises Unavailable, or Local without a CA bundle."""
+    `timeout` is in seconds for each request. Raises Unavailable, or Local without a CA bundle.
+    """
     from osg_token_renewer.net.https import Client, host
 
     status = 0

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.net.server import (
     DRIPPED_HEADERS,
     ENDLESS,
     LIMIT,
+    Behaviour,
     Server,
     Start,
     answering_all,
@@ -94,6 +96,49 @@ def test_the_time_limit_holds_for_a_proxy_that_drips_before_tls(
 
     assert time.monotonic() - began < BOUND
     assert re.match(r"CONNECT issuer\.invalid:443 ", proxy.requests[0])
+
+
+def test_a_proxy_that_speaks_tls_is_verified_with_the_same_bundle(
+    serving: Start,
+    certificate: trustme.LeafCert,
+    server: Server,
+    ca_file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxy = serving(certificate)
+    proxy.behaviour = tunnel(proxy, server)
+    monkeypatch.setenv("https_proxy", f"https://localhost:{proxy.port}")
+    assert post(server, ca_file).body == b"{}"
+
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    with pytest.raises(Unavailable, match="certificate verify failed"):
+        post(server, str(tmp_path / "other.pem"))
+    assert (len(proxy.requests), len(server.requests)) == (1, 1)
+
+
+def tunnel(proxy: Server, server: Server) -> Behaviour:
+    """Passes bytes on between the client and the server (RFC 9110 section 9.3.6)."""
+
+    def behave(client: socket.socket) -> None:
+        proxy.request(client)
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", server.port), BOUND) as onward:
+
+            def back() -> None:
+                with suppress(OSError):
+                    while piece := onward.recv(4096):
+                        client.sendall(piece)
+
+            answering = threading.Thread(target=back)
+            answering.start()
+            with suppress(OSError):
+                while piece := client.recv(4096):
+                    onward.sendall(piece)
+                onward.shutdown(socket.SHUT_WR)
+            answering.join(BOUND)
+
+    return behave
 
 
 def test_an_answer_after_one_that_was_cut_off_is_read(server: Server, ca_file: str) -> None:
