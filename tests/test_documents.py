@@ -82,7 +82,7 @@ def test_each_file_that_a_document_names_exists(document: str) -> None:
         if "://" not in target and not target.startswith("#")
     ]
     folders = f"{PACKAGE}|completions|docs|libexec|sbin|systemd|testbed|tests|tools|etc"
-    paths = [ROOT / path for path in re.findall(rf"`((?:{folders})/[^`*]*)`", text) if "my_" not in path]
+    paths = [ROOT / path for path in re.findall(rf"(?<!Write )`((?:{folders})/[^`*]*)`", text)]
     assert [str(path) for path in (*links, *paths) if not path.exists()] == []
 
 
