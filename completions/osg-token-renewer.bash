@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # Completion of osg-token-renewer and osg-token-renewer-setup for bash, with the package bash-completion.
-# Names of tokens and accounts are read from the headers of the configuration's sections: no program is started but sed, so that it is
-# quick and says nothing, whatever the configuration is like.
+# sed reads the names of tokens and accounts from the section headers of the configuration. That is quick, and
+# prints nothing, even if the configuration has errors.
 
-# What stands on the line already: sets `config`, and `command`, the first word that is no option.
+# Sets `config` and `command` (the first word that is not an option) from the words on the line so far.
 _osg_token_renewer_line() {
     local i
     for ((i = 1; i < cword; i++)); do
@@ -15,23 +15,24 @@ _osg_token_renewer_line() {
     done
 }
 
-# The names of the sections [KIND NAME] of a main configuration file (empty: the default one) and its drop-ins, a line each.
-# Sets options of the shell: for a subshell.
+# Prints the names of the sections [KIND NAME] of a main configuration file (empty: the default one) and its
+# drop-ins, one a line. Run it in a subshell, because it sets options of the shell.
 _osg_token_renewer_names() {
-    local kind=$1 main=${2//[\\\'\"]/} file files=()
+    local kind=$1 main=${2//[\\\'\"]/} file files=() header
     main=${main:-${OSG_TOKEN_RENEWER_CONFIG_PATH:-/etc/osg/token-renewer/config.ini}}
     [[ $main == \~/* ]] && main=$HOME/${main#\~/}
     [[ $main == */* ]] || main=./$main
     shopt -u failglob
     for file in "$main" "${main%/*}"/config.d/*.ini; do
-        # A pipe could keep sed waiting for ever.
+        # Only regular files: sed could wait for a pipe for ever.
         [[ -f $file && -r $file ]] && files+=("$file")
     done
     ((${#files[@]})) || return
-    LC_ALL=C sed -n "s/^\[[[:blank:]]*${kind}[[:blank:]]\{1,\}\([^][:blank:]]\{1,\}\)[[:blank:]]*\].*/\1/p" "${files[@]}" 2>/dev/null
+    header="^\[[[:blank:]]*${kind}[[:blank:]]\{1,\}\([^][:blank:]]\{1,\}\)[[:blank:]]*\].*"
+    LC_ALL=C sed -n "s/$header/\1/p" "${files[@]}" 2>/dev/null
 }
 
-# Offers those names. Not by compgen -W, which would execute what stands in them.
+# Offers those names. compgen -W would execute code in them.
 _osg_token_renewer_offer_names() {
     local name quoted
     while IFS= read -r name; do
@@ -81,11 +82,12 @@ _osg_token_renewer_setup() {
     esac
     $split && return
     if [[ $cur == -* ]]; then
-        offered="-h --help --version -v --verbose --manual --client-credentials --reauthenticate --pw-file --create-pw-file --issuer
-            --scope --audience --client-id --client-secret-file --ca-file --timeout --service-user --write-config --config"
+        offered="-h --help --version -v --verbose --manual --client-credentials --reauthenticate --pw-file
+            --create-pw-file --issuer --scope --audience --client-id --client-secret-file --ca-file --timeout
+            --service-user --write-config --config"
         mapfile -t COMPREPLY < <(compgen -W "$offered" -- "$cur")
     elif [[ " ${words[*]} " == *" --reauthenticate "* ]]; then
-        # Otherwise the name is a new one.
+        # Without --reauthenticate, the account is new.
         _osg_token_renewer_line
         _osg_token_renewer_offer_names account "$config"
     fi

@@ -1,3 +1,3 @@
 #!/bin/sh
-# What osg-token-renewer.service starts: the renewal program beside this file. Its exit status is this one's.
+# The service and cron start this. It becomes the renewal program beside it.
 exec "$(dirname "$(readlink -f "$0")")/osg-token-renewer" "$@"

@@ -1,49 +1,51 @@
-"""What the documents say, against what the programs and the schema say of themselves."""
+"""The documents, checked against the programs and the source tree.
+
+The man pages are the complete reference; tests/test_manual.py checks them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
 import pytest
 
 from osg_token_renewer import cli
-from osg_token_renewer.config import load, schema
-from osg_token_renewer.options import Option
-from osg_token_renewer.sinks.registry import SINKS
-from osg_token_renewer.sources.registry import SOURCES
+from osg_token_renewer.commands import setup
+from osg_token_renewer.config import load
 from tests.host import ROOT
+from tests.test_imports import MAY_IMPORT, PACKAGE, VOCABULARY
 
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 EXAMPLE = ROOT / "etc" / "osg" / "token-renewer" / "config.ini"
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"]
 
 
-def options() -> list[Option]:
-    return [
-        *schema.ACCOUNT,
-        *schema.TOKEN,
-        *schema.RENEWER,
-        *(option for source in SOURCES.values() for option in source.OPTIONS),
-        *(option for sink in SINKS.values() for option in sink.OPTIONS),
-    ]
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, by the command's name."""
+    (subparsers,) = (
+        action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    return dict(subparsers.choices)
 
 
-def test_the_readme_describes_each_option_of_the_configuration_and_no_other() -> None:
-    rows = re.findall(r"^\| (?:`\[[^|]*`)? ?\| (`[^|]*) \| [^|]* \| [^|]*\|$", README, re.MULTILINE)
-    described = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert described == {option.name for option in options()}
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
 
 
-def test_the_readme_shows_each_command_line_option_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
-    block = README.split("## Commands")[1].split("```text")[1].split("```")[0]
-    shown = set(re.findall(r"--[a-z-]+", block))
-    for command in ([], ["renew"], ["check"], ["status"]):
-        with pytest.raises(SystemExit):
-            cli.main([*command, "--help"])
-    with pytest.raises(SystemExit):
-        cli.setup_main(["--help"])
-    offered = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    assert shown == offered - {"--help", "--version", "--verbose", "--quiet"}
+def test_each_option_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"(?<!\S)`?(--[a-z][a-z-]*)", re.sub(r"systemctl.*", "", README)))
+    known = {
+        option
+        for parser in (*parsers().values(), setup.build_parser())
+        for action in parser._actions
+        for option in action.option_strings
+    }
+    assert named
+    assert named - known == set()
 
 
 def test_the_configuration_in_the_readme_is_valid(tmp_path: Path) -> None:
@@ -53,11 +55,11 @@ def test_the_configuration_in_the_readme_is_valid(tmp_path: Path) -> None:
     )
 
 
-def test_the_installed_example_has_no_section_as_it_is(tmp_path: Path) -> None:
+def test_the_installed_example_configures_nothing(tmp_path: Path) -> None:
     assert names_in(EXAMPLE.read_text(), tmp_path) == ([], [])
 
 
-def test_the_installed_example_is_valid_once_its_options_are_uncommented(tmp_path: Path) -> None:
+def test_the_installed_example_is_valid_when_its_options_are_uncommented(tmp_path: Path) -> None:
     uncommented = re.sub(r"^#(?=\[|\w+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
     assert names_in(uncommented, tmp_path) == (["ACCOUNT_SHORTNAME", "CLIENT_NAME"], ["TOKEN_NAME"])
 
@@ -70,14 +72,31 @@ def names_in(text: str, directory: Path) -> tuple[list[str], list[str]]:
     return list(found.accounts), [token.name for token in found.tokens]
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"])
-def test_each_file_that_a_document_names_is_there(document: str) -> None:
+@pytest.mark.parametrize("document", [*DOCUMENTS, *(str(path.relative_to(ROOT)) for path in DECISIONS)])
+def test_each_file_that_a_document_names_exists(document: str) -> None:
     text = (ROOT / document).read_text()
-    links = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
-    paths = re.findall(
-        r"`((?:osg_token_renewer|completions|docs|libexec|sbin|systemd|testbed|tests|tools|etc)/[^`*]*)`",
-        text,
-    )
-    named = [path for path in (*links, *paths) if "my_source" not in path]
-    assert named
-    assert [path for path in named if not (ROOT / path).exists()] == []
+    directory = (ROOT / document).parent
+    links = [
+        directory / target.partition("#")[0]
+        for target in re.findall(r"\]\(([^)]+)\)", text)
+        if "://" not in target and not target.startswith("#")
+    ]
+    folders = f"{PACKAGE}|completions|docs|libexec|sbin|systemd|testbed|tests|tools|etc"
+    paths = [ROOT / path for path in re.findall(rf"(?<!Write )`((?:{folders})/[^`*]*)`", text)]
+    assert [str(path) for path in (*links, *paths) if not path.exists()] == []
+
+
+def test_the_architecture_shows_the_table_of_imports_that_the_tests_enforce() -> None:
+    rows = re.findall(r"^\| `(\w+)(?:\.py|/)` \| [^|]* \| ([^|]*) \|$", ARCHITECTURE, re.MULTILINE)
+    shown = {folder: set(re.findall(r"`(\w+)`", may)) for folder, may in rows}
+    there = {path.stem for path in (ROOT / PACKAGE).iterdir() if path.suffix == ".py" or path.is_dir()}
+    known = there - {"__pycache__", *VOCABULARY}
+    assert shown == {folder: may & known for folder, may in MAY_IMPORT.items() if folder in known}
+
+
+def test_each_decision_has_its_number_and_its_three_parts() -> None:
+    assert [int(path.name[:4]) for path in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    for path in DECISIONS:
+        text = path.read_text()
+        assert text.startswith(f"# {int(path.name[:4])}. "), path.name
+        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]

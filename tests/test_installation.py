@@ -1,9 +1,10 @@
-"""`make install` and `make uninstall`, into a directory: the same list of files for everyone who puts
-together a package."""
+"""`make install` and `make uninstall`."""
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import re
 import stat
 import subprocess
@@ -12,31 +13,23 @@ from pathlib import Path
 import pytest
 
 from osg_token_renewer import __version__
+from osg_token_renewer.system import paths
+from osg_token_renewer.system.users import SERVICE_USER
+from tests import faults
 from tests.host import ROOT
 
 PREFIX = "/opt/osg"
 MODULES = f"{PREFIX}/lib/modules"
 
 
-def make(target: str, destination: Path, *settings: str) -> str:
-    # Nothing of a make that runs these tests.
+def make(target: str, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Runs the real make, with root's umask closed to others."""
+    # A make that runs these tests must not pass its own settings on.
     env = {
         name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"
     }
-    command = [
-        "make",
-        "--silent",
-        "-C",
-        str(ROOT),
-        target,
-        f"DESTDIR={destination}",
-        f"PREFIX={PREFIX}",
-        f"PYTHONDIR={MODULES}",
-        *settings,
-    ]
-    # Root's umask is not to be seen in what is installed. The time limit only proves that there is an end.
-    done = subprocess.run(
-        command,
+    return subprocess.run(
+        ["make", "--silent", "-C", str(ROOT), target, *settings],
         env=env,
         umask=0o077,
         stdin=subprocess.DEVNULL,
@@ -45,15 +38,20 @@ def make(target: str, destination: Path, *settings: str) -> str:
         timeout=300,
         check=False,
     )
+
+
+def make_below(destination: Path, target: str) -> str:
+    """Installs below a directory, or removes it again; returns what make prints."""
+    done = make(target, f"DESTDIR={destination}", f"PREFIX={PREFIX}", f"PYTHONDIR={MODULES}")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An installation to look at."""
+    """An installation that no test changes."""
     destination = tmp_path_factory.mktemp("installed")
-    make("install", destination)
+    make_below(destination, "install")
     return destination
 
 
@@ -68,7 +66,7 @@ def mode(path: Path) -> int:
 
 
 def test_everything_that_a_host_needs_is_installed_and_removed_again(tmp_path: Path) -> None:
-    make("install", tmp_path)
+    make_below(tmp_path, "install")
     installed = files(tmp_path)
     modules = {path for path in installed if path.startswith(MODULES)}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "osg_token_renewer").rglob("*.py")}
@@ -87,12 +85,12 @@ def test_everything_that_a_host_needs_is_installed_and_removed_again(tmp_path: P
         "/etc/osg/token-renewer/config.ini",
         *(f"/{path.relative_to(ROOT)}" for path in ROOT.glob("etc/*.d/*")),
     }
-    assert make("uninstall", tmp_path) == ""
+    assert make_below(tmp_path, "uninstall") == ""
     assert files(tmp_path) == set()
     assert list(tmp_path.rglob("*osg[-_]token*")) == []
 
 
-def test_what_is_installed_in_another_place_finds_itself_there(installed: Path) -> None:
+def test_an_installation_in_another_prefix_uses_that_prefix(installed: Path) -> None:
     for unit in ("lib/systemd/system/osg-token-renewer.service", "../../etc/cron.d/osg-token-renewer"):
         text = (installed / PREFIX[1:] / unit).read_text()
         assert f"{PREFIX}/libexec/osg-token-renewer/osg-token-renewer.sh" in text
@@ -108,15 +106,17 @@ def test_the_installed_programs_run_with_the_systems_python(installed: Path) -> 
     ):
         program = installed / PREFIX[1:] / name
         assert program.read_text().startswith("#!/usr/bin/python3 -I\n")
-        # Their Python is told where the modules are, as it would know of a place of its own.
-        start = "import runpy, sys; _, program, *sys.argv, modules = sys.argv; sys.argv[:0] = [program]; sys.path.append(modules); "
-        start += "runpy.run_path(program, None, '__main__')"
+        # Python does not know the directory of these modules, so it is told.
+        start = (
+            "import runpy, sys; _, program, *sys.argv, modules = sys.argv; sys.argv[:0] = [program]; "
+            "sys.path.append(modules); runpy.run_path(program, None, '__main__')"
+        )
         command = ["/usr/bin/python3", "-I", "-c", start, str(program), "--version", str(modules)]
         done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
         assert done.stdout.split()[1:] == [__version__], done.stderr
 
 
-def test_directories_and_secrets_are_closed_to_others_and_nothing_else_is(installed: Path) -> None:
+def test_only_directories_for_secrets_are_closed_to_others(installed: Path) -> None:
     for path, wanted in {
         "etc/osg/token-renewer": 0o750,
         "etc/osg/token-renewer/config.d": 0o750,
@@ -132,25 +132,46 @@ def test_directories_and_secrets_are_closed_to_others_and_nothing_else_is(instal
         assert mode(installed / path) == wanted, path
 
 
-def test_a_configuration_that_was_changed_and_a_site_s_own_modes_survive_both(tmp_path: Path) -> None:
+def test_a_changed_configuration_and_changed_modes_survive_install_and_uninstall(tmp_path: Path) -> None:
     config = tmp_path / "etc/osg/token-renewer/config.ini"
     tokens = tmp_path / "etc/osg/tokens"
-    make("install", tmp_path)
+    make_below(tmp_path, "install")
     config.write_text("[account a]\n")
     tokens.chmod(0o751)
     (tokens / "a.pw").write_text("password\n")
-    assert make("install", tmp_path) == f"{config} is left as it is\n"
+    assert make_below(tmp_path, "install") == f"{config} is left as it is\n"
     assert (config.read_text(), mode(tokens)) == ("[account a]\n", 0o751)
-    assert make("uninstall", tmp_path) == f"{config} is left as it is\n"
+    assert make_below(tmp_path, "uninstall") == f"{config} is left as it is\n"
     assert files(tmp_path) == {"/etc/osg/token-renewer/config.ini", "/etc/osg/tokens/a.pw"}
 
 
-def test_a_place_where_python_does_not_look_is_refused(tmp_path: Path) -> None:
-    command = ["make", "--silent", "-C", str(ROOT), "install", f"DESTDIR={tmp_path}", f"PREFIX={PREFIX}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_a_prefix_where_python_finds_no_modules_is_refused(tmp_path: Path) -> None:
+    done = make("install", f"DESTDIR={tmp_path}", f"PREFIX={PREFIX}")
     assert done.returncode != 0
     assert "set PYTHONDIR" in done.stderr
     assert files(tmp_path) == set()
+
+
+if os.geteuid() == 0:
+
+    def test_a_host_without_the_service_user_gets_it_with_its_directories(installed: Path) -> None:
+        """On file systems of the test's own; `installed` has built the man pages before."""
+
+        def install() -> None:
+            for file in ("passwd", "group"):
+                Path("/etc", file).write_text(
+                    "root:x:0:0::/root:/bin/sh\n" if file == "passwd" else "root:x:0:\n"
+                )
+            done = make("install")
+            assert done.returncode == 0, done.stderr
+            user = pwd.getpwnam(SERVICE_USER)
+            assert user.pw_dir == f"/var/spool/{SERVICE_USER}"
+            for directory in (user.pw_dir, paths.STATE):
+                assert Path(directory).stat().st_uid == user.pw_uid
+            assert grp.getgrgid(Path("/etc/osg/tokens").stat().st_gid).gr_name == SERVICE_USER
+
+        own = ("/etc", "/run", "/usr/local", "/var/lib", "/var/spool")
+        faults.apart(install, tmpfs={Path(directory): "mode=755" for directory in own})
 
 
 def test_the_packages_have_the_version_of_the_program() -> None:

@@ -1,4 +1,4 @@
-"""The man pages' sources, against what the programs, the schema and the code say of themselves."""
+"""The man pages, checked against the parsers, the schema and the code: they are the complete reference."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from osg_token_renewer.system import paths, process
 from osg_token_renewer.system.signals import ENDING
 from tests.host import ROOT
 from tests.report.test_json import KEYS
-from tests.test_documents import names_in
+from tests.test_documents import names_in, parsers
 
 MANUAL = ROOT / "docs" / "man"
 RENEWER, SETUP, INI = "osg-token-renewer.8", "osg-token-renewer-setup.8", "osg-token-renewer.ini.5"
-# The parts of the configuration's page, and what the schema has for each.
+# The titles of the page about the configuration, and the options that the schema has under each.
 PARTS = {
     "Accounts": schema.ACCOUNT,
     **{f"Accounts of {source.NAME}": source.OPTIONS for source in SOURCES.values()},
     "Tokens": (*schema.TOKEN, *(option for sink in SINKS.values() for option in sink.OPTIONS)),
     "The program": schema.RENEWER,
 }
-# What the schema leaves to the program.
+# Defaults that are not in the schema.
 DEFAULTS = {"workers": workers.AT_ONCE}
 
 
 def part(page: str, title: str) -> str:
-    """The text under a title, of a section (which is then without its subsections) or of a subsection."""
+    """The text under the title of a section (without its subsections) or of a subsection."""
     parts = re.split(r"^(\S.*)\n([=-])\2+\n", (MANUAL / f"{page}.rst").read_text(), flags=re.MULTILINE)
     found = dict(zip(parts[1::3], parts[3::3]))
     assert title in found, f"{page} has no {title!r}, but {list(found)}"
@@ -46,19 +46,12 @@ def part(page: str, title: str) -> str:
 
 
 def terms(text: str, pattern: str) -> list[str]:
-    """The terms of a definition list that look so."""
+    """The terms of a definition list that match the pattern."""
     return re.findall(rf"^(?:{pattern})(?=\n +\S)", text, re.MULTILINE)
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    (subparsers,) = (
-        action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)
-    )
-    return dict(subparsers.choices)
-
-
 def offered(parser: argparse.ArgumentParser) -> set[str]:
-    """The options as the pages show them: `-q, --quiet`, `--config FILE`."""
+    """The options of a parser as the pages show them: `-q, --quiet`, `--config FILE`."""
     return {
         f"{', '.join(one.option_strings)} {one.metavar or ''}".strip()
         for one in parser._actions
@@ -67,7 +60,7 @@ def offered(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def described(text: str) -> set[str]:
-    """The entries of a page's option lists."""
+    """The options that a page describes."""
     return set(re.findall(r"^ *(--?[a-z].*)(?=\n +\S)", text, re.MULTILINE))
 
 
@@ -76,13 +69,26 @@ def described(text: str) -> set[str]:
     [
         (
             RENEWER,
-            ["Commands", "Options", "When a renewal fails", "Exit status", "Environment", "Logs", "SELinux"],
+            [
+                "Commands",
+                "Options",
+                "When a renewal fails",
+                "Exit status",
+                "Limits and retries",
+                "Clocks",
+                "The service and its timer",
+                "The sandbox of the service",
+                "Logs",
+                "SELinux",
+                "Upgrading from version 1",
+                "Environment",
+            ],
         ),
         (SETUP, ["Options", "Exit status", "Environment"]),
-        (INI, ["Syntax", *PARTS]),
+        (INI, ["Syntax", *PARTS, "Trusted files"]),
     ],
 )
-def test_a_page_has_what_a_reader_looks_for(page: str, titles: Sequence[str]) -> None:
+def test_a_page_has_the_usual_sections(page: str, titles: Sequence[str]) -> None:
     for title in ("Synopsis", "Description", *titles, "Files", "Examples", "See also"):
         assert part(page, title).strip()
     others = {RENEWER, SETUP, INI} - {page}
@@ -161,7 +167,7 @@ def test_each_key_of_the_json_is_named() -> None:
     assert f"**schema_version** ({json.SCHEMA_VERSION})" in " ".join(text.split())
 
 
-def test_each_variable_of_the_environment_that_is_read_is_described_and_no_other() -> None:
+def test_each_environment_variable_that_is_read_is_described_and_no_other() -> None:
     found = set(
         re.findall(r"\w+", " ".join(terms(part(RENEWER, "Environment"), r"\*\*\w+\*\*(?:, \*\*\w+\*\*)*")))
     )
@@ -171,7 +177,7 @@ def test_each_variable_of_the_environment_that_is_read_is_described_and_no_other
 
 
 def variables() -> set[str]:
-    """Those whose name stands in the code where the environment is asked."""
+    """The variables that the code reads from the environment."""
     texts = [path.read_text() for path in Path(cli.__file__).parent.rglob("*.py")]
     found = {
         name
@@ -181,7 +187,7 @@ def variables() -> set[str]:
     return {config.VARIABLE, *("".join(pair) for pair in found)}
 
 
-def test_the_program_s_own_files_are_named() -> None:
+def test_the_files_of_the_program_are_named() -> None:
     text = part(RENEWER, "Files")
     wanted = (config.MAIN, f"{setup.TOKENS}/", f"{paths.STATE}/", f"{paths.RUNTIME}/")
     assert [path for path in wanted if f"*{path}*" not in text] == []
@@ -196,7 +202,7 @@ def test_each_option_of_the_configuration_is_described_in_its_part_and_no_other(
 
 
 def entries(title: str) -> Iterator[tuple[str, str, str]]:
-    """Name, placeholder and description of each option that the page describes in this part."""
+    """Name, placeholder and description of each option that the page describes under this title."""
     for name, placeholder, text in re.findall(
         r"^\*\*(\w+) =\*\* \*(\w+)\*\n((?: {4}.*\n)+)", part(INI, title), re.MULTILINE
     ):
@@ -224,7 +230,7 @@ def test_an_option_is_described_with_its_type_and_its_default(title: str, option
 
 
 def complaint(option: Option) -> str:
-    """What the option's type says against a value of a strange kind, if it minds."""
+    """What the option's type says about a strange value; empty if it accepts it."""
     try:
         option.parse("99999999999 \0")
     except ValueError as error:

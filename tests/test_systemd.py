@@ -1,4 +1,4 @@
-"""The units, as systemd itself reads them, and the shim that the service starts."""
+"""The units, as systemd reads them; cron's line; and the shim that the service starts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ UNITS = ROOT / "systemd"
 SERVICE, TIMER = UNITS / "osg-token-renewer.service", UNITS / "osg-token-renewer.timer"
 SHIM = ROOT / "libexec" / "osg-token-renewer.sh"
 INSTALLED = "/usr/libexec/osg-token-renewer/"
+# A configuration whose only token fails without a request.
+FAILING = (
+    "[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n"
+)
 
 
 def unit(name: str) -> configparser.ConfigParser:
-    # Of an option that stands several times, as SystemCallFilter does, the last one.
+    # Of a setting that is there several times, such as SystemCallFilter, this keeps the last one.
     parser = configparser.ConfigParser(interpolation=None, strict=False)
-    # As systemd does, and not in lower case.
+    # systemd's names are case-sensitive.
     parser.optionxform = str  # type: ignore[assignment]
     parser.read(UNITS / name)
     return parser
@@ -46,15 +50,15 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units_without_a_warning(tmp_path: Path) -> None:
     for file in (SERVICE, TIMER):
-        # The only thing that is missing here is what the package installs.
+        # The program is not installed here, so the checkout's shim takes its place.
         (tmp_path / file.name).write_text(file.read_text().replace(INSTALLED, f"{SHIM.parent}/"))
     done = systemd_analyze("verify", "--man=no", *(str(tmp_path / file.name) for file in (SERVICE, TIMER)))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_systemd_would_say_something_against_a_unit_that_is_wrong(tmp_path: Path) -> None:
+def test_systemd_warns_of_a_wrong_unit(tmp_path: Path) -> None:
     (tmp_path / "wrong.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\nKilMode=mixed\n")
     assert "KilMode" in systemd_analyze("verify", "--man=no", str(tmp_path / "wrong.service")).stderr
 
@@ -68,7 +72,7 @@ def test_the_service_starts_the_shim_as_the_service_user() -> None:
         users.SERVICE_USER,
         "oneshot",
     )
-    # Where the program looks for them when systemd does not say so.
+    # The program's defaults, used when systemd has not set the environment.
     assert f"/run/{service['RuntimeDirectory']}" == paths.RUNTIME
     assert f"/var/lib/{service['StateDirectory']}" == paths.STATE
     assert (service["RuntimeDirectoryMode"], service["StateDirectoryMode"], service["UMask"]) == (
@@ -78,20 +82,20 @@ def test_the_service_starts_the_shim_as_the_service_user() -> None:
     )
 
 
-def test_a_stop_of_the_service_does_not_reach_the_agents() -> None:
-    """An agent that is ended between the issuer's answer and its own writing of it loses the account."""
+def test_a_stop_of_the_service_does_not_signal_the_agents() -> None:
+    """An agent that is ended between the issuer's answer and its own write of it loses the account."""
     assert unit("osg-token-renewer.service")["Service"]["KillMode"] == "mixed"
 
 
-def test_the_service_has_no_more_power_than_it_needs() -> None:
+def test_the_service_is_as_restricted_as_documented() -> None:
     shown = systemd_analyze("security", "--offline=true", "--no-pager", str(SERVICE)).stdout
     exposure = re.search(r"exposure level for osg-token-renewer.service: ([0-9.]+)", shown)
     assert exposure is not None, shown
     assert float(exposure[1]) <= 1.2, shown
 
 
-def test_each_exception_from_the_hardening_has_its_comment() -> None:
-    """A setting that takes something back, or names what may be used, stands below a line that says why."""
+def test_each_exception_in_the_sandbox_has_a_comment() -> None:
+    """A line above each exception says why it is there."""
     lines = SERVICE.read_text().splitlines()
     for setting in (
         "ReadWritePaths=",
@@ -106,9 +110,8 @@ def test_each_exception_from_the_hardening_has_its_comment() -> None:
         assert any(line.startswith("# ") for line in above), setting
 
 
-def test_a_run_has_longer_than_it_allows_itself() -> None:
-    """The unit's limits are the last resort: a run ends itself before, and lets a request finish when it is
-    stopped."""
+def test_the_limits_of_the_unit_are_longer_than_those_of_a_run() -> None:
+    """The unit's limits are the last resort: a run ends by itself before, also when it is stopped."""
     service = unit("osg-token-renewer.service")["Service"]
     longest = options.time_limit("3600")
     assert seconds(service["TimeoutStartSec"]) > engine.longest(Options(run_timeout=longest))
@@ -121,7 +124,7 @@ def seconds(timespan: str) -> float:
     return float(systemd_analyze("timespan", timespan).stdout.split("μs:")[1].split()[0]) / 1e6
 
 
-def test_cron_does_nothing_until_it_is_told_to_and_nothing_where_the_timer_is_active(tmp_path: Path) -> None:
+def test_cron_runs_only_if_its_line_is_uncommented_and_the_timer_is_not_active(tmp_path: Path) -> None:
     lines = (ROOT / "etc" / "cron.d" / "osg-token-renewer").read_text().splitlines()
     assert all(line.startswith("#") for line in lines)
     (entry,) = (line for line in lines if line.startswith("#*/15 * * * * osg-token-svc "))
@@ -145,7 +148,7 @@ def test_cron_does_nothing_until_it_is_told_to_and_nothing_where_the_timer_is_ac
     assert printed("exit 99") == "it runs -q\n"
 
 
-def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soon_after_boot() -> None:
+def test_the_timer_fires_every_15_minutes_with_a_random_delay_and_soon_after_boot() -> None:
     timer = unit("osg-token-renewer.timer")["Timer"]
     shown = systemd_analyze("calendar", "--iterations=5", timer["OnCalendar"]).stdout
     clock = [
@@ -157,7 +160,7 @@ def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soo
     }
     assert "3min" in systemd_analyze("timespan", timer["RandomizedDelaySec"]).stdout
     assert systemd_analyze("timespan", timer["OnBootSec"]).returncode == 0
-    # With `OnCalendar=` in a drop-in OnBootSec is gone; what was missed is made up for all the same.
+    # `OnCalendar=` in a drop-in clears OnBootSec; this still makes up for a missed run at boot.
     assert timer["Persistent"] == "true"
     assert unit("osg-token-renewer.timer")["Install"]["WantedBy"] == "timers.target"
 
@@ -170,13 +173,13 @@ def test_the_timer_fires_every_quarter_of_an_hour_with_some_random_delay_and_soo
         ("[token t]\n", [], 78),
         (None, [], 78),
         (
-            "[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n",
+            FAILING,
             [],
             1,
         ),
     ],
 )
-def test_the_exit_status_of_the_shim_is_that_of_the_program(
+def test_the_shim_exits_with_the_status_of_the_program(
     host: Host, config: str, arguments: list[str], status: int
 ) -> None:
     if config is not None:
@@ -194,15 +197,13 @@ def test_the_exit_status_of_the_shim_is_that_of_the_program(
     assert done.returncode == status, done.stderr
 
 
-def test_the_shim_becomes_the_program_so_that_a_signal_reaches_it(host: Host) -> None:
-    host.configure(
-        "[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n"
-    )
+def test_a_signal_to_the_shim_reaches_the_program(host: Host) -> None:
+    host.configure(FAILING)
     link = host.root / "link"
     link.symlink_to(SHIM)
     with locks.hold_run_lock(str(host.state / "lock"), 0):
         run = host.popen([str(link)], {VARIABLE: str(host.config)})
-        # It waits for the lock, with its signal handlers in place.
+        # It now waits for the lock, and its signal handlers are in place.
         until(lambda: has_open(run.pid, host.state / "lock"))
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=LONGEST)

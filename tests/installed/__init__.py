@@ -1,2 +1,1 @@
-"""What is made for systems and not for one Python: run once, and not again on each other Python
-(tools/test-pythons leaves it out)."""
+"""What does not depend on the Python: packages, man pages, completions. These tests run once."""

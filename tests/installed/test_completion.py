@@ -1,5 +1,7 @@
-"""The completions, in real shells: a key inserts all candidates, and the program that is then started notes
-its arguments."""
+"""The completions, in real shells.
+
+A key inserts all candidates into the line. The line then starts a program that writes down its arguments.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,15 @@ INSERT_ALL = "\x1b*"
 PROMPT = "shell> "
 BASH = (
     ["bash", "--norc", "--noprofile", "-i"],
-    "source /usr/share/bash-completion/bash_completion; bind 'set bell-style none'; set -u; shopt -s failglob",
+    "source /usr/share/bash-completion/bash_completion; bind 'set bell-style none'; "
+    "set -u; shopt -s failglob",
 )
 ZSH = (
     ["zsh", "-f", "-i"],
-    "fpath=($ZSH_FUNCTIONS $fpath); autoload -Uz compinit; compinit -D -u; zle -C all complete-word _generic; bindkey '^[*' all; "
-    "zstyle ':completion:all:*' completer _all_matches _complete; zstyle ':completion:all:*' insert true; unsetopt beep",
+    "fpath=($ZSH_FUNCTIONS $fpath); autoload -Uz compinit; compinit -D -u; "
+    "zle -C all complete-word _generic; bindkey '^[*' all; "
+    "zstyle ':completion:all:*' completer _all_matches _complete; "
+    "zstyle ':completion:all:*' insert true; unsetopt beep",
 )
 CONFIG = """\
 [DEFAULT]
@@ -62,12 +67,11 @@ class Shell:
         self._count = 0
 
     def candidates(self, line: str) -> list[str]:
-        """What the shell has to offer at the end of the line, sorted; fails if anything is printed beside
-        it."""
+        """What the shell offers at the end of the line, sorted; fails if anything else is printed."""
         arguments = self._enter(f"{line}{INSERT_ALL} ")
         typed = shlex.split(line)[1:]
         if not line.endswith(" "):
-            # A word that was begun: the candidates are in its place.
+            # The candidates replace the beginning of the last word.
             typed, begun = typed[:-1], typed[-1:]
             if arguments == typed + begun:
                 return []
@@ -85,10 +89,9 @@ class Shell:
         self._terminal.type(f"{line}end{self._count}\n")
         self._terminal.wait_for(end)
         shown, _, self._terminal.shown = self._terminal.shown.partition(end)
-        # With the prompt the shell has the terminal in its hands again: what is typed before would be echoed
-        # twice.
+        # Input before the prompt would be echoed twice.
         self._terminal.wait_for(PROMPT)
-        assert shown.count("\n") == 1, f"besides the line that was typed, this was shown:\n{shown}"
+        assert shown.count("\n") == 1, f"more than the typed line was shown:\n{shown}"
         return self._answers.read_text().splitlines()[:-1]
 
 
@@ -105,7 +108,7 @@ def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     env["BASH_COMPLETION_USER_DIR"] = str(bash_completions(home))
     env["ZSH_FUNCTIONS"] = str(COMPLETIONS)
     with Terminal(["/usr/bin/env", *command], env) as terminal:
-        # Not as it will be shown, so that it is not taken for the shown one.
+        # Typed in another form than shown, so that the echo is not taken for the prompt.
         terminal.type(f"cd; {start}; PS1=she''ll'> '\n")
         terminal.wait_for(PROMPT)
         terminal.shown = ""
@@ -115,7 +118,7 @@ def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def programs(home: Path) -> Path:
-    """Both programs' names on PATH; what they do is note their arguments and show the last."""
+    """Two programs for PATH that write down their arguments and show the last one."""
     directory = home / "bin"
     directory.mkdir()
     for name in ("osg-token-renewer", "osg-token-renewer-setup"):
@@ -127,8 +130,7 @@ def programs(home: Path) -> Path:
 
 
 def bash_completions(home: Path) -> Path:
-    """The file as it is installed: bash-completion finds it by the name of the command, so each command has
-    one."""
+    """The files as they are installed: bash-completion finds them by the name of the command."""
     directory = home / "bash-completion" / "completions"
     directory.mkdir(parents=True)
     for name in ("osg-token-renewer", "osg-token-renewer-setup"):
@@ -170,7 +172,7 @@ def test_each_option_of_the_setup_is_offered_and_no_other(shell: Shell) -> None:
     assert shell.candidates("osg-token-renewer-setup --client-c") == ["--client-credentials"]
 
 
-def test_tokens_of_all_files_are_offered_as_they_are_and_never_executed(shell: Shell, main: Path) -> None:
+def test_tokens_of_all_files_are_offered_unchanged_and_never_executed(shell: Shell, main: Path) -> None:
     drop_ins = main.parent / "config.d"
     drop_ins.mkdir()
     (drop_ins / "more.ini").write_text("[token dropped]\n[token alpha]\nmode = 0640\n")
@@ -183,18 +185,17 @@ def test_tokens_of_all_files_are_offered_as_they_are_and_never_executed(shell: S
     shell.do("test ! -e pwned")
 
 
-def test_what_is_offered_is_what_the_program_finds_in_the_file(main: Path) -> None:
-    """The expectation of these tests, from the program's own reading."""
+def test_the_expected_names_are_those_that_the_program_reads(main: Path) -> None:
     names = [section.name.split() for section in config.ini.read([str(main)])[0]]
     assert [words[1] for words in names if len(words) == 2 and words[0] == "token"] == TOKENS
 
 
-def test_other_commands_take_no_token(shell: Shell, main: Path) -> None:
+def test_other_commands_offer_no_token(shell: Shell, main: Path) -> None:
     for command in set(commands()) - {"renew"}:
         assert shell.candidates(f"osg-token-renewer --config {main} {command} al") == []
 
 
-def test_the_configuration_is_that_of_the_environment_or_of_the_option(shell: Shell, main: Path) -> None:
+def test_the_environment_or_the_option_names_the_configuration(shell: Shell, main: Path) -> None:
     other = main.with_name("other.ini")
     other.write_text("[token other]\n")
     shell.do(f"export {VARIABLE}={other}")
@@ -203,7 +204,7 @@ def test_the_configuration_is_that_of_the_environment_or_of_the_option(shell: Sh
     shell.do(f"unset {VARIABLE}")
 
 
-def test_the_configuration_may_be_named_as_a_shell_allows(shell: Shell, main: Path) -> None:
+def test_the_name_of_the_configuration_may_be_quoted(shell: Shell, main: Path) -> None:
     drop_ins = main.parent / "config.d"
     drop_ins.mkdir()
     (drop_ins / "more.ini").write_text("[token alto]\n")
@@ -225,7 +226,7 @@ def test_accounts_are_offered_for_a_new_login_and_not_for_a_new_account(shell: S
     assert shell.candidates(f"osg-token-renewer-setup --config {main} ") == []
 
 
-def test_files_are_offered_where_a_file_is_wanted(shell: Shell, main: Path) -> None:
+def test_files_are_offered_for_options_that_take_a_file(shell: Shell, main: Path) -> None:
     directory = main.parent / "files"
     directory.mkdir()
     for name in ("one.ini", "with blank"):
@@ -239,7 +240,7 @@ def test_files_are_offered_where_a_file_is_wanted(shell: Shell, main: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "pipe", "binary", "broken", "loop"])
-def test_a_configuration_that_is_of_no_use_is_no_trouble(shell: Shell, tmp_path: Path, kind: str) -> None:
+def test_an_unusable_configuration_does_no_harm(shell: Shell, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "config.ini"
     (tmp_path / "config.d").mkdir()
     for one in (path, tmp_path / "config.d" / "x.ini"):

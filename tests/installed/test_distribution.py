@@ -1,4 +1,4 @@
-"""The wheel and the source distribution, as anybody gets and installs them."""
+"""The wheel and the source distribution: what they contain, and that they install and run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from osg_token_renewer import __version__
 from tests.host import ROOT
 
 NAME = f"osg_token_renewer-{__version__}"
-# What a checkout has besides its own files.
+# What a checkout has besides the files of the repository.
 MADE = (".*", "build", "demo", "dist", "node_modules", "*.egg-info", "__pycache__")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout: what a build leaves in it, other tests must not find."""
+    """A copy of the checkout, so that other tests do not find what a build leaves."""
     return Path(
         shutil.copytree(
             ROOT, tmp_path_factory.mktemp("source") / "tree", ignore=shutil.ignore_patterns(*MADE)
@@ -33,14 +33,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(source: Path) -> Path:
-    """The directory with both. The wheel is made from the source distribution."""
+    """The directory with both. `build` makes the wheel from the source distribution."""
     command([sys.executable, "-m", "build", "--outdir", "dist", "."], source)
     return source / "dist"
 
 
 def command(arguments: list[str], directory: Path) -> str:
     """Runs a program that must succeed; returns what it prints."""
-    # Nothing of the checkout may be found by accident.
+    # The program must not find the checkout by accident.
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
         arguments,
@@ -55,12 +55,12 @@ def command(arguments: list[str], directory: Path) -> str:
     return done.stdout
 
 
-def test_both_are_fit_for_the_package_index(built: Path) -> None:
+def test_both_pass_the_checks_of_the_package_index(built: Path) -> None:
     assert {path.name for path in built.iterdir()} == {f"{NAME}.tar.gz", f"{NAME}-py3-none-any.whl"}
     command([sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())], built)
 
 
-def test_the_wheel_has_the_whole_package_and_nothing_besides(built: Path) -> None:
+def test_the_wheel_has_the_whole_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(built / f"{NAME}-py3-none-any.whl") as wheel:
         names = set(wheel.namelist())
         metadata = Parser().parsestr(wheel.read(f"{NAME}.dist-info/METADATA").decode())
@@ -72,7 +72,7 @@ def test_the_wheel_has_the_whole_package_and_nothing_besides(built: Path) -> Non
     assert "# osg-token-renewer" in str(metadata.get_payload())
 
 
-def test_the_source_distribution_has_everything_that_a_checkout_has(built: Path, source: Path) -> None:
+def test_the_source_distribution_has_every_file_of_a_checkout(built: Path, source: Path) -> None:
     with tarfile.open(built / f"{NAME}.tar.gz") as archive:
         names = {member.name.partition("/")[2]: member for member in archive if member.isfile()}
     wanted = [
@@ -88,11 +88,11 @@ def test_the_source_distribution_has_everything_that_a_checkout_has(built: Path,
     assert [path.name for path in programs if not names[str(path.relative_to(source))].mode & 0o100] == []
 
 
-def test_the_wheel_installs_with_all_that_it_needs_and_runs(built: Path, tmp_path: Path) -> None:
+def test_the_wheel_installs_with_its_dependencies_and_runs(built: Path, tmp_path: Path) -> None:
     programs = installed(built / f"{NAME}-py3-none-any.whl", tmp_path)
     runs(programs, tmp_path)
-    # Also what is imported only when it is needed, with the libraries that it needs.
-    modules = "osg_token_renewer.http, osg_token_renewer.report.table, osg_token_renewer.commands.setup"
+    # Also the modules that are imported late, with their libraries.
+    modules = "osg_token_renewer.net.https, osg_token_renewer.report.table, osg_token_renewer.commands.setup"
     where = command(
         [str(programs / "python"), "-c", f"import {modules}; print(osg_token_renewer.__file__)"], tmp_path
     )
@@ -100,7 +100,7 @@ def test_the_wheel_installs_with_all_that_it_needs_and_runs(built: Path, tmp_pat
 
 
 def test_the_source_distribution_installs_and_runs(built: Path, tmp_path: Path) -> None:
-    # What it depends on, the wheel's test has installed.
+    # The test of the wheel installs the dependencies.
     runs(installed(built / f"{NAME}.tar.gz", tmp_path, "--no-deps"), tmp_path)
 
 
@@ -134,7 +134,8 @@ def runs(programs: Path, directory: Path) -> None:
     assert "ACCOUNT" in command([str(programs / "osg-token-renewer-setup"), "--help"], directory)
     config = directory / "config.ini"
     config.write_text(
-        "[account a]\npassword_file = /nonexistent/a.pw\n[token t]\naccount = a\ntoken_path = /nonexistent/t\n"
+        "[account a]\npassword_file = /nonexistent/a.pw\n"
+        "[token t]\naccount = a\ntoken_path = /nonexistent/t\n"
     )
     found = command([str(programs / "osg-token-renewer"), "--config", str(config), "check"], directory)
     assert found.splitlines()[-1] == f"{config}: 1 account, 1 token, 1 warning"

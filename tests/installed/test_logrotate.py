@@ -1,4 +1,4 @@
-"""The rotation of the log file that cron's runs write, with the real logrotate."""
+"""The rotation of the log file of cron's runs, with the real logrotate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def logrotate(log: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """With the installed configuration, but for the place of the log."""
+    """Runs logrotate with the installed configuration; only the path of the log differs."""
     configuration = log.with_name("logrotate.conf")
     configuration.write_text(INSTALLED.read_text().replace(LOG, str(log)))
     configuration.chmod(0o644)
@@ -32,20 +32,20 @@ def logrotate(log: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_configuration_is_accepted_as_it_is(log: Path) -> None:
+def test_logrotate_accepts_the_configuration(log: Path) -> None:
     done = logrotate(log, "--debug")
     assert done.returncode == 0
     assert "error" not in done.stderr
     assert f"considering log {log}" in done.stderr
 
 
-def test_a_host_without_the_log_file_notices_nothing(log: Path) -> None:
+def test_without_the_log_file_nothing_happens(log: Path) -> None:
     done = logrotate(log, "--force")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not log.exists()
 
 
-def test_a_log_is_rotated_and_the_next_run_finds_a_file_that_it_may_write(log: Path) -> None:
+def test_the_new_log_has_owner_and_mode_of_the_old_one(log: Path) -> None:
     for text in ("first\n", "second\n"):
         with log.open("a") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""The man pages as they are built and shown."""
+"""The man pages as `make man` builds them and man(1) shows them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = {"osg-token-renewer.8", "osg-token-renewer-setup.8", "osg-token-renewer.
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built pages, from a copy of what they are made of."""
+    """The pages, built in a copy of their sources."""
     copy = tmp_path_factory.mktemp("copy")
     for directory in ("docs", "osg_token_renewer"):
         shutil.copytree(ROOT / directory, copy / directory)
@@ -37,7 +37,7 @@ def test_each_page_is_built(pages: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_man_shows_a_page_in_80_columns_and_has_nothing_against_it(pages: Path, name: str) -> None:
+def test_man_shows_a_page_in_80_columns_without_a_warning(pages: Path, name: str) -> None:
     env = {**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANPAGER": "cat", "MAN_KEEP_FORMATTING": ""}
     done = subprocess.run(
         ["man", "--warnings", "--local-file", str(pages / name)],
@@ -52,7 +52,7 @@ def test_man_shows_a_page_in_80_columns_and_has_nothing_against_it(pages: Path, 
     assert lines[0].lower().startswith(f"{title}({section})")
     assert lines[-1].startswith(f"osg-token-renewer {__version__} ")
     assert [line for line in lines if len(line) > 80] == []
-    # Names can be copied: none is broken at the end of a line.
+    # Readers copy names, so no name is broken at the end of a line.
     assert [line for line in lines if re.search(r"[\w/][\N{HYPHEN}\N{SOFT HYPHEN}]$", line)] == []
 
 
