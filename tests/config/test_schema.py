@@ -11,8 +11,8 @@ from osg_token_renewer.config import ini, schema
 from osg_token_renewer.errors import ConfigError
 from osg_token_renewer.model import Account, Config, Options, Secret
 from osg_token_renewer.options import SecretFile
-from osg_token_renewer.sources import client_credentials
 from osg_token_renewer.sources.oidc_agent import source
+from osg_token_renewer.sources.token_endpoint import TokenEndpoint
 
 AGENT = "[account robot]\npassword_file = {path}/robot.pw\n"
 CLIENT = "[account probe]\ntoken_request_url = https://issuer.example.org/token\nclient_id = probe\nclient_secret = hunter2\n"
@@ -63,7 +63,7 @@ def test_a_client_credentials_account(tmp_path: Path) -> None:
     assert found.accounts["probe"] == Account(
         "probe",
         "client-credentials",
-        client_credentials.Settings("https://issuer.example.org/token", "probe", Secret("hunter2")),
+        TokenEndpoint("https://issuer.example.org/token", "probe", Secret("hunter2")),
     )
 
 
@@ -78,9 +78,7 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
         "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\nrun_timeout = 90\nspread = 3600\n",
     )
     assert problems == []
-    settings = client_credentials.Settings(
-        "https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem"
-    )
+    settings = TokenEndpoint("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem")
     assert found.accounts["probe"] == Account("probe", "client-credentials", settings, 5.0)
     assert found.tokens == (
         file_token(
@@ -90,9 +88,9 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
             ("one", "two", "three"),
             ("a", "b"),
             1800,
-            0o640,
-            "condor",
-            "99",
+            mode=0o640,
+            group="condor",
+            owner="99",
             enforce_claims=True,
             remove_expired=True,
         ),

@@ -20,7 +20,7 @@ from osg_token_renewer.engine.workers import deal, run_lanes
 from osg_token_renewer.errors import Stopped
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
-from osg_token_renewer.sources import client_credentials
+from osg_token_renewer.sources import client_credentials, token_endpoint
 from osg_token_renewer.sources.base import Context
 from osg_token_renewer.sources.oidc_agent import source
 from osg_token_renewer.system.signals import Stop
@@ -44,7 +44,7 @@ class Lanes:
     def account(self, name: str, secret: Optional[str] = None) -> None:
         client = self.issuer.add_client()
         assert client.client_secret is not None
-        settings = client_credentials.Settings(
+        settings = token_endpoint.TokenEndpoint(
             f"{self.issuer.url}/token",
             client.client_id,
             Secret(secret or client.client_secret),

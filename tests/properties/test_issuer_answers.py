@@ -17,7 +17,7 @@ from osg_token_renewer.net import metadata
 from osg_token_renewer.net.https import MAX_ANSWER
 from osg_token_renewer.sources import client_credentials
 from osg_token_renewer.sources.base import Context, Fetched
-from osg_token_renewer.sources.client_credentials import Settings
+from osg_token_renewer.sources.token_endpoint import TokenEndpoint
 from tests.listener import Listener
 from tests.properties import cases
 from tests.specs import file_token
@@ -98,7 +98,7 @@ def fetch(issuer: Listener, **settings: str) -> Fetched:
     account = Account(
         "probe",
         client_credentials.ClientCredentials.NAME,
-        Settings(f"{issuer.url}/token", "probe", Secret(SECRET), **settings),
+        TokenEndpoint(f"{issuer.url}/token", "probe", Secret(SECRET), **settings),
         timeout=60,
     )
     with client_credentials.ClientCredentials().session(account, Context("", "")) as fetch_one:
