@@ -22,7 +22,7 @@ class ClientCredentials(Source):
     OPTIONS = (Option("token_request_url", options.endpoint, required=True), *token_endpoint.OPTIONS)
 
     def settings(self, values: Mapping[str, Any]) -> TokenEndpoint:
-        return token_endpoint.read_options(values["token_request_url"], values)
+        return token_endpoint.read_options(values)
 
     def issuer(self, account: Account, known: Optional[str]) -> str:  # noqa: ARG002
         """The token endpoint, because several issuers may share a host."""

@@ -59,13 +59,14 @@ class TokenEndpoint:
     url_option: str = "token_request_url"
 
 
-def read_options(url: str, values: Mapping[str, Any]) -> TokenEndpoint:
-    """The endpoint at `url` and the client of the parsed OPTIONS; raises ValueError without one secret."""
+def read_options(values: Mapping[str, Any], url_option: str = "token_request_url") -> TokenEndpoint:
+    """The endpoint at the URL of an option, for the client of the parsed OPTIONS; raises ValueError."""
     inline, file = values["client_secret"], values["client_secret_file"]
     if (inline is None) == (file is None):
         not_both = ", not both" if inline else ""
         raise ValueError(f"needs one of client_secret and client_secret_file{not_both}")
-    return TokenEndpoint(url, values["client_id"], inline or file, values["client_auth"], values["ca_file"])
+    client = values["client_id"], inline or file, values["client_auth"], values["ca_file"]
+    return TokenEndpoint(values[url_option], *client, url_option)
 
 
 @contextmanager
@@ -104,18 +105,17 @@ class _Requests:
         while len(self._ways) > 1 and _read_error(answer)[0] in _WRONG_CREDENTIALS:
             self._ways.pop(0)
             answer = self._post(form)
-        content, token = _read_json(answer) or {}, _read_token(answer)
+        token = _read_token(answer)
         if not token:
             raise self._explain(answer, form)
         self._ways = self._ways[:1]
-        expires_at = _read_expiry(content.get("expires_in"), asked_at)
-        return Fetched(Secret(token), expires_at, clock_ahead=answer.clock_ahead)
+        return Fetched(Secret(token), _read_expiry(answer, asked_at), clock_ahead=answer.clock_ahead)
 
     def _post(self, form: Form) -> Answer:
         """Authenticates by RFC 6749 section 2.3.1; `basic` omits its form encoding, as most programs do."""
         way, headers = self._ways[0], {}
         if way == "post":
-            form = {**form, "client_id": self._id, "client_secret": Secret(self._secret)}
+            form = {**form, "client_id": self._id, "client_secret": self._secret}
         else:
             headers = {"Authorization": f"Basic {self._credentials(way)}"}
         sent = {name: _bytes(_reveal(value)) for name, value in form.items() if value}
@@ -205,8 +205,9 @@ def _read_error(answer: Answer) -> tuple[str, str]:
     return code if isinstance(code, str) else "", description if isinstance(description, str) else ""
 
 
-def _read_expiry(expires_in: object, asked_at: float) -> Optional[float]:
-    """From seconds (RFC 6749 section 5.1; some issuers send a string) to seconds since 1970."""
+def _read_expiry(answer: Answer, asked_at: float) -> Optional[float]:
+    """`expires_in` (RFC 6749 section 5.1; some issuers send a string) as seconds since 1970."""
+    expires_in = (_read_json(answer) or {}).get("expires_in")
     try:
         number = isinstance(expires_in, (int, float, str)) and not isinstance(expires_in, bool)
         seconds = float(expires_in) if number else -1.0  # type: ignore[arg-type]
