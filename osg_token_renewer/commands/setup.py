@@ -108,7 +108,7 @@ def _time_limit(value: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    problem = options.bad_name(args.account)
+    problem = options.find_name_flaw(args.account)
     if problem:
         raise UsageError(f"ACCOUNT: {problem}")
     _refuse_unused(args)

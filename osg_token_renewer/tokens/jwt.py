@@ -1,8 +1,8 @@
 """Reads an access token without trusting it.
 
 The program is neither the token's issuer nor its audience, so it verifies no signature. It reads what the
-token says about itself (RFC 7519): when it expires, and what it grants. This uses no JWT library, because a run
-with nothing due reads every token and must not import a cryptography library for that.
+token says about itself (RFC 7519): when it expires, and what it grants. It uses no JWT library, because a
+run with nothing due reads every token, and must not import a cryptography library for that.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def test_a_later_file_may_write_the_title_of_a_section_with_other_blanks(tmp_pat
         tmp_path, "[token x]\na = 1\n", "[ token  x ]\nb = 2\n", "[token\tx]\na = 3\n[token\tx]\n"
     )
     assert values(sections) == {"token x": {"a": "3", "b": "2"}}
-    assert problems == ["2:3: [token\\tx] stands twice in this file, first in line 1"]
+    assert problems == ["2:3: [token\\tx] appears twice in this file, first in line 1"]
 
 
 def test_a_section_whose_title_is_almost_default_is_no_default(tmp_path: Path) -> None:
@@ -240,14 +240,14 @@ def test_every_problem_of_every_file_is_found(tmp_path: Path) -> None:
     _, problems = read(tmp_path, first, second)
     assert sorted(problems) == sorted(
         [
-            "0:1: stands before any section",
+            "0:1: comes before any section",
             "0:3: is neither a section, an option, nor a comment",
-            "0:5: [x] a: stands twice in this section, first in line 4",
-            "0:6: [x] stands twice in this file, first in line 2",
+            "0:5: [x] a: appears twice in this section, first in line 4",
+            "0:6: [x] appears twice in this file, first in line 2",
             "0:8: is neither a section, an option, nor a comment",
-            "0:10: [z] c: refers with %(…)s to an option that is not there; a percent sign before a parenthesis is written %%",
+            "0:10: [z] c: refers with %(…)s to an option that does not exist; write %% for a percent sign before a parenthesis",
             "0:11: [z] d: refers to itself, through other options",
-            "1:4: [x] stands twice in this file, first in line 1",
+            "1:4: [x] appears twice in this file, first in line 1",
             "1:5: is neither a section, an option, nor a comment",
         ]
     )
@@ -255,12 +255,12 @@ def test_every_problem_of_every_file_is_found(tmp_path: Path) -> None:
 
 def test_every_line_before_the_first_section_is_a_problem_but_comments_and_blanks(tmp_path: Path) -> None:
     _, problems = read(tmp_path, "# comment\n\na = 1\n  b\n; comment\n[x]\nc = 2\n")
-    assert problems == ["0:3: stands before any section", "0:4: stands before any section"]
+    assert problems == ["0:3: comes before any section", "0:4: comes before any section"]
 
 
 def test_two_headers_that_differ_in_blanks_are_one_section_twice(tmp_path: Path) -> None:
     _, problems = read(tmp_path, "[token x]\na = 1\n[ token  x ]\nb = 2\n")
-    assert problems == ["0:3: [ token  x ] stands twice in this file, first in line 1"]
+    assert problems == ["0:3: [ token  x ] appears twice in this file, first in line 1"]
 
 
 def test_a_file_that_cannot_be_opened_does_not_hide_the_others(tmp_path: Path) -> None:

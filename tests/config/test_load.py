@@ -14,7 +14,7 @@ from tests.faults import apart
 
 # Every mistake that a configuration can have, in two files; what is said of each stands beside it.
 MAIN = """\
-stray = 1                                 # 1: stands before any section
+stray = 1                                 # 1: comes before any section
 [account robot]
 password_file = {path}/pw
 colour = blue                             # 4: [account robot] colour: is not an option here and is ignored
@@ -47,11 +47,11 @@ token_path = /d
 [token f]
 """
 WRONG = [
-    "config.d/10.ini:2: [token a] scope: refers with %(…)s to an option that is not there; "
-    "a percent sign before a parenthesis is written %%",
+    "config.d/10.ini:2: [token a] scope: refers with %(…)s to an option that does not exist; "
+    "write %% for a percent sign before a parenthesis",
     "config.d/10.ini:5: [token f] token_path: is also the path of [token d]",
-    "config.d/10.ini:6: [token f] stands twice in this file, first in line 3",
-    "config.ini:1: stands before any section",
+    "config.d/10.ini:6: [token f] appears twice in this file, first in line 3",
+    "config.ini:1: comes before any section",
     "config.ini:4: [account robot] colour: is not an option here and is ignored (warning)",
     "config.ini:5: [account --help] a name must not begin with '-' (warning)",
     "config.ini:7: [account probe] client_id: is missing",

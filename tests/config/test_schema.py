@@ -342,7 +342,7 @@ def test_a_title_of_a_section_is_shown_in_part_when_it_is_long(tmp_path: Path) -
         ("scope = re\x7fad", "scope: must not contain control characters"),
         ("token_path = /a\0b", "token_path: a path must be one line"),
         ("claims = maybe", "claims: must be one of warn, enforce"),
-        ("scope = %(gone)s", "scope: refers with %(…)s to an option that is not there"),
+        ("scope = %(gone)s", "scope: refers with %(…)s to an option that does not exist"),
     ],
 )
 def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, problem: str) -> None:
@@ -369,10 +369,10 @@ def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, probl
         ("client_id = pro\0be", "client_id: must not contain a NUL character"),
         ("ca_file = ca.pem", "ca_file: must be an absolute path"),
         ("client_id =", "client_id: is missing"),
-        ("source = %(gone)s", "source: refers with %(…)s to an option that is not there"),
+        ("source = %(gone)s", "source: refers with %(…)s to an option that does not exist"),
         (
             "token_request_url = %(gone)s",
-            "token_request_url: refers with %(…)s to an option that is not there",
+            "token_request_url: refers with %(…)s to an option that does not exist",
         ),
     ],
 )
@@ -488,7 +488,7 @@ def test_what_the_original_ignores_is_no_error(tmp_path: Path) -> None:
 
 def test_a_reference_that_leads_nowhere_is_told_at_the_place_of_the_option(tmp_path: Path) -> None:
     (found,) = said(tmp_path, "[DEFAULT]\nscope = %(gone)s\n" + AGENT + TOKEN)
-    assert found.startswith("2: [token x] scope: refers with %(…)s to an option that is not there")
+    assert found.startswith("2: [token x] scope: refers with %(…)s to an option that does not exist")
 
 
 # Secrets
