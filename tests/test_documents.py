@@ -78,6 +78,6 @@ def test_each_file_that_a_document_names_is_there(document: str) -> None:
         r"`((?:osg_token_renewer|completions|docs|libexec|sbin|systemd|testbed|tests|tools|etc)/[^`*]*)`",
         text,
     )
-    named = [path for path in (*links, *paths) if "my_source" not in path]
+    named = [path for path in (*links, *paths) if "discovered_client" not in path]
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []

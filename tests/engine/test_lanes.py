@@ -406,7 +406,7 @@ def test_what_another_try_would_not_mend_is_asked_for_once(lanes: Lanes, status:
 )
 def test_an_issuer_that_cannot_be_reached_is_tried_three_times(lanes: Lanes, url: str, why: str) -> None:
     lanes.accounts["a"] = replace(
-        lanes.accounts["a"], settings=replace(lanes.accounts["a"].settings, token_request_url=url)
+        lanes.accounts["a"], settings=replace(lanes.accounts["a"].settings, url=url)
     )
     (outcome,) = lanes.start([lanes.token("a")])
     assert outcome.message.startswith(f"{url[8:-6]} cannot be reached: ")
@@ -443,7 +443,7 @@ def test_200_accounts_of_a_dead_issuer_take_no_longer_than_two_timeouts(lanes: L
     names = [f"dead{number}" for number in range(200)]
     with silent() as host:
         for name in names:
-            settings = replace(lanes.accounts["a"].settings, token_request_url=f"https://{host}/token")
+            settings = replace(lanes.accounts["a"].settings, url=f"https://{host}/token")
             lanes.accounts[name] = Account(name, client_credentials.ClientCredentials.NAME, settings, 2.0)
         began = time.monotonic()
         outcomes = {
@@ -522,7 +522,7 @@ def test_an_issuer_that_refuses_between_two_failures_is_there_and_an_account_tha
 def test_a_run_ends_at_its_deadline_with_an_outcome_for_what_it_did_not_begin(lanes: Lanes) -> None:
     with silent() as one, silent() as other:
         for name, host in (("a", one), ("b", other)):
-            settings = replace(lanes.accounts[name].settings, token_request_url=f"https://{host}/token")
+            settings = replace(lanes.accounts[name].settings, url=f"https://{host}/token")
             lanes.accounts[name] = replace(lanes.accounts[name], settings=settings, timeout=600.0)
         began = time.monotonic()
         outcomes = [

@@ -33,7 +33,11 @@ def counted(record_property: Callable[[str, object], None]) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    ends = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
+    ends = [
+        report
+        for report in terminalreporter.getreports("")
+        if report.when == "teardown" and "answers" in dict(report.user_properties)
+    ]
     answers = [value for report in ends for name, value in report.user_properties if name == "answers"]
     unclear = len(
         {report.nodeid for report in terminalreporter.getreports("failed")}
