@@ -1,14 +1,15 @@
-"""Typed options of the configuration: what a section may hold, and how a text becomes a value.
+"""Typed options of the configuration, and the parsers that turn an option's text into a value.
 
-A parser takes the text of an option, which is never empty, and returns its value or raises ValueError saying
-what is wrong without showing the text: it may be a secret in the wrong place."""
+A parser takes a text that is not empty. It returns the value or raises ValueError; the message never shows
+the text, which may be a misplaced secret.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -19,6 +20,8 @@ CREDENTIAL = "credential:"
 
 @dataclass(frozen=True)
 class Option:
+    """An option of a section; `default` is its value if it is absent or empty."""
+
     name: str
     parse: Callable[[str], Any]
     default: Any = None
@@ -27,8 +30,7 @@ class Option:
 
 @dataclass(frozen=True)
 class SecretFile:
-    """A file that holds a secret: a path, or a systemd credential (`credential:NAME`, systemd.exec(5)
-    LoadCredential=)."""
+    """A file with a secret: a path, or a systemd credential (systemd.exec(5)) as `credential:NAME`."""
 
     text: str
 
@@ -55,19 +57,20 @@ def words(value: str) -> tuple[str, ...]:
 
 
 def name(value: str) -> str:
-    """A name of an account or token: it stands in file names, log lines and argument lists."""
-    problem = bad_name(value)
+    """The name of an account or token."""
+    problem = find_name_flaw(value)
     if problem:
         raise ValueError(problem)
     return value
 
 
-def bad_name(value: str) -> Optional[str]:
+def find_name_flaw(value: str) -> Optional[str]:
+    """Why this cannot be a name (for file names, log lines and argument lists); None if it can."""
     if value.startswith("-"):
         return "a name must not begin with '-'"
     if "/" in value or value in (".", ".."):
         return "a name must not contain '/', nor be '.' or '..'"
-    # Of all white space only the blank is printable.
+    # The blank is the only printable white space.
     if not value.isprintable() or " " in value:
         return "a name must not contain white space or control characters"
     return None
@@ -78,13 +81,12 @@ def seconds(value: str) -> int:
 
 
 def time_limit(value: str) -> int:
-    """Seconds that somebody or something waits at the most."""
+    """Seconds after which a wait ends."""
     return _integer(value, "a number of seconds", 1, 3600)
 
 
 def owner(value: str) -> str:
-    """A user or group, by name or number; the largest numbers mean nobody, or leave things as they are
-    (chown(2))."""
+    """A user or group, by name or number; chown(2) reserves the largest numbers."""
     if not value.isprintable():
         raise ValueError("must not contain control characters")
     if value.isdecimal() and not (value.isascii() and int(value) < 2**32 - 2):
@@ -122,13 +124,13 @@ def absolute_path(value: str) -> str:
 def secret_file(value: str) -> SecretFile:
     if value.startswith(CREDENTIAL):
         credential = value[len(CREDENTIAL) :]
-        if not credential or bad_name(credential):
+        if not credential or find_name_flaw(credential):
             raise ValueError(f"must be {CREDENTIAL}NAME with the name of a credential")
     return SecretFile(path(value))
 
 
 def endpoint(value: str) -> str:
-    """A URL that secrets may be sent to: https, or http to this host's loopback."""
+    """A URL to which secrets may be sent: https, or http to this host's loopback."""
     from urllib.parse import urlsplit
 
     if not value.isprintable() or any(c.isspace() for c in value):
@@ -148,6 +150,8 @@ def endpoint(value: str) -> str:
 
 
 def choice(*allowed: str) -> Callable[[str], str]:
+    """A parser that accepts only these texts."""
+
     def parse(value: str) -> str:
         if value not in allowed:
             raise ValueError(f"must be one of {', '.join(allowed)}")
@@ -156,12 +160,8 @@ def choice(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
-def known(options: Sequence[Option]) -> tuple[str, ...]:
-    return tuple(option.name for option in options)
-
-
 def _integer(value: str, what: str, lowest: int, highest: int) -> int:
-    # int() would also take '1_000', ' 7' and digits of other scripts.
+    # int() also accepts '1_000', ' 7' and the digits of other scripts.
     if not re.fullmatch(r"[0-9]{1,12}", value):
         raise ValueError(f"must be {what}")
     number = int(value)

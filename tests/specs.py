@@ -12,11 +12,11 @@ def file_token(
     name: str,
     account: str,
     path: str,
-    *wanted: Any,
+    *asked: Any,
     mode: Optional[int] = None,
     group: Optional[str] = None,
     owner: Optional[str] = None,
     **more: Any,
 ) -> TokenSpec:
-    """A token whose sink is the file `path`; `wanted` and `more` are what TokenSpec takes besides."""
-    return TokenSpec(name, account, FileSettings(path, mode, group, owner), *wanted, **more)
+    """A token that goes to the file `path`; `asked` and `more` are further fields of TokenSpec."""
+    return TokenSpec(name, account, FileSettings(path, mode, group, owner), *asked, **more)

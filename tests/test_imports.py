@@ -171,7 +171,14 @@ def circle(left: dict[str, set[str]]) -> set[str]:
 def test_only_the_registry_and_the_setup_know_single_kinds(kind: str, root: str) -> None:
     """A new source or sink is a module and a line in its registry."""
     modules = sources()
-    shared = {kind, f"{kind}.base", f"{kind}.registry", "sources.turns"}
+    shared = {
+        kind,
+        f"{kind}.base",
+        f"{kind}.registry",
+        "sources.turns",
+        "sources.token_endpoint",
+        "sinks.replacement",
+    }
     single = {name for name in modules if _folder(name) == kind} - shared
     assert root in single
     knowing = {name for name in modules if set(imported(name, modules)) & single} - single

@@ -198,7 +198,7 @@ def test_the_files_of_the_program_are_named() -> None:
 
 def test_each_option_of_the_configuration_is_described_in_its_part_and_no_other() -> None:
     found = {title: {name for name, _, _ in entries(title)} for title in PARTS}
-    assert found == {title: set(options.known(wanted)) for title, wanted in PARTS.items()}
+    assert found == {title: {option.name for option in wanted} for title, wanted in PARTS.items()}
 
 
 def entries(title: str) -> Iterator[tuple[str, str, str]]:

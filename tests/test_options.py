@@ -1,5 +1,4 @@
-"""Options: how a text becomes a value, and what is no value. The values given here are shown by no
-message."""
+"""Options: how a text becomes a value, or is refused by a message that does not show it."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from osg_token_renewer.options import Option
 
 
 def refused(parse: Callable[[str], Any], value: str) -> str:
-    """What is said of a value that is refused."""
+    """The message about a refused value."""
     with pytest.raises(ValueError) as caught:
         parse(value)
     said = str(caught.value)
@@ -25,7 +24,7 @@ def refused(parse: Callable[[str], Any], value: str) -> str:
 @pytest.mark.parametrize(
     "value", ["a", "A.b-c_d", "ce.example.org:9619", "größe", "a..b", "...", "x" * 200, "a-", "%"]
 )
-def test_a_name_may_be(value: str) -> None:
+def test_a_good_name_is_accepted(value: str) -> None:
     assert options.name(value) == value
 
 
@@ -47,7 +46,7 @@ def test_a_name_may_be(value: str) -> None:
         ("caf\udce9", "control characters"),
     ],
 )
-def test_a_name_must_not_be(value: str, problem: str) -> None:
+def test_a_bad_name_is_refused(value: str, problem: str) -> None:
     assert problem in refused(options.name, value)
 
 
@@ -76,7 +75,7 @@ def test_seconds_are_a_whole_number(value: str, seconds: int) -> None:
         "abc",
     ],
 )
-def test_other_spellings_are_no_seconds(value: str) -> None:
+def test_other_spellings_of_seconds_are_refused(value: str) -> None:
     assert "must be a number of seconds" in refused(options.seconds, value)
 
 
@@ -89,7 +88,7 @@ def test_a_time_limit_is_from_a_second_to_an_hour(value: str) -> None:
 @pytest.mark.parametrize(
     "value", ["condor", "0", "4294967293", "host$", "EXAMPLE\\domain users", "größe", "²"]
 )
-def test_an_owner_may_be(value: str) -> None:
+def test_a_good_owner_is_accepted(value: str) -> None:
     assert options.owner(value) == value
 
 
@@ -97,8 +96,8 @@ def test_an_owner_may_be(value: str) -> None:
     "value",
     ["4294967294", "4294967295", "9" * 4000, "٣", "con\ndor", "con\0dor", "con\x1bdor", "con\udce9dor"],
 )
-def test_an_owner_must_not_be(value: str) -> None:
-    # chown(2) takes 4294967295 for "leave it as it is".
+def test_a_bad_owner_is_refused(value: str) -> None:
+    # For chown(2), 4294967295 means "leave unchanged".
     assert "must " in refused(options.owner, value)
 
 
@@ -116,17 +115,17 @@ def test_a_mode_is_octal(value: str, mode: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["0o600", "6", "00600", "0680", "rw-------", "-600", "600 "])
-def test_a_mode_is_nothing_else(value: str) -> None:
+def test_other_spellings_of_a_mode_are_refused(value: str) -> None:
     assert "octal mode of three or four digits" in refused(options.mode, value)
 
 
 @pytest.mark.parametrize("value", ["602", "0666", "0777", "1777", "003"])
-def test_a_mode_does_not_let_others_write(value: str) -> None:
+def test_a_mode_must_not_let_others_write(value: str) -> None:
     assert refused(options.mode, value) == "must not let others write"
 
 
 @pytest.mark.parametrize("value", ["/a", "/a/b.token", "/a b/c", "/a/../b", "//a", "/ü"])
-def test_a_file_has_an_absolute_path(value: str) -> None:
+def test_an_absolute_path_of_a_file_is_accepted(value: str) -> None:
     assert options.absolute_path(value) == value
 
 
@@ -157,7 +156,7 @@ def test_other_paths_are_refused(value: str, problem: str) -> None:
         "http://[::1]:80/token",
     ],
 )
-def test_secrets_may_be_sent_to(value: str) -> None:
+def test_a_safe_endpoint_is_accepted(value: str) -> None:
     assert options.endpoint(value) == value
 
 
@@ -179,11 +178,11 @@ def test_secrets_may_be_sent_to(value: str) -> None:
         ("https://issuer.example.org/\x1b[2J", "control characters"),
     ],
 )
-def test_secrets_must_not_be_sent_to(value: str, problem: str) -> None:
+def test_an_unsafe_endpoint_is_refused(value: str, problem: str) -> None:
     assert problem in refused(options.endpoint, value)
 
 
-def test_a_choice_names_what_there_is() -> None:
+def test_a_choice_lists_what_is_allowed() -> None:
     claims = options.choice("warn", "enforce")
     assert claims("enforce") == "enforce"
     assert refused(claims, "Enforce") == "must be one of warn, enforce"
@@ -194,16 +193,16 @@ def test_words_are_separated_by_any_white_space() -> None:
 
 
 @pytest.mark.parametrize("value", ["one t\0wo", "\x1b[31mred", "back\bspace", "delete\x7f"])
-def test_words_have_no_control_characters(value: str) -> None:
+def test_words_must_not_have_control_characters(value: str) -> None:
     assert "must not contain control characters" in refused(options.words, value)
 
 
-def test_a_text_has_no_nul() -> None:
+def test_a_text_must_not_have_a_nul() -> None:
     assert options.text("a b") == "a b"
     assert "must not contain a NUL character" in refused(options.text, "a\0b")
 
 
-def test_a_secret_is_masked_wherever_it_is_shown() -> None:
+def test_a_secret_is_masked_in_every_format() -> None:
     secret = options.secret("hunter2")
     assert secret.reveal() == "hunter2"
     assert (
@@ -214,7 +213,7 @@ def test_a_secret_is_masked_wherever_it_is_shown() -> None:
 
 
 @pytest.mark.parametrize("value", ["credential:../shadow", "credential:a b", "credential:.."])
-def test_a_credential_has_a_name_and_leads_nowhere_else(value: str) -> None:
+def test_a_credential_must_be_a_plain_name(value: str) -> None:
     assert "name of a credential" in refused(options.secret_file, value)
     with pytest.raises(ValueError, match="name of a credential"):
         options.secret_file("credential:")

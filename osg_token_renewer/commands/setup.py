@@ -26,7 +26,7 @@ from osg_token_renewer.errors import ConfigError, Exit, Local, RenewerError, Usa
 from osg_token_renewer.model import Account, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.net.metadata import discover
 from osg_token_renewer.options import SecretFile
-from osg_token_renewer.sources import client_credentials
+from osg_token_renewer.sources import client_credentials, token_endpoint
 from osg_token_renewer.sources.oidc_agent import agent
 from osg_token_renewer.system import process, trusted_files, users
 from osg_token_renewer.system.secret_files import read_secret
@@ -108,7 +108,7 @@ def _time_limit(value: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    problem = options.bad_name(args.account)
+    problem = options.find_name_flaw(args.account)
     if problem:
         raise UsageError(f"ACCOUNT: {problem}")
     _refuse_unused(args)
@@ -246,7 +246,7 @@ class _Setup:
             raise Local(
                 f"the issuer's metadata names no usable token endpoint: {error}", "check the issuer's URL"
             ) from error
-        settings = client_credentials.Settings(url, client_id, secret, ca_file=ca_file)
+        settings = token_endpoint.TokenEndpoint(url, client_id, secret, ca_file=ca_file)
         account = Account(
             args.account, client_credentials.ClientCredentials.NAME, settings, float(args.timeout)
         )

@@ -1,4 +1,4 @@
-"""The configuration: files to model, or every problem at once."""
+"""The configuration: reads its files into the model, or reports every problem at once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ VARIABLE = "OSG_TOKEN_RENEWER_CONFIG_PATH"
 
 
 def main_file(given: Optional[str] = None) -> str:
+    """The path of the main file: the given one, else the environment's, else the usual one."""
     return given or os.environ.get(VARIABLE) or MAIN
 
 
 def drop_ins(main: str) -> str:
-    """The directory of the drop-ins to this main file."""
+    """The directory of the main file's drop-ins."""
     return os.path.join(os.path.dirname(main), "config.d")
 
 
 def files(main: Optional[str] = None) -> list[str]:
-    """The main file and its drop-ins (`config.d/*.ini` beside it) in name order; raises ConfigError if those
-    cannot be listed."""
+    """The main file, then its drop-ins in name order; raises ConfigError if they cannot be listed."""
     main = main_file(main)
     directory = drop_ins(main)
     try:
@@ -34,30 +34,20 @@ def files(main: Optional[str] = None) -> list[str]:
         names = []
     except OSError as error:
         raise ConfigError([Problem(Place(directory), f"cannot be listed: {error.strerror}")]) from error
-    # As with a shell's *.ini, a hidden file is none of them: an editor's backup, say.
-    return [
-        main,
-        *(
-            os.path.join(directory, name)
-            for name in sorted(names)
-            if name.endswith(".ini") and name[0] != "."
-        ),
-    ]
+    # A hidden file may be an editor's backup.
+    found = sorted(name for name in names if name.endswith(".ini") and not name.startswith("."))
+    return [main, *(os.path.join(directory, name) for name in found)]
 
 
 def load(main: Optional[str] = None) -> Config:
-    """Reads everything, the problems of all files together.
+    """The configuration from all files, with its warnings.
 
-    Raises ConfigError when one of them is more than a warning; warnings alone are in the result.
+    Raises ConfigError with all problems if one of them is more than a warning.
     """
     paths = files(main)
     sections, problems = ini.read(paths)
     config, more = schema.build(sections, paths)
-    problems = sorted([*problems, *more], key=_order)
+    problems = sorted([*problems, *more], key=lambda problem: (problem.place.file, problem.place.line or 0))
     if any(not problem.warning for problem in problems):
         raise ConfigError(problems)
     return replace(config, warnings=tuple(problems))
-
-
-def _order(problem: Problem) -> tuple[str, int]:
-    return problem.place.file, problem.place.line or 0

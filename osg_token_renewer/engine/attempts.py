@@ -181,9 +181,7 @@ class Issuer:
         """Warns of its clock, once in a run for each host."""
         first = object()
         if self._clocks_told.setdefault(self.name, first) is first:
-            log.warning(
-                "%s: %s: see that both are set by NTP; on this host: timedatectl", self.name, difference
-            )
+            log.warning("%s: %s", self.name, difference)
 
 
 class _Unknown(Issuer):

@@ -1,1 +1,1 @@
-"""Where a token goes: one module a kind, listed in registry.py."""
+"""Where tokens go: one module for each kind of place, listed in registry.py."""

@@ -1,4 +1,4 @@
-"""What a sink is: a place where tokens go. One subclass a kind, listed in registry.py."""
+"""What a sink is: a kind of place where tokens go. Each kind is one subclass, listed in registry.py."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from osg_token_renewer.options import Option
 
 
 class Sink(ABC):
-    """One kind of place for tokens. It keeps nothing between two calls."""
+    """One kind of place for tokens. It keeps nothing between two calls, and threads may call it at once."""
 
-    # What a token's `sink` names.
+    # The kind's name, which `TokenSpec.sink` holds.
     NAME: str
     # The option whose presence makes this the token's sink.
     MARKER: str
@@ -22,9 +22,9 @@ class Sink(ABC):
 
     @abstractmethod
     def settings(self, values: Mapping[str, Any]) -> Any:
-        """The token's destination, from the parsed options; it has a `path`, which no other token may have.
+        """The token's destination, from the parsed options.
 
-        Raises ValueError for combinations that make no sense.
+        It has a `path` that no other token may have. Raises ValueError if the options contradict each other.
         """
 
     @abstractmethod
@@ -37,12 +37,12 @@ class Sink(ABC):
 
     @abstractmethod
     def publish(self, spec: TokenSpec, token: AccessToken) -> tuple[str, ...]:
-        """Puts the token there atomically; returns warnings. Raises Local, and the old token is then still there."""
+        """Publishes the token atomically; returns warnings. Raises Local, and the old token then stays."""
 
     @abstractmethod
     def remove(self, spec: TokenSpec, published: Published) -> None:
-        """Removes the very token that was read as `published`; raises Local if it stays."""
+        """Removes the token that was read as `published`; raises Local if it cannot, or if it has changed."""
 
     def sweep(self, specs: Sequence[TokenSpec]) -> None:  # noqa: ARG002
-        """Removes what a killed run left behind while it published these tokens; never raises."""
+        """Removes what a killed run left when it published these tokens; never raises."""
         return

@@ -1,4 +1,4 @@
-"""Every sink there is. If a token's options fit several, the first in this order is taken."""
+"""Every sink. If a token has the markers of several, the first in this order counts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The ways an account obtains a token: one module each, listed in all_sources.py."""
+"""How accounts obtain tokens: one module or package for each kind, listed in registry.py."""

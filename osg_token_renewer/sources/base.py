@@ -1,4 +1,4 @@
-"""What a source is: a way for an account to obtain tokens. One subclass a kind, listed in registry.py."""
+"""What a source is: a way for an account to obtain tokens; one subclass for each kind (registry.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Optional, TypeVar
 
 from osg_token_renewer.model import Account, Secret, TokenSpec
@@ -20,11 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Fetched:
-    """What an issuer answered: the token's text as it came, unchecked.
+    """What an issuer answered: the token's text, unchecked, and what the answer said besides.
 
-    `expires_at` (seconds since 1970) and `issuer` are what the answer said beside the token, None when it
-    said nothing. `clock_ahead`: by how many seconds the issuer's clock is ahead of this host's; None where
-    that cannot be seen."""
+    `expires_at` is in seconds since 1970. `clock_ahead` is the number of seconds by which the issuer's clock
+    is ahead of this host's (tokens/clock_skew.py). None means unknown.
+    """
 
     text: Secret
     expires_at: Optional[float] = None
@@ -32,23 +31,22 @@ class Fetched:
     clock_ahead: Optional[float] = None
 
 
-# Obtains one token; raises a Failure. Calls are made one after the other.
+# Obtains one token; raises a Failure. The calls of a session follow one after the other.
 Fetch = Callable[[TokenSpec], Fetched]
 
-# What each request is made within: gives the seconds that it may take at most, besides the account's own
-# timeout, and sees a TimedOut. The argument is how many it should have, where a request that is cut off does
-# harm. Raises NotAsked or Stopped when none may be made.
+# Each request is made inside of this context. It yields the seconds that the request may take at most (the
+# account's timeout applies too), and raises NotAsked or Stopped if no request may be made. The argument is
+# the number of seconds that a request needs if cutting it off does harm.
 Begin = Callable[[float], AbstractContextManager[float]]
 
 
 def at_any_time(_wanted: float) -> AbstractContextManager[float]:
-    """A Begin outside of runs."""
+    """The Begin of a session outside of runs."""
     return nullcontext(math.inf)
 
 
 class Kept:
-    """What a worker's sessions, opened one after the other, have in common: made when it is first asked for,
-    closed with the worker."""
+    """What several sessions share: each object is made when it is first needed, and closed with this."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -58,12 +56,7 @@ class Kept:
     def __enter__(self) -> Kept:
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._stack.close()
 
     def get(self, make: Callable[[], AbstractContextManager[T]]) -> T:
@@ -80,9 +73,9 @@ class Context:
     """What a run gives to each session that it opens. The defaults are for a session outside of runs.
 
     `sockets` is a directory that is private to this user, with a path short enough for sockets; a session
-    removes what it makes there. `state` is for what must outlive the run; it need not exist. `begin` is
-    entered around each request. `kept` belongs to the worker: its next session finds there what this one made.
-    `shared` belongs to the run: all its sessions find the same there. `turns` limits what costs cores and memory.
+    removes what it makes there. `state` is a directory for what must outlive the run; it need not exist.
+    `begin` is entered around each request. The worker's sessions share what is in `kept`, and all sessions
+    of the run what is in `shared`. `turns` limits work that costs cores and memory.
     """
 
     sockets: str = ""
@@ -94,31 +87,31 @@ class Context:
 
 
 class Source(ABC):
-    """One kind of account. The defaults are right for a source that gets a token with one HTTPS request."""
+    """One kind of account. The defaults suit a source that obtains a token with one HTTPS request."""
 
-    # What `source =` calls it.
+    # The kind's name, for `source =`.
     NAME: str
-    # The option whose presence makes this the account's source if `source` is not given.
+    # The option that makes this the account's source if `source` is not given.
     MARKER: str
     # The options of an `[account]` section that only this source reads.
     OPTIONS: tuple[Option, ...]
-    # Whether several sessions of one account may be open at the same time: not if a refresh token may rotate.
+    # Whether several sessions of one account may be open at once: not if a refresh token may rotate.
     OVERLAPS = True
 
     @abstractmethod
     def settings(self, values: Mapping[str, Any]) -> Any:
-        """The account's settings from its parsed options; raises ValueError for combinations without sense."""
+        """The account's settings from its parsed options; raises ValueError if they contradict each other."""
 
     @abstractmethod
     def session(self, account: Account, context: Context) -> AbstractContextManager[Fetch]:
         """Opens the account; yields a function that obtains one token after the other.
 
-        Raises a Failure if the account cannot be opened: it is then the failure of each of its tokens. It
-        repeats no request by itself: a failure says with `retry_after` that the run may do so.
+        Raises a Failure if the account cannot be opened, which then counts for each of its tokens. It never
+        repeats a request: the failure's `retry_after` lets the run do so.
         """
 
     def issuer(self, account: Account, known: Optional[str]) -> Optional[str]:
-        """Whom the account's requests go to, as a URL, without asking; None if that is not known.
+        """The URL of the account's issuer or token endpoint, found without a request; None if unknown.
 
         `known` is the issuer of the account's last token, if there was one.
         """
@@ -129,11 +122,11 @@ class Source(ABC):
         return None
 
     def opening_obtains_token(self) -> bool:
-        """Whether opening an account obtains a token from its issuer, which nobody uses."""
+        """Whether opening an account obtains a token that is not used."""
         return False
 
     def rescue(self, directory: str) -> bool:  # noqa: ARG002
-        """Saves what must not be lost from `directory`, which the session of a killed program left in `sockets`.
+        """Saves what must not be lost from a directory in `sockets` that a killed program's session left.
 
         Returns whether that is done; if not, the directory stays for the next run. Never raises.
         """

@@ -1,1 +1,1 @@
-"""Access tokens: reading them and checking what they grant."""
+"""Access tokens: what they say, what they grant, and whether the issuer's clock is right."""

@@ -1,4 +1,4 @@
-"""How far the issuer's clock is from this host's."""
+"""How far the issuer's clock is from this host's: by the date of an answer, and by what a token says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Optional
 from osg_token_renewer.model import AccessToken
 from osg_token_renewer.tokens.jwt import numeric_date
 
-# A clock that is set by NTP differs by far less.
-SKEW = 30
+# In seconds. Clocks that NTP sets differ by far less.
+LIMIT = 30
+_ADVICE = "see that both are set by NTP; on this host: timedatectl"
 
 
 def ahead_by(date: Optional[float], asked_at: float, answered_at: float) -> Optional[float]:
@@ -24,22 +25,21 @@ def ahead_by(date: Optional[float], asked_at: float, answered_at: float) -> Opti
 
 
 def find_skew(token: AccessToken, clock_ahead: Optional[float], now: float) -> Optional[str]:
-    """How the issuer's clock differs from this host's, when it is by more than SKEW seconds and can be seen.
+    """What to say about the issuer's clock if it differs from this host's by more than LIMIT; else None.
 
-    `clock_ahead` is by how many seconds it is ahead by the date of the issuer's answer, None if that is not
-    known. A token that was made in the future is as good a witness; one from the past is only where there is
-    no other, for some issuers give out a token twice."""
-    made = [
-        when
-        for name in ("iat", "nbf")
-        if token.claims is not None and (when := numeric_date(token.claims, name)) is not None
-    ]
-    ahead = max([clock_ahead or 0.0, *(when - now for when in made)])
-    if ahead > SKEW:
-        return f"the issuer's clock is {ahead:.0f} s ahead of this host's"
-    if clock_ahead is not None and clock_ahead < -SKEW:
-        return f"the issuer's clock is {-clock_ahead:.0f} s behind this host's"
-    issued = None if token.claims is None else numeric_date(token.claims, "iat")
-    if clock_ahead is None and issued is not None and now - issued > SKEW:
-        return f"the issuer's clock is {now - issued:.0f} s behind this host's, or it gives out tokens that it has made before"
+    `clock_ahead` is by how many seconds the answer's date is ahead of this host's clock, None if unknown. A
+    token from the future (`iat`, `nbf`) is as good a witness. A token from the past counts only without a
+    date, because some issuers backdate tokens or return the same one again.
+    """
+    claims = token.claims or {}
+    issued_at = numeric_date(claims, "iat")
+    times = [when for when in (issued_at, numeric_date(claims, "nbf")) if when is not None]
+    ahead = max([clock_ahead or 0.0, *(when - now for when in times)])
+    if ahead > LIMIT:
+        return f"the issuer's clock is {ahead:.0f} s ahead of this host's: {_ADVICE}"
+    if clock_ahead is not None and clock_ahead < -LIMIT:
+        return f"the issuer's clock is {-clock_ahead:.0f} s behind this host's: {_ADVICE}"
+    if clock_ahead is None and issued_at is not None and now - issued_at > LIMIT:
+        behind = f"the issuer's clock is {now - issued_at:.0f} s behind this host's"
+        return f"{behind}, or the issuer returned an earlier token again: {_ADVICE}"
     return None

@@ -1,5 +1,4 @@
-"""INI text to sections: what the standard ConfigParser reads is read as the same values, and the rest has a
-place."""
+"""Reading INI files: the values of the standard ConfigParser, and a place for each value and problem."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from osg_token_renewer.config import ini
 
 
 def read(path: Path, *texts: Union[str, bytes]) -> tuple[dict[str, ini.Section], list[str]]:
-    """The sections of files 0, 1, … and what is wrong with them, paths cut to these numbers."""
+    """The sections of the files 0, 1, … and their problems, with these numbers as paths."""
     files = []
     for number, text in enumerate(texts):
         file = path / str(number)
@@ -35,7 +34,7 @@ def values(sections: dict[str, ini.Section]) -> dict[str, dict[str, str]]:
 
 
 def one(path: Path, value: str) -> str:
-    """The value of one option, as it stands in the file."""
+    """The text of one option that is written as `value`."""
     sections, problems = read(path, f"[x]\noption = {value}\n")
     assert problems == []
     return sections["x"].options["option"].text
@@ -87,8 +86,7 @@ TEXTS = [
 
 
 def standard(text: str) -> Optional[dict[str, dict[str, Optional[str]]]]:
-    """What the standard parser makes of it: None for an option that is not to be had, None if it does not
-    accept the text."""
+    """What the standard parser reads: None for a broken option, and None if it refuses the text."""
     parser = configparser.ConfigParser()
     try:
         parser.read_string(text)
@@ -101,7 +99,7 @@ def standard(text: str) -> Optional[dict[str, dict[str, Optional[str]]]]:
             try:
                 read[section][option] = parser.get(section, option)
             except configparser.InterpolationSyntaxError:
-                # A lone percent sign, which is none of the standard's.
+                # A single percent sign, which the standard refuses.
                 read[section][option] = "lone"
             except configparser.InterpolationError:
                 read[section][option] = None
@@ -109,10 +107,10 @@ def standard(text: str) -> Optional[dict[str, dict[str, Optional[str]]]]:
 
 
 def same(path: Path, text: str) -> bool:
-    """Whether the standard parser accepts the text; if so, ours must read it as the same."""
+    """Whether the standard parser accepts the text; asserts that ours then reads the same."""
     file = path / "config.ini"
     file.write_bytes(text.encode("utf-8"))
-    # Lines end as in a file, which is what both read.
+    # Both see the line ends that reading a file gives.
     expected = standard(file.read_text(encoding="utf-8"))
     sections, problems = ini.read([str(file)])
     if expected is None:
@@ -132,7 +130,7 @@ def same(path: Path, text: str) -> bool:
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_what_the_standard_accepts_is_read_as_the_same(tmp_path: Path, text: str) -> None:
+def test_a_text_that_the_standard_parser_accepts_is_read_as_the_same(tmp_path: Path, text: str) -> None:
     assert same(tmp_path, text)
 
 
@@ -149,11 +147,11 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_the_standard_refuses_is_a_problem(tmp_path: Path, text: str) -> None:
+def test_a_text_that_the_standard_parser_refuses_is_a_problem(tmp_path: Path, text: str) -> None:
     assert not same(tmp_path, text)
 
 
-# What the standard does not have
+# Beyond the standard parser
 
 
 @pytest.mark.parametrize(
@@ -175,17 +173,17 @@ def test_what_the_standard_refuses_is_a_problem(tmp_path: Path, text: str) -> No
         ("\\n \\\\", "\\n \\\\"),
     ],
 )
-def test_a_secret_is_taken_as_it_is(tmp_path: Path, written: str, meant: str) -> None:
+def test_a_secret_is_read_unchanged(tmp_path: Path, written: str, meant: str) -> None:
     assert one(tmp_path, written) == meant
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     sections, problems = read(tmp_path, b"\xef\xbb\xbf[x]\na = 1\n")
     assert (values(sections), problems) == ({"x": {"a": "1"}}, [])
     assert sections["x"].place.line == 1
 
 
-def test_bytes_that_are_not_utf_8_harm_nothing(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf_8_are_kept(tmp_path: Path) -> None:
     sections, problems = read(tmp_path, b"# Gr\xfc\xdfe\n[x]\na = 1\n; \xff\xfe\nb = caf\xe9\n")
     assert (values(sections), problems) == ({"x": {"a": "1", "b": "caf\udce9"}}, [])
 
@@ -214,15 +212,15 @@ def test_a_later_file_adds_sections_and_overrides_single_options(tmp_path: Path)
     assert str(sections["x"].options["c"].place) == f"{tmp_path}/2:2"
 
 
-def test_a_later_file_may_write_the_title_of_a_section_with_other_blanks(tmp_path: Path) -> None:
+def test_a_later_file_may_write_other_blanks_in_a_sections_title(tmp_path: Path) -> None:
     sections, problems = read(
         tmp_path, "[token x]\na = 1\n", "[ token  x ]\nb = 2\n", "[token\tx]\na = 3\n[token\tx]\n"
     )
     assert values(sections) == {"token x": {"a": "3", "b": "2"}}
-    assert problems == ["2:3: [token\\tx] stands twice in this file, first in line 1"]
+    assert problems == ["2:3: [token\\tx] appears twice in this file, first in line 1"]
 
 
-def test_a_section_whose_title_is_almost_default_is_no_default(tmp_path: Path) -> None:
+def test_a_title_with_blanks_around_default_is_another_section(tmp_path: Path) -> None:
     sections, problems = read(tmp_path, "[ DEFAULT ]\na = 1\n[x]\n", "[DEFAULT]\nb = 2\n[ DEFAULT ]\n")
     assert (values(sections), problems) == ({" DEFAULT ": {"a": "1", "b": "2"}, "x": {"b": "2"}}, [])
 
@@ -240,27 +238,28 @@ def test_every_problem_of_every_file_is_found(tmp_path: Path) -> None:
     _, problems = read(tmp_path, first, second)
     assert sorted(problems) == sorted(
         [
-            "0:1: stands before any section",
+            "0:1: comes before any section",
             "0:3: is neither a section, an option, nor a comment",
-            "0:5: [x] a: stands twice in this section, first in line 4",
-            "0:6: [x] stands twice in this file, first in line 2",
+            "0:5: [x] a: appears twice in this section, first in line 4",
+            "0:6: [x] appears twice in this file, first in line 2",
             "0:8: is neither a section, an option, nor a comment",
-            "0:10: [z] c: refers with %(…)s to an option that is not there; a percent sign before a parenthesis is written %%",
+            "0:10: [z] c: refers with %(…)s to an option that does not exist; "
+            "write %% for a percent sign before a parenthesis",
             "0:11: [z] d: refers to itself, through other options",
-            "1:4: [x] stands twice in this file, first in line 1",
+            "1:4: [x] appears twice in this file, first in line 1",
             "1:5: is neither a section, an option, nor a comment",
         ]
     )
 
 
-def test_every_line_before_the_first_section_is_a_problem_but_comments_and_blanks(tmp_path: Path) -> None:
+def test_a_line_before_the_first_section_is_a_problem_unless_blank_or_comment(tmp_path: Path) -> None:
     _, problems = read(tmp_path, "# comment\n\na = 1\n  b\n; comment\n[x]\nc = 2\n")
-    assert problems == ["0:3: stands before any section", "0:4: stands before any section"]
+    assert problems == ["0:3: comes before any section", "0:4: comes before any section"]
 
 
-def test_two_headers_that_differ_in_blanks_are_one_section_twice(tmp_path: Path) -> None:
+def test_two_titles_that_differ_in_blanks_are_the_same_section(tmp_path: Path) -> None:
     _, problems = read(tmp_path, "[token x]\na = 1\n[ token  x ]\nb = 2\n")
-    assert problems == ["0:3: [ token  x ] stands twice in this file, first in line 1"]
+    assert problems == ["0:3: [ token  x ] appears twice in this file, first in line 1"]
 
 
 def test_a_file_that_cannot_be_opened_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -280,7 +279,7 @@ def test_a_file_that_cannot_be_opened_does_not_hide_the_others(tmp_path: Path) -
     ]
 
 
-def test_without_the_first_file_what_the_others_lack_is_not_told(tmp_path: Path) -> None:
+def test_a_first_file_that_cannot_be_read_is_the_only_problem(tmp_path: Path) -> None:
     (tmp_path / "a.ini").write_text("[x]\na\n")
     os.mkfifo(tmp_path / "pipe")
     for name in ("gone", "pipe"):
@@ -288,6 +287,6 @@ def test_without_the_first_file_what_the_others_lack_is_not_told(tmp_path: Path)
         assert (sections, len(problems)) == ([], 1)
 
 
-def test_options_that_others_refer_to_are_told_apart(tmp_path: Path) -> None:
+def test_an_option_that_others_refer_to_is_not_a_sections_own(tmp_path: Path) -> None:
     sections, _ = read(tmp_path, "[DEFAULT]\ncommon = 1\n[x]\na = %(helper)s\nhelper = 2\nb = 3\n")
     assert sections["x"].own == {"a", "b"}

@@ -1,4 +1,4 @@
-"""Whole configurations: main file and drop-ins, and everything that is wrong with them at once."""
+"""Whole configurations: the main file, its drop-ins, and all their problems at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from osg_token_renewer import config
 from osg_token_renewer.errors import ConfigError
 from tests.faults import apart
 
-# Every mistake that a configuration can have, in two files; what is said of each stands beside it.
+# Many mistakes in two files, with the reports beside them.
 MAIN = """\
-stray = 1                                 # 1: stands before any section
+stray = 1                                 # 1: comes before any section
 [account robot]
 password_file = {path}/pw
 colour = blue                             # 4: [account robot] colour: is not an option here and is ignored
@@ -36,7 +36,7 @@ mode = 9
 [token d]
 account = probe
 token_path = /d
-[tokken e]                                # 23: [tokken e] is not a section of this program; did you mean token?
+[tokken e]                                # 23: [tokken e] is not a section; did you mean token?
 """
 DROP_IN = """\
 [token a]
@@ -47,15 +47,16 @@ token_path = /d
 [token f]
 """
 WRONG = [
-    "config.d/10.ini:2: [token a] scope: refers with %(…)s to an option that is not there; "
-    "a percent sign before a parenthesis is written %%",
+    "config.d/10.ini:2: [token a] scope: refers with %(…)s to an option that does not exist; "
+    "write %% for a percent sign before a parenthesis",
     "config.d/10.ini:5: [token f] token_path: is also the path of [token d]",
-    "config.d/10.ini:6: [token f] stands twice in this file, first in line 3",
-    "config.ini:1: stands before any section",
+    "config.d/10.ini:6: [token f] appears twice in this file, first in line 3",
+    "config.ini:1: comes before any section",
     "config.ini:4: [account robot] colour: is not an option here and is ignored (warning)",
     "config.ini:5: [account --help] a name must not begin with '-' (warning)",
     "config.ini:7: [account probe] client_id: is missing",
-    "config.ini:8: [account probe] token_request_url: must be https: plain http is only for this host's loopback",
+    "config.ini:8: [account probe] token_request_url: "
+    "must be https: plain http is only for this host's loopback",
     "config.ini:10: is neither a section, an option, nor a comment",
     "config.ini:12: [token a] account: there is no [account] section of this name",
     "config.ini:14: [token ../b] a name must not contain '/', nor be '.' or '..'",
@@ -75,7 +76,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(file: Path, text: str, path: Path) -> str:
-    """Writes a private file, without the comments at the ends of lines."""
+    """Writes a private file, without comments at line ends."""
     file.parent.mkdir(exist_ok=True)
     lines = (line.partition("  #")[0].rstrip() for line in text.splitlines())
     file.write_text("".join(f"{line}\n" for line in lines).replace("{path}", str(path)))
@@ -84,7 +85,7 @@ def write(file: Path, text: str, path: Path) -> str:
 
 
 def main(tmp_path: Path, text: str = ACCOUNT) -> str:
-    """A main file and the password file that it names."""
+    """Writes a main file and the password file that it names."""
     (tmp_path / "pw").touch(mode=0o600)
     return write(tmp_path / "config.ini", text, tmp_path)
 
@@ -100,20 +101,20 @@ def problems(tmp_path: Path, file: str) -> list[str]:
     return [str(problem).replace(f"{tmp_path}/", "") for problem in caught.value.problems]
 
 
-def test_every_problem_of_all_files_is_told_at_once_with_its_place(tmp_path: Path) -> None:
+def test_all_problems_of_all_files_are_reported_at_once_with_their_places(tmp_path: Path) -> None:
     file = main(tmp_path, MAIN)
     drop_in(tmp_path, "10.ini", DROP_IN)
     assert problems(tmp_path, file) == WRONG
 
 
-def test_warnings_alone_do_not_stop_it(tmp_path: Path) -> None:
+def test_a_configuration_with_only_warnings_is_loaded(tmp_path: Path) -> None:
     found = config.load(main(tmp_path, ACCOUNT + "colour = blue\n"))
     assert [str(warning) for warning in found.warnings] == [
         f"{tmp_path}/config.ini:3: [account robot] colour: is not an option here and is ignored (warning)"
     ]
 
 
-def test_drop_ins_add_sections_and_options_and_override_single_ones(tmp_path: Path) -> None:
+def test_drop_ins_add_sections_and_options_and_override_single_options(tmp_path: Path) -> None:
     file = main(tmp_path, ACCOUNT + TOKEN.replace("{name}", "x") + "scope = read\naudience = one\n")
     drop_in(tmp_path, "20.ini", "[token x]\nscope = write\n")
     drop_in(
@@ -129,20 +130,20 @@ def test_drop_ins_add_sections_and_options_and_override_single_ones(tmp_path: Pa
     assert [Path(name).name for name in found.files] == ["config.ini", "10.ini", "20.ini"]
 
 
-def test_a_drop_in_can_mend_what_the_main_file_lacks(tmp_path: Path) -> None:
+def test_a_drop_in_can_correct_the_main_file(tmp_path: Path) -> None:
     file = main(tmp_path, ACCOUNT + "[token x]\naccount = robot\nmode = wrong\n")
     drop_in(tmp_path, "a.ini", "[token x]\ntoken_path = /x\nmode = 0640\n")
     assert config.load(file).tokens[0].destination.mode == 0o640
 
 
-def test_only_files_with_the_right_end_are_drop_ins(tmp_path: Path) -> None:
+def test_only_visible_ini_files_are_drop_ins(tmp_path: Path) -> None:
     file = main(tmp_path)
     for name in ("a.ini.rpmsave", "b.conf", ".hidden.ini", "c.ini~"):
         drop_in(tmp_path, name, "this is no INI file\n")
     assert list(config.load(file).accounts) == ["robot"]
 
 
-def test_a_directory_of_drop_ins_that_cannot_be_listed_is_the_only_problem() -> None:
+def test_a_drop_in_directory_that_cannot_be_listed_is_the_only_problem() -> None:
     # Not tmp_path, which another user cannot reach.
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -159,7 +160,7 @@ def test_a_directory_of_drop_ins_that_cannot_be_listed_is_the_only_problem() -> 
 
 
 @pytest.mark.parametrize("kind", ["nothing", "file", "link to nothing"])
-def test_where_there_is_no_directory_of_drop_ins_the_main_file_is_all(tmp_path: Path, kind: str) -> None:
+def test_without_a_drop_in_directory_there_is_only_the_main_file(tmp_path: Path, kind: str) -> None:
     file = main(tmp_path)
     if kind == "file":
         (tmp_path / "config.d").touch()
@@ -168,7 +169,7 @@ def test_where_there_is_no_directory_of_drop_ins_the_main_file_is_all(tmp_path: 
     assert config.load(file).files == (file,)
 
 
-def test_a_directory_whose_name_has_a_pattern_keeps_its_drop_ins(tmp_path: Path) -> None:
+def test_a_directory_name_is_not_a_pattern(tmp_path: Path) -> None:
     odd = tmp_path / "[a]*?"
     odd.mkdir()
     file = main(odd)
@@ -188,7 +189,7 @@ def test_the_variable_names_another_main_file_and_its_drop_ins(
     assert [token.name for token in config.load(str(tmp_path / "two" / "config.ini")).tokens] == ["two"]
 
 
-def test_the_usual_place_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_path_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.files()[0] == "/etc/osg/token-renewer/config.ini"
     monkeypatch.setenv(config.VARIABLE, "")
     assert config.files()[0] == "/etc/osg/token-renewer/config.ini"
@@ -214,7 +215,7 @@ def test_a_main_file_that_cannot_be_read_is_the_only_problem(tmp_path: Path, kin
     ]
 
 
-def test_a_drop_in_that_cannot_be_read_is_a_problem_beside_the_others(tmp_path: Path) -> None:
+def test_a_drop_in_that_cannot_be_read_does_not_hide_other_problems(tmp_path: Path) -> None:
     file = main(tmp_path, ACCOUNT + "timeout = soon\n" + TOKEN.replace("{name}", "x"))
     (tmp_path / "config.d" / "10.ini").mkdir(parents=True)
     (tmp_path / "config.d" / "20.ini").symlink_to("nowhere")
@@ -225,7 +226,7 @@ def test_a_drop_in_that_cannot_be_read_is_a_problem_beside_the_others(tmp_path: 
     ]
 
 
-def test_a_configuration_that_others_can_change_is_refused_and_all_else_that_is_wrong_is_told_with_it(
+def test_a_configuration_that_others_can_change_is_refused_with_all_other_problems(
     tmp_path: Path,
 ) -> None:
     file = main(tmp_path, ACCOUNT + TOKEN.replace("{name}", "x") + "mode = 0666\n")
@@ -244,7 +245,7 @@ def test_a_configuration_that_others_can_change_is_refused_and_all_else_that_is_
     ]
 
 
-if os.geteuid() == 0:  # nobody else can give files away
+if os.geteuid() == 0:  # only root can give files away
 
     @pytest.mark.parametrize("name", ["config.ini", "config.d/10.ini"])
     def test_a_configuration_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
@@ -262,7 +263,7 @@ def test_an_empty_configuration_has_no_problem_and_no_token(tmp_path: Path) -> N
     assert (found.accounts, found.tokens, found.warnings) == ({}, (), ())
 
 
-def test_the_example_that_is_installed_has_no_problem_and_neither_has_what_it_shows(tmp_path: Path) -> None:
+def test_the_installed_example_has_no_problem_even_if_its_lines_are_used(tmp_path: Path) -> None:
     example = (Path(__file__).parents[2] / "etc" / "osg" / "token-renewer" / "config.ini").read_text()
     file = tmp_path / "config.ini"
     file.write_text(example)

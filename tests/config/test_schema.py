@@ -1,4 +1,4 @@
-"""Sections to the model: what each option means, and what is said of those that are wrong."""
+"""From sections to the model: what each option means, and how a wrong one is reported."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from osg_token_renewer.config import ini, schema
 from osg_token_renewer.errors import ConfigError
 from osg_token_renewer.model import Account, Config, Options, Secret
 from osg_token_renewer.options import SecretFile
-from osg_token_renewer.sources import client_credentials
 from osg_token_renewer.sources.oidc_agent import source
+from osg_token_renewer.sources.token_endpoint import TokenEndpoint
+from tests.specs import file_token
 
 AGENT = "[account robot]\npassword_file = {path}/robot.pw\n"
-CLIENT = "[account probe]\ntoken_request_url = https://issuer.example.org/token\nclient_id = probe\nclient_secret = hunter2\n"
+CLIENT = """\
+[account probe]
+token_request_url = https://issuer.example.org/token
+client_id = probe
+client_secret = hunter2
+"""
 OF_PROBE = "[token of-probe]\naccount = probe\ntoken_path = {path}/of-probe.token\n"
 TOKEN = "[token x]\naccount = robot\ntoken_path = {path}/x.token\n"
-from tests.specs import file_token
 
 
 def build(path: Path, text: str) -> tuple[Config, list[str]]:
-    """The configuration of a private config.ini, `{path}` filled in, and what is said of it, from the line
-    number on."""
+    """The configuration from a private config.ini, and its problems from the line number on.
+
+    `{path}` in the text stands for the directory.
+    """
     for name, content in (("robot.pw", "password\n"), ("config.ini", text.replace("{path}", str(path)))):
         (path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
         (path / name).chmod(0o600)
@@ -63,7 +70,7 @@ def test_a_client_credentials_account(tmp_path: Path) -> None:
     assert found.accounts["probe"] == Account(
         "probe",
         "client-credentials",
-        client_credentials.Settings("https://issuer.example.org/token", "probe", Secret("hunter2")),
+        TokenEndpoint("https://issuer.example.org/token", "probe", Secret("hunter2")),
     )
 
 
@@ -73,15 +80,16 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
         tmp_path,
         "[account probe]\nsource = client-credentials\ntoken_request_url = https://i/t\nclient_id = a b\n"
         "client_secret_file = {path}/secret\nclient_auth = post\nca_file = /ca.pem\ntimeout = 5\n"
-        "[token x]\naccount = probe\ntoken_path = /x\naudience = one  two\n three\nscope = a b\nmin_lifetime = 1800\nmode = 0640\n"
-        "group = condor\nowner = 99\nclaims = enforce\non_expiry = remove\n"
+        "issuer = https://issuer.example.org\n"
+        "[token x]\naccount = probe\ntoken_path = /x\naudience = one  two\n three\nscope = a b\n"
+        "min_lifetime = 1800\nmode = 0640\ngroup = condor\nowner = 99\nclaims = enforce\non_expiry = remove\n"
         "[renewer]\nworkers = 3\nstate_dir = /s\nruntime_dir = /r\nrun_timeout = 90\nspread = 3600\n",
     )
     assert problems == []
-    settings = client_credentials.Settings(
-        "https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem"
+    settings = TokenEndpoint("https://i/t", "a b", SecretFile(f"{tmp_path}/secret"), "post", "/ca.pem")
+    assert found.accounts["probe"] == Account(
+        "probe", "client-credentials", settings, 5.0, "https://issuer.example.org"
     )
-    assert found.accounts["probe"] == Account("probe", "client-credentials", settings, 5.0)
     assert found.tokens == (
         file_token(
             "x",
@@ -90,9 +98,9 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
             ("one", "two", "three"),
             ("a", "b"),
             1800,
-            0o640,
-            "condor",
-            "99",
+            mode=0o640,
+            group="condor",
+            owner="99",
             enforce_claims=True,
             remove_expired=True,
         ),
@@ -100,15 +108,25 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
     assert found.options == Options(workers=3, state_dir="/s", runtime_dir="/r", run_timeout=90, spread=3600)
 
 
-def test_an_empty_value_is_an_absent_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["https://issuer.example.org/", "http://localhost:8080"])
+def test_every_account_may_name_its_issuer(tmp_path: Path, url: str) -> None:
+    found, problems = build(tmp_path, AGENT + f"issuer = {url}\n" + CLIENT + f"issuer = {url}\n")
+    assert problems == []
+    assert [account.issuer for account in found.accounts.values()] == [url, url]
+
+
+def test_an_empty_option_is_absent(tmp_path: Path) -> None:
     found, problems = build(tmp_path, AGENT + "timeout =\n" + TOKEN + "audience =\nmin_lifetime =\nmode =\n")
     assert problems == []
     assert found.accounts["robot"].timeout == 60
     assert found.tokens == (file_token("x", "robot", f"{tmp_path}/x.token"),)
 
 
-def test_default_values_stand_for_every_section(tmp_path: Path) -> None:
-    text = "[DEFAULT]\nmin_lifetime = 600\npassword_file = {path}/robot.pw\ntoken_path = {path}/%(account)s.%(audience)s\naudience = ce\n"
+def test_default_options_apply_to_every_section(tmp_path: Path) -> None:
+    text = (
+        "[DEFAULT]\nmin_lifetime = 600\npassword_file = {path}/robot.pw\n"
+        "token_path = {path}/%(account)s.%(audience)s\naudience = ce\n"
+    )
     found, problems = build(
         tmp_path,
         text + "[account robot]\n[token x]\naccount = robot\n[token y]\naccount = robot\naudience = se\n",
@@ -120,7 +138,7 @@ def test_default_values_stand_for_every_section(tmp_path: Path) -> None:
     ]
 
 
-def test_blanks_in_a_header_do_not_matter(tmp_path: Path) -> None:
+def test_blanks_in_a_title_do_not_matter(tmp_path: Path) -> None:
     found, problems = build(
         tmp_path, AGENT.replace("account robot", "  account   robot ") + TOKEN.replace("token x", "token\tx")
     )
@@ -135,7 +153,7 @@ def test_options_may_be_written_in_capitals_and_sections_may_not(tmp_path: Path)
     assert problems == ["3: [Token x] is not a section of this program; did you mean token?"]
 
 
-def test_a_drop_in_parser_of_a_secret_keeps_it_masked(tmp_path: Path) -> None:
+def test_repr_of_the_configuration_masks_secrets(tmp_path: Path) -> None:
     found, _ = build(tmp_path, CLIENT)
     assert "hunter2" not in repr(found)
 
@@ -148,11 +166,12 @@ def test_password_file_counts_before_token_request_url_with_a_warning(tmp_path: 
     found, problems = build(tmp_path, both)
     assert found.accounts["robot"].source == "oidc-agent"
     assert problems == [
-        "3: [account robot] token_request_url: both password_file and token_request_url are given: password_file counts (warning)"
+        "3: [account robot] token_request_url: "
+        "both password_file and token_request_url are given: password_file counts (warning)"
     ]
 
 
-def test_source_decides_where_it_is_given(tmp_path: Path) -> None:
+def test_source_decides_if_it_is_given(tmp_path: Path) -> None:
     both = CLIENT.replace("[account probe]\n", AGENT + "source = client-credentials\n")
     found, problems = build(tmp_path, both)
     assert (found.accounts["robot"].source, problems) == ("client-credentials", [])
@@ -171,14 +190,12 @@ def test_source_decides_where_it_is_given(tmp_path: Path) -> None:
         "token_request_url = https://i/\nclient_id = probe\n",
     ],
 )
-def test_what_is_wrong_with_an_account_is_wrong_only_where_a_token_uses_it(
-    tmp_path: Path, account: str
-) -> None:
-    """The original looks at no other."""
+def test_a_problem_of_an_account_is_an_error_only_if_a_token_uses_it(tmp_path: Path, account: str) -> None:
+    """The original ignores other accounts."""
     problems = said(tmp_path, "[account robot]\n" + account + TOKEN)
     assert problems
     assert not any(problem.endswith(" (warning)") for problem in problems)
-    # Among the tokens, not the accounts, is who uses it.
+    # The token uses another account.
     other = "[account other]\npassword_file = {path}/robot.pw\n" + TOKEN.replace(
         "account = robot", "account = other"
     )
@@ -234,7 +251,8 @@ def test_a_directory_in_which_others_could_replace_a_secret_file_is_refused(tmp_
     assert said(tmp_path, account + TOKEN) == []
     (tmp_path / "open").chmod(0o777)
     assert said(tmp_path, account + TOKEN) == [
-        "2: [account robot] password_file: others can write to {path}/open, where it is: chmod o-w {path}/open"
+        "2: [account robot] password_file: "
+        "others can write to {path}/open, where it is: chmod o-w {path}/open"
     ]
 
 
@@ -246,7 +264,7 @@ def test_a_secret_file_of_an_account_that_no_token_uses_is_only_a_warning(tmp_pa
     ]
 
 
-def test_a_credential_is_the_service_managers_to_guard(
+def test_the_permissions_of_a_credential_are_not_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
@@ -259,27 +277,27 @@ def test_a_credential_is_the_service_managers_to_guard(
     assert said(tmp_path, account + TOKEN) == []
 
 
-def test_a_configuration_that_others_can_read_is_well_when_it_holds_no_secret(tmp_path: Path) -> None:
+def test_a_configuration_without_a_secret_may_be_readable_for_others(tmp_path: Path) -> None:
     build(tmp_path, AGENT + TOKEN)
     os.chmod(tmp_path / "config.ini", 0o644)
     files = [str(tmp_path / "config.ini")]
     assert schema.build(ini.read(files)[0], files)[1] == []
 
 
-def test_a_secret_file_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+def test_a_missing_secret_file_is_a_warning(tmp_path: Path) -> None:
     assert said(tmp_path, AGENT.replace("robot.pw", "gone.pw")) == [
         "2: [account robot] password_file: there is no such file (warning)"
     ]
 
 
-def test_a_credential_of_the_service_is_not_missed_outside_of_it(
+def test_outside_of_the_service_a_credential_is_not_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     assert said(tmp_path, "[account robot]\npassword_file = credential:robot\n") == []
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -299,13 +317,13 @@ def test_a_credential_of_the_service_is_not_missed_outside_of_it(
         ("[token a\x7fb]", "a name must not contain white space or control characters"),
     ],
 )
-def test_a_section_that_is_none_is_refused(tmp_path: Path, section: str, problem: str) -> None:
+def test_an_unknown_or_misnamed_section_is_refused(tmp_path: Path, section: str, problem: str) -> None:
     shown = section.replace("\u200b", "\\u200b").replace("\x7f", "\\x7f")
     assert said(tmp_path, f"# comment\n{section}\n") == [f"2: {shown} {problem}"]
 
 
 @pytest.mark.parametrize("name", ["--help", "a/b", ".."])
-def test_an_account_whose_name_no_token_can_give_is_a_warning(tmp_path: Path, name: str) -> None:
+def test_a_wrong_name_of_an_account_is_a_warning(tmp_path: Path, name: str) -> None:
     (warning,) = said(tmp_path, f"[account {name}]\n")
     assert (warning.startswith(f"1: [account {name}] a name must not "), warning.endswith(" (warning)")) == (
         True,
@@ -316,7 +334,7 @@ def test_an_account_whose_name_no_token_can_give_is_a_warning(tmp_path: Path, na
     ].endswith(" (warning)")
 
 
-def test_a_title_of_a_section_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
+def test_a_long_title_is_shown_in_part(tmp_path: Path) -> None:
     (problem,) = said(tmp_path, f"[{'x' * 100_000}]\n")
     assert len(problem) < 300
 
@@ -344,7 +362,7 @@ def test_a_title_of_a_section_is_shown_in_part_when_it_is_long(tmp_path: Path) -
         ("scope = re\x7fad", "scope: must not contain control characters"),
         ("token_path = /a\0b", "token_path: a path must be one line"),
         ("claims = maybe", "claims: must be one of warn, enforce"),
-        ("scope = %(gone)s", "scope: refers with %(…)s to an option that is not there"),
+        ("scope = %(gone)s", "scope: refers with %(…)s to an option that does not exist"),
     ],
 )
 def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, problem: str) -> None:
@@ -352,7 +370,7 @@ def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, probl
     good = {"account": "robot", "token_path": "/x"}
     lines = [f"{key} = {value}" for key, value in good.items() if key != name]
     (found,) = said(tmp_path, AGENT + "[token x]\n" + "\n".join([*lines, option]) + "\n")
-    # What is missing stands in the section, if anywhere.
+    # A missing option is reported at its section.
     assert found.startswith(f"{3 if 'missing' in problem else 4 + len(lines)}: [token x] {problem}")
 
 
@@ -363,6 +381,11 @@ def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, probl
             "token_request_url = http://issuer.example.org/",
             "token_request_url: must be https: plain http is only for this host's loopback",
         ),
+        (
+            "issuer = http://issuer.example.org/",
+            "issuer: must be https: plain http is only for this host's loopback",
+        ),
+        ("issuer = issuer.example.org", "issuer: must be an https URL"),
         ("client_auth = digest", "client_auth: must be one of auto, basic, basic-encoded, post"),
         ("source = ssh-agent", "source: must be one of oidc-agent, client-credentials"),
         ("timeout = soon", "timeout: must be a number of seconds"),
@@ -371,10 +394,10 @@ def test_a_wrong_option_of_a_token_is_refused(tmp_path: Path, option: str, probl
         ("client_id = pro\0be", "client_id: must not contain a NUL character"),
         ("ca_file = ca.pem", "ca_file: must be an absolute path"),
         ("client_id =", "client_id: is missing"),
-        ("source = %(gone)s", "source: refers with %(…)s to an option that is not there"),
+        ("source = %(gone)s", "source: refers with %(…)s to an option that does not exist"),
         (
             "token_request_url = %(gone)s",
-            "token_request_url: refers with %(…)s to an option that is not there",
+            "token_request_url: refers with %(…)s to an option that does not exist",
         ),
     ],
 )
@@ -404,12 +427,12 @@ def test_a_wrong_option_of_the_program_is_refused(tmp_path: Path, option: str, p
     assert said(tmp_path, f"[renewer]\n{option}\n") == [f"2: [renewer] {problem}"]
 
 
-def test_two_tokens_with_one_path_are_refused_however_it_is_written(tmp_path: Path) -> None:
+def test_two_tokens_with_the_same_path_are_refused(tmp_path: Path) -> None:
     again = "[token y]\naccount = robot\ntoken_path = {path}/./x.token\n"
     assert said(tmp_path, AGENT + TOKEN + again) == ["8: [token y] token_path: is also the path of [token x]"]
 
 
-def test_a_token_of_a_broken_account_is_not_accused_of_it(tmp_path: Path) -> None:
+def test_a_problem_of_an_account_is_not_reported_again_for_its_token(tmp_path: Path) -> None:
     (found,) = said(tmp_path, AGENT + "timeout = soon\n" + TOKEN)
     assert found.startswith("3: [account robot] timeout: must be a number of seconds")
 
@@ -426,12 +449,14 @@ def test_a_token_of_a_broken_account_is_not_accused_of_it(tmp_path: Path) -> Non
         ),
         (
             TOKEN + "min-lifetime = 5\n",
-            "6: [token x] min-lifetime: is not an option here and is ignored; did you mean min_lifetime? (warning)",
+            "6: [token x] min-lifetime: is not an option here and is ignored; "
+            "did you mean min_lifetime? (warning)",
         ),
         (TOKEN + "colour = blue\n", "6: [token x] colour: is not an option here and is ignored (warning)"),
         (
             "paswordfile = x\n",
-            "3: [account robot] paswordfile: is not an option here and is ignored; did you mean password_file? (warning)",
+            "3: [account robot] paswordfile: is not an option here and is ignored; "
+            "did you mean password_file? (warning)",
         ),
         (
             "[renewer]\nworker = 5\n",
@@ -449,7 +474,7 @@ def test_an_unknown_option_is_a_warning_with_the_nearest_known_name(
     assert said(tmp_path, AGENT + text) == [warning]
 
 
-def test_an_option_of_the_other_source_is_said_to_be_of_no_use(tmp_path: Path) -> None:
+def test_an_option_of_another_source_is_a_warning(tmp_path: Path) -> None:
     assert said(tmp_path, AGENT + "client_id = probe\nca_file = relative\n" + TOKEN) == [
         "4: [account robot] ca_file: is not used by accounts of oidc-agent (warning)",
         "3: [account robot] client_id: is not used by accounts of oidc-agent (warning)",
@@ -463,11 +488,11 @@ def test_an_option_of_the_other_source_is_said_to_be_of_no_use(tmp_path: Path) -
     assert found.accounts["probe"].settings.ca_file == "/ca.pem"
 
 
-def test_an_option_of_the_other_source_may_stand_for_other_sections(tmp_path: Path) -> None:
+def test_an_option_of_another_source_may_come_from_default(tmp_path: Path) -> None:
     assert said(tmp_path, "[DEFAULT]\nca_file = /ca.pem\n" + AGENT + CLIENT) == []
 
 
-def test_an_option_that_is_only_there_for_references_is_not_unknown(tmp_path: Path) -> None:
+def test_an_option_that_another_refers_to_is_not_unknown(tmp_path: Path) -> None:
     assert (
         said(
             tmp_path,
@@ -477,8 +502,8 @@ def test_an_option_that_is_only_there_for_references_is_not_unknown(tmp_path: Pa
     )
 
 
-def test_what_the_original_ignores_is_no_error(tmp_path: Path) -> None:
-    """An option of [DEFAULT] whose reference leads nowhere matters only to a section that asks for it."""
+def test_a_broken_default_that_no_section_uses_is_ignored(tmp_path: Path) -> None:
+    """As in the original."""
     text = (
         "[DEFAULT]\ntoken_path = {path}/%(account)s.token\n"
         + AGENT
@@ -488,9 +513,9 @@ def test_what_the_original_ignores_is_no_error(tmp_path: Path) -> None:
     assert (problems, [token.path for token in found.tokens]) == ([], [f"{tmp_path}/robot.token"])
 
 
-def test_a_reference_that_leads_nowhere_is_told_at_the_place_of_the_option(tmp_path: Path) -> None:
+def test_a_broken_reference_is_reported_where_the_option_is_written(tmp_path: Path) -> None:
     (found,) = said(tmp_path, "[DEFAULT]\nscope = %(gone)s\n" + AGENT + TOKEN)
-    assert found.startswith("2: [token x] scope: refers with %(…)s to an option that is not there")
+    assert found.startswith("2: [token x] scope: refers with %(…)s to an option that does not exist")
 
 
 # Secrets
@@ -535,7 +560,7 @@ def test_a_reference_that_leads_nowhere_is_told_at_the_place_of_the_option(tmp_p
         "[account b]\npassword_file = {secret}\ntoken_request_url = {secret}",
     ],
 )
-def test_no_message_shows_what_a_line_holds(tmp_path: Path, lines: str) -> None:
+def test_no_message_shows_the_content_of_a_line(tmp_path: Path, lines: str) -> None:
     secret = "S3cr3tW0rd"
     file = tmp_path / "config.ini"
     file.write_text(CLIENT.replace("probe]", "a]") + lines.replace("{secret}", secret) + "\n")

@@ -17,7 +17,7 @@ from osg_token_renewer.engine.attempts import LONGEST_WAIT, TRIES, Asking, Limit
 from osg_token_renewer.errors import NotAsked, Refused, Stopped, TimedOut, Unavailable, Unreachable
 from osg_token_renewer.model import Account, Secret
 from osg_token_renewer.options import SecretFile
-from osg_token_renewer.sources import client_credentials
+from osg_token_renewer.sources import client_credentials, token_endpoint
 from osg_token_renewer.sources.oidc_agent import source
 
 # Far more than what is bounded takes, on any machine.
@@ -52,7 +52,7 @@ def client(name: str, url: str = "https://issuer.example.org/token", timeout: fl
     return Account(
         name,
         client_credentials.ClientCredentials.NAME,
-        client_credentials.Settings(url, "x", Secret("y")),
+        token_endpoint.TokenEndpoint(url, "x", Secret("y")),
         timeout,
     )
 

@@ -20,7 +20,7 @@ from osg_token_renewer.engine.workers import deal, run_lanes
 from osg_token_renewer.errors import Stopped
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
-from osg_token_renewer.sources import client_credentials
+from osg_token_renewer.sources import client_credentials, token_endpoint
 from osg_token_renewer.sources.base import Context
 from osg_token_renewer.sources.oidc_agent import source
 from osg_token_renewer.system.signals import Stop
@@ -44,7 +44,7 @@ class Lanes:
     def account(self, name: str, secret: Optional[str] = None) -> None:
         client = self.issuer.add_client()
         assert client.client_secret is not None
-        settings = client_credentials.Settings(
+        settings = token_endpoint.TokenEndpoint(
             f"{self.issuer.url}/token",
             client.client_id,
             Secret(secret or client.client_secret),
@@ -406,7 +406,7 @@ def test_what_another_try_would_not_mend_is_asked_for_once(lanes: Lanes, status:
 )
 def test_an_issuer_that_cannot_be_reached_is_tried_three_times(lanes: Lanes, url: str, why: str) -> None:
     lanes.accounts["a"] = replace(
-        lanes.accounts["a"], settings=replace(lanes.accounts["a"].settings, token_request_url=url)
+        lanes.accounts["a"], settings=replace(lanes.accounts["a"].settings, url=url)
     )
     (outcome,) = lanes.start([lanes.token("a")])
     assert outcome.message.startswith(f"{url[8:-6]} cannot be reached: ")
@@ -443,7 +443,7 @@ def test_200_accounts_of_a_dead_issuer_take_no_longer_than_two_timeouts(lanes: L
     names = [f"dead{number}" for number in range(200)]
     with silent() as host:
         for name in names:
-            settings = replace(lanes.accounts["a"].settings, token_request_url=f"https://{host}/token")
+            settings = replace(lanes.accounts["a"].settings, url=f"https://{host}/token")
             lanes.accounts[name] = Account(name, client_credentials.ClientCredentials.NAME, settings, 2.0)
         began = time.monotonic()
         outcomes = {
@@ -522,7 +522,7 @@ def test_an_issuer_that_refuses_between_two_failures_is_there_and_an_account_tha
 def test_a_run_ends_at_its_deadline_with_an_outcome_for_what_it_did_not_begin(lanes: Lanes) -> None:
     with silent() as one, silent() as other:
         for name, host in (("a", one), ("b", other)):
-            settings = replace(lanes.accounts[name].settings, token_request_url=f"https://{host}/token")
+            settings = replace(lanes.accounts[name].settings, url=f"https://{host}/token")
             lanes.accounts[name] = replace(lanes.accounts[name], settings=settings, timeout=600.0)
         began = time.monotonic()
         outcomes = [

@@ -1,4 +1,4 @@
-"""What the property tests have in common: an answer that is the program's own, and texts of all sorts."""
+"""What the property tests share: strategies for hostile texts, and the count of answers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from osg_token_renewer.errors import RenewerError
 Result = TypeVar("Result")
 Error = TypeVar("Error", bound=RenewerError)
 
-# Given since the process began.
+# The answers in this process so far.
 answers = 0
 
 
 def answer(call: Callable[[], Result], expected: type[Error]) -> Union[Result, Error]:
-    """What the call returns, or the exception of this program that it raises; any other exception is a bug,
-    and goes on its way."""
+    """What the call returns, or the expected exception that it raises; any other exception is a bug."""
     global answers  # noqa: PLW0603
     answers += 1
     try:
@@ -37,20 +36,20 @@ def harmless(text: str, limit: int = 2000) -> bool:
     return text.isprintable() and len(text) <= limit
 
 
-# What terminals, journals, parsers and file systems take for more than text.
+# Texts to which terminals, journals, parsers or file systems give a meaning.
 NASTY = st.sampled_from(
     [
-        "\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "\r", "\n", "\0", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\u200b", "\ufeff",
-        "\ud800", "\udcff", "<3>", "%", "%(x)s", "{", "}", "{account}", "\\1", "'", '"', "/", "..", "-", "=", "[", "]", "é", "𝄞", "\t", " ",
+        "\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "\r", "\n", "\0", "\x7f", "\x85", "\u2028", "\u202e",
+        "\u2066", "\u200b", "\ufeff", "\ud800", "\udcff", "<3>", "%", "%(x)s", "{", "}", "{account}", "\\1",
+        "'", '"', "/", "..", "-", "=", "[", "]", "é", "𝄞", "\t", " ",
     ]
 )  # fmt: skip
-# Any characters, halves of surrogate pairs among them, and what is nasty more often than chance would have
-# it.
+# Any characters, halves of surrogate pairs too, and many nasty ones.
 TEXT = st.lists(
     st.one_of(NASTY, st.text(st.characters(), max_size=12), st.text(string.printable, max_size=12)),
     max_size=12,
 ).map("".join)
-# What a stream decoded as UTF-8 with replacements can hold.
+# Texts that decoding UTF-8 with replacements can give.
 DECODED = TEXT.map(lambda text: text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
 
 JSON = st.recursive(

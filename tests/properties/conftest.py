@@ -1,4 +1,4 @@
-"""How many inputs the property tests try, and the figure for it."""
+"""How many inputs the property tests try, and a line that reports it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hypothesis import HealthCheck, settings
 
 from tests.properties import cases
 
-# What is slow is the machine, never the test: no case has a time limit.
+# No case has a time limit, because the machine may be slow.
 PATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 ALWAYS: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": PATIENT}
-# Always the same cases, so that what passed once passes everywhere. The long run tries new ones, and keeps in
-# .hypothesis/ what failed.
+# The short run always tries the same cases, so that it passes everywhere or nowhere. The long run tries new
+# ones, and keeps failed cases in .hypothesis/.
 settings.register_profile("short", max_examples=100, derandomize=True, **ALWAYS)
-# FUZZ_CASES are for all properties together.
+# FUZZ_CASES is the number for all properties together.
 PROPERTIES = 18
 CASES = int(os.environ.get("FUZZ_CASES", "100000"))
 settings.register_profile("long", max_examples=-(-CASES // PROPERTIES), **ALWAYS)
-# --hypothesis-profile comes later, and wins.
+# --hypothesis-profile overrides this.
 settings.load_profile("short")
 
 
@@ -33,7 +33,11 @@ def counted(record_property: Callable[[str, object], None]) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    ends = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
+    ends = [
+        report
+        for report in terminalreporter.getreports("")
+        if report.when == "teardown" and "answers" in dict(report.user_properties)
+    ]
     answers = [value for report in ends for name, value in report.user_properties if name == "answers"]
     unclear = len(
         {report.nodeid for report in terminalreporter.getreports("failed")}

@@ -1,5 +1,4 @@
-"""Whatever is written on a command line, the program ends with one of its own exit statuses, and says so
-harmlessly."""
+"""For any command line, the program ends with one of its own exit statuses and harmless messages."""
 
 from __future__ import annotations
 
@@ -84,7 +83,7 @@ PATHS = ["config.ini", "gone", ".", "/dev/null", "secret", "empty"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory, and the home of the user, in which nothing but what is here can be found."""
+    """The working directory and home of the user, with only a few files."""
     path = tmp_path_factory.mktemp("home")
     (path / "config.ini").write_text(CONFIG.format(directory=path))
     (path / "config.ini").chmod(0o600)
@@ -102,8 +101,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def arguments(words: list[str]) -> st.SearchStrategy[list[str]]:
-    """An argument list, as the kernel hands it over: without NUL, and what is not UTF-8 as Python keeps
-    it."""
+    """An argument list as Python gets it from the kernel: without NUL, with surrogates for bytes that are not
+    UTF-8."""
     texts = cases.TEXT.map(lambda text: os.fsdecode(text.replace("\0", "").encode("utf-8", "surrogatepass")))
     return st.lists(
         st.one_of(st.sampled_from(words), st.sampled_from(words), st.sampled_from(PATHS), texts), max_size=9

@@ -1,5 +1,4 @@
-"""Whatever a configuration holds, it is read, or every problem is told with its place and nothing of what the
-line holds."""
+"""Any configuration is read, or its problems are reported with their places and without secrets."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ workers = 4
 state_dir = /var/lib/osg
 """
 LINES = VALID.splitlines()
-# What no message may show: capitals and digits are in no name of an option.
+# No message may show this. No option's name has capitals or digits.
 SECRET = "SECRET-"
 VALUES = st.one_of(
     cases.TEXT,
@@ -86,7 +85,7 @@ NEW_LINES = st.one_of(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
-    """The valid configuration with some lines gone, changed, added, moved or indented."""
+    """The valid configuration with some lines removed, changed, added, repeated or indented."""
     lines = list(LINES)
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, len(lines) - 1))
@@ -114,7 +113,7 @@ def main(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def read(main: Path, *contents: bytes) -> Union[Config, ConfigError]:
-    """What these files, the first of them the main one, are read as; what is said of them is harmless."""
+    """Loads a main file and perhaps a drop-in; asserts that all problems are harmless."""
     files = [main, main.parent / "config.d" / "drop-in.ini"]
     for file, content in zip(files, (*contents, b"")):
         file.write_bytes(content)
@@ -128,7 +127,7 @@ def read(main: Path, *contents: bytes) -> Union[Config, ConfigError]:
     return answer
 
 
-def test_the_configuration_that_is_mutated_is_valid(main: Path) -> None:
+def test_the_configuration_to_be_mutated_is_valid(main: Path) -> None:
     found = read(main, VALID.encode())
     assert isinstance(found, Config)
     assert (len(found.accounts), len(found.tokens)) == (2, 2)
@@ -152,9 +151,9 @@ def test_a_drop_in_of_any_lines_is_read_or_refused(main: Path, first: str, secon
 
 
 PIECES = [
-    "[x]", "[y]", "[DEFAULT]", "[ DEFAULT ]", "a", "b", "C", " = ", ":", "=", "1", "%", "%%", "%(a)s", "%(b)s", "%(c)s", "%(", "$",
-    "#", ";", '"', "\n", "\n\n", "\n  ", "\n\t", "\r\n", "\r", " ", "\x0b", "\x0c", "\x85", "\u2028", "ü", "]", "[", "a = 1\n",
-    "b = %(a)s\n", "[x]\n", "c =\n",
+    "[x]", "[y]", "[DEFAULT]", "[ DEFAULT ]", "a", "b", "C", " = ", ":", "=", "1", "%", "%%", "%(a)s",
+    "%(b)s", "%(c)s", "%(", "$", "#", ";", '"', "\n", "\n\n", "\n  ", "\n\t", "\r\n", "\r", " ", "\x0b",
+    "\x0c", "\x85", "\u2028", "ü", "]", "[", "a = 1\n", "b = %(a)s\n", "[x]\n", "c =\n",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Whatever an issuer answers, it is a token, or a failure whose message is harmless."""
+"""Any answer of an issuer is a token, or a failure with a harmless message."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from osg_token_renewer.errors import Failure
 from osg_token_renewer.model import Account, Secret
 from osg_token_renewer.net import metadata
 from osg_token_renewer.net.https import MAX_ANSWER
-from osg_token_renewer.sources import client_credentials
 from osg_token_renewer.sources.base import Context, Fetched
-from osg_token_renewer.sources.client_credentials import Settings
+from osg_token_renewer.sources.client_credentials import ClientCredentials
+from osg_token_renewer.sources.token_endpoint import TokenEndpoint
 from tests.listener import Listener
 from tests.properties import cases
 from tests.specs import file_token
@@ -84,7 +84,7 @@ HEADERS = st.lists(st.tuples(NAMES, st.one_of(st.sampled_from(PLAIN), cases.TEXT
 
 @st.composite
 def answers(draw: st.DrawFn) -> bytes:
-    """An answer in the form of HTTP/1.1, more or less."""
+    """An answer that resembles HTTP/1.1."""
     reason = draw(st.sampled_from(["OK", "", "\x1b[31m"]))
     headers = "".join(f"{name}: {value}\r\n" for name, value in draw(HEADERS)).encode(
         "utf-8", "surrogatepass"
@@ -97,11 +97,11 @@ def answers(draw: st.DrawFn) -> bytes:
 def fetch(issuer: Listener, **settings: str) -> Fetched:
     account = Account(
         "probe",
-        client_credentials.ClientCredentials.NAME,
-        Settings(f"{issuer.url}/token", "probe", Secret(SECRET), **settings),
+        ClientCredentials.NAME,
+        TokenEndpoint(f"{issuer.url}/token", "probe", Secret(SECRET), **settings),
         timeout=60,
     )
-    with client_credentials.ClientCredentials().session(account, Context("", "")) as fetch_one:
+    with ClientCredentials().session(account, Context()) as fetch_one:
         return fetch_one(file_token("t", "probe", "/nowhere"))
 
 
@@ -114,7 +114,8 @@ def harmless(failure: Failure) -> bool:
 @example(answer=b"", way="auto")
 @example(answer=b"HTTP/1.1 302 OK\r\nLocation: \xed\xa0\x80\r\n\r\n", way="auto")
 @example(
-    answer=b'HTTP/1.1 200 OK\r\n\r\n{"error": "invalid_client", "error_description": "<3>\\u001b[2J\\u202e\\n"}',
+    answer=b"HTTP/1.1 200 OK\r\n\r\n"
+    b'{"error": "invalid_client", "error_description": "<3>\\u001b[2J\\u202e\\n"}',
     way="auto",
 )
 @example(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nno colon\r\nX: 1\r\n\r\n{}", way="post")

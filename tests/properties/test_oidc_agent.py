@@ -1,4 +1,4 @@
-"""Whatever oidc-agent's programs print, it is understood, or a failure whose message is harmless."""
+"""Any output of oidc-agent's programs is understood, or a failure with a harmless message."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from osg_token_renewer.tokens import jwt
 from tests.properties import cases
 from tests.tokens.test_jwt import jws
 
-# Pieces of what the programs do print.
+# Pieces of the programs' real output.
 PIECES = st.sampled_from(
     [
-        "Error: ", "\n", "\n\t", "invalid_grant", "invalid_scope: ", "invalid_client", "access_denied", "expired_token",
-        "could not decrypt", "Could not connect to oidc-agent", "could not parse json", "Received Http Status Code 400",
-        "No account configured", "visit:\n\n\t", "Using a browser on any device, visit:", "enter the code:", "QR code",
+        "Error: ", "\n", "\n\t", "invalid_grant", "invalid_scope: ", "invalid_client", "access_denied",
+        "expired_token", "could not decrypt", "Could not connect to oidc-agent", "could not parse json",
+        "Received Http Status Code 400", "No account configured", "visit:\n\n\t",
+        "Using a browser on any device, visit:", "enter the code:", "QR code",
         "https://issuer.example.org/device", "ABCD-EFGH", "\x1b[7m  ", "1795348800",
-        "The following error occurred during dynamic client registration:", '{"client_secret": "correct-horse"}', "correct-horse",
+        "The following error occurred during dynamic client registration:",
+        '{"client_secret": "correct-horse"}', "correct-horse",
     ]
 )  # fmt: skip
 PRINTED = st.lists(st.one_of(PIECES, cases.DECODED), max_size=14).map("".join)
@@ -33,7 +35,7 @@ MEGABYTE = 1024 * 1024
 @given(stdout=PRINTED, stderr=PRINTED, status=st.integers(-64, 255))
 @example(stdout="", stderr="x" * MEGABYTE, status=1)
 @example(stdout="", stderr="<3>\x1b[2J\u202e\nError: invalid_grant {account} {0}\r\n", status=1)
-def test_whatever_a_failed_program_prints_is_a_failure(stdout: str, stderr: str, status: int) -> None:
+def test_any_output_of_a_failed_program_is_a_failure(stdout: str, stderr: str, status: int) -> None:
     failure = cases.answer(lambda: messages.explain(Completed(status, stdout, stderr), "robot"), Failure)
     assert cases.harmless(cases.said(failure))
 
@@ -45,7 +47,7 @@ def test_whatever_a_failed_program_prints_is_a_failure(stdout: str, stderr: str,
 )
 @example(printed="token\nissuer\n\u0661\u0667\u0669\u0665\n")
 @example(printed=f"token\n{'x' * MEGABYTE}\n{'9' * 5000}\n")
-def test_whatever_a_program_prints_in_place_of_a_token_is_taken_apart(printed: str) -> None:
+def test_any_output_in_place_of_a_token_is_read(printed: str) -> None:
     fetched = cases.answer(lambda: messages.read_token(printed), Failure)
     assert isinstance(fetched, Fetched)
     assert cases.harmless(fetched.issuer or "")
@@ -62,7 +64,7 @@ REQUEST = Request("robot", client=Client("robot", Secret("correct-horse")), pass
 
 @given(printed=PRINTED, shown=st.booleans(), manual=st.booleans())
 @example(printed="invalid_client: you sent correct-horse and battery+staple", shown=False, manual=True)
-def test_whatever_a_failed_registration_prints_is_a_failure(printed: str, shown: bool, manual: bool) -> None:
+def test_any_output_of_a_failed_registration_is_a_failure(printed: str, shown: bool, manual: bool) -> None:
     request = REQUEST if manual else Request("robot", password=REQUEST.password)
     failure = cases.answer(
         lambda: registration.failure(Completed(1, printed, printed), request, shown), Failure
@@ -81,7 +83,7 @@ def test_whatever_a_failed_registration_prints_is_a_failure(printed: str, shown:
     + "x" * MEGABYTE
     + "\nenter the code:\n\n\tAB\u202eCD\n"
 )
-def test_whatever_is_printed_before_a_person_acts_shows_an_address_and_a_code_or_nothing(
+def test_any_output_before_a_person_acts_gives_an_address_and_a_code_or_nothing(
     printed: str,
 ) -> None:
     found = cases.answer(lambda: registration.address_and_code(printed), Failure)

@@ -1,5 +1,4 @@
-"""Whatever stands in a token, its file, or the history of it: it is read or refused, and what is said of it
-is harmless."""
+"""Any token, token file or history is read or refused, with harmless messages."""
 
 from __future__ import annotations
 
@@ -58,7 +57,7 @@ TOKENS = st.one_of(
 
 
 def parsed(text: str) -> Optional[AccessToken]:
-    """The token, or None for what is refused, with a reason that is harmless."""
+    """The token, or None if it is refused, with a harmless reason."""
     try:
         return jwt.parse(text)
     except ValueError as error:
@@ -67,7 +66,7 @@ def parsed(text: str) -> Optional[AccessToken]:
 
 
 def shown(record: Optional[TokenRecord], token: Optional[AccessToken]) -> None:
-    """What `status` says of it, for a terminal and for programs."""
+    """Asserts that `status` shows it harmlessly, as a table and as JSON."""
     found = Published(Found.TOKEN, "", token, "f") if token else Published(Found.NOTHING, "no file")
     state = states.states([planner.plan(SPEC, found, record, NOW)], NOW)
     for width in (None, 80):
@@ -119,7 +118,7 @@ def test_spread_makes_a_token_due_earlier_never_later_and_never_at_once(
     with_it, without = decision(left, spread), decision(left, 0)
     assert with_it == without or (with_it.why, without.why) == (Why.SPREAD, Why.FRESH)
     assert with_it == without or min_lifetime <= left < min_lifetime + spread
-    # As soon as it was obtained.
+    # A token that was just obtained is not due because of spread.
     assert decision(lifetime, spread) == decision(lifetime, 0)
 
 
@@ -156,7 +155,7 @@ FAILED = Outcome(SPEC, State.FAILED, "refused", "\ud800\x1b[31m\nthe issuer said
 
 @pytest.fixture(scope="module")
 def history(directory: Path) -> bytes:
-    """A history as this program writes it."""
+    """The bytes of a history that this program wrote."""
     made = History(str(directory))
     made.record([RENEWED, FAILED], NOW)
     content = Path(made.path).read_bytes()
@@ -165,7 +164,7 @@ def history(directory: Path) -> bytes:
 
 
 def used(directory: Path) -> None:
-    """The history is read, added to, and if it is damaged put aside."""
+    """Reads the history and adds to it."""
     kept = History(str(directory))
     records = cases.answer(kept.records, HistoryError)
     if isinstance(records, HistoryError):
@@ -177,12 +176,12 @@ def used(directory: Path) -> None:
 
 
 @given(data=st.data())
-def test_a_history_of_any_bytes_is_used_or_refused(
+def test_a_history_with_any_bytes_is_used_or_refused(
     directory: Path, history: bytes, data: st.DataObject
 ) -> None:
     content = bytearray(history)
     for _ in range(data.draw(st.integers(1, 8))):
-        # The first page of a database holds most of what it is.
+        # The header of a database matters most.
         at = data.draw(st.one_of(st.integers(0, 120), st.integers(0, len(content) - 1)))
         content[at : at + 4] = data.draw(st.binary(min_size=1, max_size=4))
     content = content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))]

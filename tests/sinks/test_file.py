@@ -1,4 +1,4 @@
-"""Token files on real file systems, also on full, read-only and forbidden ones."""
+"""Token files on real file systems, some of them full, read-only or without permission."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ OLD, NEW = "old-token", "new-token"
 ROOT = os.geteuid() == 0
 SINK = FileSink()
 
-# Ids that no process of the test has. Only root may give a file to them; anyone else can at least ask for a
-# group of its own.
+# Ids that no process of the test has. Only root may give a file to them; another user tests with its own.
 OTHER_UID = NOBODY if ROOT else os.geteuid()
 OTHER_GID = NOBODY if ROOT else os.getegid()
 
@@ -79,7 +78,7 @@ def open_directory() -> Iterator[Path]:
 
 
 def tokens_of_nobody(parent: Path) -> Path:
-    """A directory that belongs to the user as whom `apart` runs what is unprivileged."""
+    """A directory of the user as whom `apart` runs an unprivileged body."""
     directory = parent / "tokens"
     directory.mkdir(mode=0o700)
     os.chown(directory, OTHER_UID, OTHER_GID)
@@ -87,8 +86,7 @@ def tokens_of_nobody(parent: Path) -> Path:
 
 
 def fails(wanted: TokenSpec, *, because: str) -> Local:
-    """Publishing fails for this reason, and leaves the directory as it was: the same files, byte for byte,
-    and no other."""
+    """Publishing fails for this reason, and leaves each file in the directory as it was, byte for byte."""
     directory = Path(wanted.path).parent
 
     def content() -> dict[str, Any]:
@@ -115,11 +113,11 @@ def fails(wanted: TokenSpec, *, because: str) -> Local:
     return failure.value
 
 
-# What is written
+# Publishing
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
-def test_a_new_file_is_for_its_owner_alone_whatever_the_umask(path: Path, mask: int) -> None:
+def test_a_new_file_is_readable_only_by_its_owner_whatever_the_umask(path: Path, mask: int) -> None:
     with umask(mask):
         assert SINK.publish(spec(path), token()) == ()
     assert path.read_text() == f"{NEW}\n"
@@ -127,7 +125,7 @@ def test_a_new_file_is_for_its_owner_alone_whatever_the_umask(path: Path, mask: 
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o440, 0o600, 0o640, 0o644])
-def test_a_configured_mode_is_given_without_a_warning(path: Path, mode: int) -> None:
+def test_a_configured_mode_is_set_without_a_warning(path: Path, mode: int) -> None:
     with umask(0o077):
         assert SINK.publish(spec(path, mode=mode), token()) == ()
         assert SINK.publish(spec(path, mode=mode), token()) == ()
@@ -135,9 +133,7 @@ def test_a_configured_mode_is_given_without_a_warning(path: Path, mode: int) -> 
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o644, 0o604, 0o660])
-def test_an_existing_file_keeps_a_mode_that_lets_others_read_and_a_warning_says_so(
-    old: Path, mode: int
-) -> None:
+def test_an_existing_file_keeps_a_mode_that_lets_others_read_with_a_warning(old: Path, mode: int) -> None:
     old.chmod(mode)
     warnings = SINK.publish(spec(old), token())
     assert mode_of(old) == mode
@@ -157,7 +153,7 @@ def test_an_existing_file_keeps_its_owner_and_group(old: Path) -> None:
     assert (old.stat().st_uid, old.stat().st_gid) == (OTHER_UID, OTHER_GID)
 
 
-def test_owner_and_group_are_given_by_name_and_by_number(path: Path) -> None:
+def test_owner_and_group_are_set_by_name_and_by_number(path: Path) -> None:
     names = {"owner": "nobody", "group": "daemon"} if ROOT else {}
     SINK.publish(spec(path, mode=0o640, **names), token())
     if ROOT:
@@ -166,8 +162,8 @@ def test_owner_and_group_are_given_by_name_and_by_number(path: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_gid, mode_of(path)) == (OTHER_UID, OTHER_GID, 0o640)
 
 
-def test_a_set_id_bit_outlives_a_change_of_owner(path: Path) -> None:
-    # chown(2) takes these bits away from a file that has them already.
+def test_a_set_id_bit_survives_a_change_of_owner(path: Path) -> None:
+    # chown(2) clears these bits.
     SINK.publish(spec(path, mode=0o2640, owner=str(OTHER_UID), group=str(OTHER_GID)), token())
     assert mode_of(path) == 0o2640
 
@@ -199,7 +195,7 @@ def test_a_name_that_is_too_long_is_a_failure(path: Path) -> None:
     fails(spec(path.parent / ("x" * 256)), because="File name too long")
 
 
-def test_a_temporary_file_that_a_killed_run_left_is_cleared_and_no_other_file_is(old: Path) -> None:
+def test_sweep_removes_only_the_temporary_file_of_a_killed_run(old: Path) -> None:
     left = old.parent / ".x.0123456789abcdef.tmp"
     others = [
         ".y.0123456789abcdef.tmp",
@@ -216,7 +212,7 @@ def test_a_temporary_file_that_a_killed_run_left_is_cleared_and_no_other_file_is
 
 
 @pytest.mark.parametrize("length", [1, 255])
-def test_a_temporary_file_that_a_process_still_writes_is_not_cleared(path: Path, length: int) -> None:
+def test_sweep_keeps_a_temporary_file_that_a_process_still_writes(path: Path, length: int) -> None:
     token = path.parent / ("x" * length)
     left = path.parent / f".{token.name[:200]}.0123456789abcdef.tmp"
     with left.open("w") as file:
@@ -227,10 +223,10 @@ def test_a_temporary_file_that_a_process_still_writes_is_not_cleared(path: Path,
     assert not left.exists()
 
 
-# When it is written: watched from outside
+# Publishing, watched from outside
 
 
-def test_mode_owner_and_group_are_there_before_the_name_is(path: Path) -> None:
+def test_mode_owner_and_group_are_set_before_the_file_gets_its_name(path: Path) -> None:
     wanted = spec(path, mode=0o640, owner=str(OTHER_UID), group=str(OTHER_GID))
     seen: set[tuple[int, int, int]] = set()
     done = threading.Event()
@@ -259,10 +255,10 @@ def test_mode_owner_and_group_are_there_before_the_name_is(path: Path) -> None:
     assert seen == {(0o640, OTHER_UID, OTHER_GID)}
 
 
-def test_a_file_whose_group_cannot_be_given_never_gets_its_name(open_directory: Path) -> None:
+def test_a_file_whose_group_cannot_be_set_never_gets_its_name(open_directory: Path) -> None:
     directory = tokens_of_nobody(open_directory)
 
-    # An unprivileged user may not give a file to a group that it is not in.
+    # An unprivileged user may only choose one of its own groups.
     def body() -> None:
         wanted = spec(directory / "x", mode=0o640, group="root")
         failure = fails(wanted, because="owner and group of .* cannot be given: this user may not")
@@ -272,9 +268,9 @@ def test_a_file_whose_group_cannot_be_given_never_gets_its_name(open_directory: 
     apart(body, unprivileged=True)
 
 
-if ROOT:  # nobody else can make a file that is not its own
+if ROOT:  # only root can give a file away
 
-    def test_an_existing_file_of_another_owner_that_cannot_be_kept_stays_as_it_is(
+    def test_an_existing_file_stays_if_its_owner_cannot_be_kept(
         open_directory: Path,
     ) -> None:
         directory = tokens_of_nobody(open_directory)
@@ -290,7 +286,7 @@ if ROOT:  # nobody else can make a file that is not its own
         apart(body, unprivileged=True)
 
 
-def test_a_reader_never_sees_a_torn_or_empty_token_while_it_is_replaced(path: Path) -> None:
+def test_a_reader_never_sees_a_part_of_a_token_while_it_is_replaced(path: Path) -> None:
     texts = [letter * length for letter, length in zip("abcdefgh", (20, 5000, 300, 9000, 40, 20000, 4096, 1))]
     SINK.publish(spec(path), token(texts[0]))
     whole = {f"{text}\n" for text in texts}
@@ -321,14 +317,14 @@ def test_a_reader_never_sees_a_torn_or_empty_token_while_it_is_replaced(path: Pa
     assert os.listdir(path.parent) == ["x"]
 
 
-def test_a_reader_with_the_old_file_open_reads_the_old_token_to_its_end(old: Path) -> None:
+def test_a_reader_that_has_the_old_file_open_reads_the_whole_old_token(old: Path) -> None:
     with open(old) as file:
         assert file.read(3) == OLD[:3]
         SINK.publish(spec(old), token())
         assert file.read() == f"{OLD[3:]}\n"
 
 
-# What stands there and is not a file
+# A token_path that is not a regular file
 
 
 def symlink(path: Path) -> None:
@@ -343,7 +339,7 @@ def dangling_symlink(path: Path) -> None:
 
 def listening_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
-        # A socket's path is short: relative to the directory.
+        # Relative to the directory, because a socket's path must be short.
         before = os.open(".", os.O_RDONLY)
         os.chdir(path.parent)
         try:
@@ -363,7 +359,7 @@ NOT_FILES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", NOT_FILES)
-def test_what_is_not_a_file_is_a_failure_and_stays(path: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_file_is_a_failure_and_stays(path: Path, kind: str) -> None:
     NOT_FILES[kind](path)
     named = kind.replace(" to nothing", "")
 
@@ -384,17 +380,17 @@ def test_a_device_is_a_failure_and_stays(device: str) -> None:
     assert SINK.read(spec(Path(device))).problem == "a device, not a file"
 
 
-def test_a_symbolic_link_in_front_of_the_last_step_is_followed(path: Path) -> None:
+def test_a_symbolic_link_among_the_parent_directories_is_followed(path: Path) -> None:
     link = path.parent.parent / "link"
     link.symlink_to(path.parent)
     SINK.publish(spec(link / "x"), token())
     assert path.read_text() == f"{NEW}\n"
 
 
-# Directories that everyone can write to
+# Directories that others can write to
 
 
-def test_a_directory_that_others_can_write_to_is_refused_before_and_while_publishing(old: Path) -> None:
+def test_preflight_and_publishing_refuse_a_directory_that_others_can_write_to(old: Path) -> None:
     old.parent.chmod(0o777)
     because = f"^others can write to the directory {old.parent}$"
     with pytest.raises(Local, match=because):
@@ -403,16 +399,16 @@ def test_a_directory_that_others_can_write_to_is_refused_before_and_while_publis
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o770, 0o2770, 0o755])
-def test_a_directory_is_well_where_others_cannot_replace_what_is_ours(old: Path, mode: int) -> None:
+def test_a_directory_is_accepted_if_others_cannot_replace_our_files(old: Path, mode: int) -> None:
     old.parent.chmod(mode)
     SINK.preflight(spec(old))
     SINK.publish(spec(old), token())
     assert old.read_text() == f"{NEW}\n"
 
 
-if ROOT:  # nobody else can make a file that is not its own
+if ROOT:  # only root can give a file away
 
-    def test_what_somebody_else_put_where_everyone_can_is_not_taken_for_a_token_of_ours(old: Path) -> None:
+    def test_another_users_file_in_a_directory_for_everyone_is_not_replaced(old: Path) -> None:
         old.parent.chmod(0o1777)
         os.chown(old, OTHER_UID, OTHER_GID)
         because = f"^{old} belongs to nobody, in a directory that everyone can write to$"
@@ -423,7 +419,7 @@ if ROOT:  # nobody else can make a file that is not its own
         assert (old.read_text(), old.owner()) == (f"{NEW}\n", "nobody")
 
 
-def test_a_file_that_everyone_could_write_is_not_made_so_again(old: Path) -> None:
+def test_a_new_file_is_never_writable_by_everyone(old: Path) -> None:
     old.chmod(0o666)
     assert SINK.publish(spec(old), token()) == (
         f"others can read {old} (mode 0664): chmod 0600, or set mode",
@@ -431,16 +427,16 @@ def test_a_file_that_everyone_could_write_is_not_made_so_again(old: Path) -> Non
     assert mode_of(old) == 0o664
 
 
-# Taking away
+# Removing
 
 
-def test_a_token_is_taken_away(old: Path) -> None:
+def test_a_token_is_removed(old: Path) -> None:
     SINK.remove(spec(old), SINK.read(spec(old)))
     assert os.listdir(old.parent) == []
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
-def test_a_token_is_taken_away_also_where_none_would_be_published(old: Path, mode: int) -> None:
+def test_a_token_is_removed_even_where_publishing_is_refused(old: Path, mode: int) -> None:
     old.parent.chmod(mode)
     SINK.remove(spec(old), SINK.read(spec(old)))
     assert os.listdir(old.parent) == []
@@ -454,32 +450,32 @@ def stays(wanted: TokenSpec, published: Published, *, because: str) -> None:
     assert (path.lstat()[:7], os.listdir(path.parent)) == (before[0][:7], before[1])
 
 
-def test_another_token_than_the_one_that_was_read_is_not_taken_away(old: Path) -> None:
+def test_a_token_that_changed_since_it_was_read_is_not_removed(old: Path) -> None:
     before = SINK.read(spec(old))
     SINK.publish(spec(old), token())
-    stays(spec(old), before, because=f"^{old} is another by now$")
+    stays(spec(old), before, because=f"^{old} has changed meanwhile$")
 
 
 @pytest.mark.parametrize("kind", NOT_FILES)
-def test_what_is_not_a_file_is_not_taken_away(path: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_file_is_not_removed(path: Path, kind: str) -> None:
     path.write_text(f"{OLD}\n")
     before = SINK.read(spec(path))
     path.rename(path.parent / "target")
     NOT_FILES[kind](path)
     (path.parent / "target").write_text(f"{OLD}\n")
-    stays(spec(path), before, because=f"^{path} is another by now$")
+    stays(spec(path), before, because=f"^{path} has changed meanwhile$")
 
 
-def test_what_is_gone_already_need_not_be_taken_away(old: Path) -> None:
+def test_removing_a_file_that_is_gone_is_a_failure(old: Path) -> None:
     before = SINK.read(spec(old))
     old.unlink()
-    with pytest.raises(Local, match=f"^{old} is another by now$"):
+    with pytest.raises(Local, match=f"^{old} has changed meanwhile$"):
         SINK.remove(spec(old), before)
 
 
 if ROOT:
 
-    def test_what_belongs_to_somebody_else_is_not_taken_away_unless_that_is_the_configured_owner(
+    def test_another_users_file_is_removed_only_if_that_user_is_the_configured_owner(
         old: Path,
     ) -> None:
         os.chown(old, OTHER_UID, OTHER_GID)
@@ -489,7 +485,7 @@ if ROOT:
         assert os.listdir(old.parent) == []
 
 
-def test_what_cannot_be_taken_away_stays_with_the_reason(open_directory: Path) -> None:
+def test_a_file_that_cannot_be_removed_is_a_failure_with_the_reason(open_directory: Path) -> None:
     directory = tokens_of_nobody(open_directory)
     path = directory / "x"
     path.write_text(f"{OLD}\n")
@@ -502,11 +498,11 @@ def test_what_cannot_be_taken_away_stays_with_the_reason(open_directory: Path) -
     apart(body, unprivileged=True)
 
 
-# File systems and directories that do not let it
+# File systems and directories that prevent publishing
 
 
 @pytest.mark.parametrize("room", [0, 1, 30_000, 60_000])
-def test_a_limit_on_the_size_of_files_leaves_the_old_file_and_nothing_else(old: Path, room: int) -> None:
+def test_a_limit_on_file_sizes_leaves_only_the_old_file(old: Path, room: int) -> None:
     def body() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
         with pytest.raises(Local, match=f"^{old} cannot be written: File too large$"):
@@ -518,7 +514,7 @@ def test_a_limit_on_the_size_of_files_leaves_the_old_file_and_nothing_else(old: 
 
 
 @pytest.mark.parametrize("text", [NEW, "x" * 60_000])
-def test_a_full_file_system_leaves_the_old_file_and_nothing_else(tmp_path: Path, text: str) -> None:
+def test_a_full_file_system_leaves_only_the_old_file(tmp_path: Path, text: str) -> None:
     def body() -> None:
         path = tmp_path / "x"
         path.write_text(f"{OLD}\n")
@@ -544,7 +540,7 @@ def suppress_no_space() -> Iterator[None]:
         yield
 
 
-def test_a_file_system_without_a_free_inode_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_file_system_without_a_free_inode_leaves_only_the_old_file(tmp_path: Path) -> None:
     def body() -> None:
         path = tmp_path / "x"
         path.write_text(f"{OLD}\n")
@@ -555,7 +551,7 @@ def test_a_file_system_without_a_free_inode_leaves_the_old_file_and_nothing_else
     apart(body, tmpfs={tmp_path: "size=128k,nr_inodes=2"})
 
 
-def test_a_read_only_file_system_is_named_before_and_while_publishing(tmp_path: Path) -> None:
+def test_preflight_and_publishing_report_a_read_only_file_system(tmp_path: Path) -> None:
     def body() -> None:
         path = tmp_path / "x"
         path.write_text(f"{OLD}\n")
@@ -571,7 +567,7 @@ def test_a_read_only_file_system_is_named_before_and_while_publishing(tmp_path: 
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o600])
-def test_a_directory_without_permission_is_named_before_and_while_publishing(
+def test_preflight_and_publishing_report_a_directory_without_permission(
     open_directory: Path, mode: int
 ) -> None:
     directory = tokens_of_nobody(open_directory)
@@ -592,7 +588,7 @@ def test_a_directory_without_permission_is_named_before_and_while_publishing(
     assert (directory / "x").read_text() == f"{OLD}\n"
 
 
-def test_a_directory_that_cannot_be_entered_is_named_and_the_token_unreadable(open_directory: Path) -> None:
+def test_a_directory_that_cannot_be_entered_makes_the_token_unreadable(open_directory: Path) -> None:
     directory = open_directory / "tokens"
     directory.mkdir(mode=0o700)
     (directory / "x").write_text(f"{OLD}\n")
@@ -613,7 +609,7 @@ def test_a_directory_that_cannot_be_entered_is_named_and_the_token_unreadable(op
     assert (directory / "x").read_text() == f"{OLD}\n"
 
 
-def test_a_directory_that_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported_with_the_command_that_creates_it(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     for attempt in (
         lambda: SINK.preflight(spec(missing / "x")),
@@ -632,9 +628,7 @@ def test_a_directory_that_is_a_file_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "what"), [("owner", "user"), ("group", "group")])
-def test_an_owner_or_group_that_does_not_exist_is_named_and_nothing_is_written(
-    old: Path, option: str, what: str
-) -> None:
+def test_an_owner_or_group_that_does_not_exist_is_a_failure(old: Path, option: str, what: str) -> None:
     wanted = spec(old, **{option: "no-such-name"})
     fails(wanted, because=f"^there is no {what} no-such-name on this host$")
     with pytest.raises(Local):
@@ -663,16 +657,14 @@ def test_preflight_leaves_no_trace(old: Path) -> None:
         (b"x" * 200_000, "it is longer than"),
     ],
 )
-def test_a_file_that_holds_no_token_is_told_from_one_that_does(
-    path: Path, content: bytes, problem: str
-) -> None:
+def test_a_file_without_a_token_is_read_as_such(path: Path, content: bytes, problem: str) -> None:
     path.write_bytes(content)
     published = SINK.read(spec(path))
     assert published.found is Found.NOT_A_TOKEN
     assert re.search(problem, published.problem)
 
 
-def test_what_differs_from_the_configuration_is_told(old: Path) -> None:
+def test_reading_reports_attributes_that_differ_from_the_configuration(old: Path) -> None:
     old.chmod(0o644)
     assert SINK.read(spec(old)).difference is None
     assert SINK.read(spec(old, mode=0o644)).difference is None
@@ -685,6 +677,6 @@ def test_what_differs_from_the_configuration_is_told(old: Path) -> None:
     )
 
 
-def test_no_file_and_a_missing_directory_are_nothing(path: Path) -> None:
+def test_a_missing_file_or_directory_is_read_as_nothing(path: Path) -> None:
     assert SINK.read(spec(path)).found is Found.NOTHING
     assert SINK.read(spec(path.parent / "missing" / "x")).found is Found.NOTHING

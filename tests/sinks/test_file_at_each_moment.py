@@ -1,7 +1,6 @@
-"""Faults that come while a token is being published: before each of the system calls of which publishing
-consists.
+"""Faults while a token is being published, one before each of publishing's system calls.
 
-Whatever happens, what stands at the path is the old token or the new one, and nobody else's file is touched.
+Whatever happens, the path holds the old token or the new one, and nobody else's file is touched.
 """
 
 from __future__ import annotations
@@ -39,10 +38,11 @@ def prepared(root: Path) -> Path:
 def at_each_moment(
     parent: Path, fault: Callable[[Path, int], None], check: Callable[[Path], None]
 ) -> list[bool]:
-    """Publishes as often as publishing has moments, each time in a new directory; returns whether there was a
-    temporary file at each.
+    """Publishes once for each system call, each time in a new directory with the fault before that call.
 
-    `fault` is given that directory and the process that publishes, `check` what the fault left."""
+    `fault` gets the directory and the id of the publishing process; `check` gets the directory afterwards.
+    Returns for each call whether there was a temporary file.
+    """
     halfway: list[bool] = []
     while True:
         root = prepared(parent / str(len(halfway)))
@@ -61,7 +61,7 @@ def files(directory: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in directory.iterdir()}
 
 
-def test_a_directory_that_is_swapped_for_a_symbolic_link_leads_nobody_astray(tmp_path: Path) -> None:
+def test_a_directory_that_is_replaced_by_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     followed: list[bool] = []
 
     def swap(root: Path, _pid: int) -> None:
@@ -69,7 +69,7 @@ def test_a_directory_that_is_swapped_for_a_symbolic_link_leads_nobody_astray(tmp
         (root / "tokens").symlink_to("elsewhere")
 
     def check(root: Path) -> None:
-        # The token is where the path led to when its directory was opened, and nowhere else.
+        # The token is only in the directory that the path led to when it was opened.
         followed.append(files(root / "elsewhere") == {"x": NEW})
         assert files(root / "moved") == {"x": OLD if followed[-1] else NEW}
         assert files(root / "elsewhere") == {"x": NEW if followed[-1] else THEIRS}
@@ -81,7 +81,7 @@ def test_a_directory_that_is_swapped_for_a_symbolic_link_leads_nobody_astray(tmp
     assert followed == sorted(followed, reverse=True)
 
 
-def test_a_file_that_is_swapped_for_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_by_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     def swap(root: Path, _pid: int) -> None:
         (root / "tokens" / "x").unlink()
         (root / "tokens" / "x").symlink_to(root / "elsewhere" / "x")
@@ -95,7 +95,7 @@ def test_a_file_that_is_swapped_for_a_symbolic_link_is_not_followed(tmp_path: Pa
     assert sum(at_each_moment(tmp_path, swap, check)) > 3
 
 
-def test_a_file_that_is_swapped_for_a_directory_is_a_failure_and_stays(tmp_path: Path) -> None:
+def test_a_directory_that_takes_the_place_of_the_file_stays(tmp_path: Path) -> None:
     def swap(root: Path, _pid: int) -> None:
         (root / "tokens" / "x").unlink()
         (root / "tokens" / "x").mkdir()
@@ -107,7 +107,7 @@ def test_a_file_that_is_swapped_for_a_directory_is_a_failure_and_stays(tmp_path:
     assert sum(at_each_moment(tmp_path, swap, check)) > 3
 
 
-def test_a_run_that_is_killed_leaves_a_whole_token_and_what_the_next_one_clears(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_a_whole_token_and_what_the_next_run_removes(tmp_path: Path) -> None:
     left: list[str] = []
 
     def kill(_root: Path, pid: int) -> None:
@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_leaves_a_whole_token_and_what_the_next_one_clears(
     assert len(left) == sum(halfway) > 3
 
 
-def test_a_permission_that_is_lost_meanwhile_costs_no_token_and_leaves_none_behind() -> None:
+def test_a_lost_permission_costs_no_token_and_leaves_none_behind() -> None:
     # Not tmp_path, which another user cannot reach.
     with tempfile.TemporaryDirectory() as name:
         if os.geteuid() == 0:
@@ -135,7 +135,7 @@ def test_a_permission_that_is_lost_meanwhile_costs_no_token_and_leaves_none_behi
             (root / "tokens").chmod(0o700)
             found = files(root / "tokens")
             assert found.pop("x") in (OLD, NEW)
-            # Its name could not be removed any more.
+            # The temporary file could no longer be removed, but emptied.
             assert [content for content in found.values() if content] == []
             FileSink().sweep([file_token("x", "a", str(root / "tokens" / "x"))])
             assert os.listdir(root / "tokens") == ["x"]
@@ -148,7 +148,7 @@ def test_a_permission_that_is_lost_meanwhile_costs_no_token_and_leaves_none_behi
         apart(body, unprivileged=True)
 
 
-def test_a_file_system_that_fills_up_meanwhile_leaves_the_old_token_or_the_new_one_and_nothing_else(
+def test_a_file_system_that_fills_up_leaves_only_the_old_token_or_the_new_one(
     tmp_path: Path,
 ) -> None:
     filler = tmp_path / "filler"

@@ -1,4 +1,4 @@
-"""What came is compared with what was asked for."""
+"""A token is compared with what was asked for."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def refused(wanted: TokenSpec, came: AccessToken) -> Unsuitable:
 
 
 @pytest.mark.parametrize("enforce", [False, True])
-def test_nothing_is_said_of_a_token_that_is_what_was_asked_for(enforce: bool) -> None:
+def test_a_token_that_is_what_was_asked_for_has_no_notes(enforce: bool) -> None:
     assert notes(spec(enforce), token()) == ()
     assert notes(spec(enforce), token(scope="write read", aud=["se", "more", "ce"])) == ()
     assert notes(spec(enforce, audience=(), scope=()), token(aud=None, scope="whatever")) == ()
@@ -60,7 +60,7 @@ def test_an_expired_token_is_never_published(enforce: bool, left: float, ago: st
 
 
 @pytest.mark.parametrize("enforce", [False, True])
-def test_a_token_that_is_not_valid_yet_is_published_only_within_a_minute(enforce: bool) -> None:
+def test_a_token_is_published_at_most_a_minute_before_it_becomes_valid(enforce: bool) -> None:
     for within in (-100, 0, 5):
         assert notes(spec(enforce), token(nbf=NOW + within)) == ()
     for within in (6, 60):
@@ -76,7 +76,7 @@ def test_a_token_that_is_not_valid_yet_is_published_only_within_a_minute(enforce
 
 
 @pytest.mark.parametrize("nbf", ["soon", True, [1], float("nan"), -1])
-def test_a_beginning_that_is_no_date_is_none(nbf: object) -> None:
+def test_a_not_before_time_that_is_not_a_date_is_ignored(nbf: object) -> None:
     assert notes(spec(), token(nbf=nbf)) == ()
 
 
@@ -85,14 +85,14 @@ def test_a_beginning_that_is_no_date_is_none(nbf: object) -> None:
     [
         ({"aud": "ce"}, ["audience se"]),
         ({"aud": None}, ["audience ce se"]),
-        # A list as one string is another audience.
+        # A string is one audience, even with a blank in it.
         ({"aud": "ce se"}, ["audience ce se"]),
         ({"scope": "read"}, ["scope write"]),
         ({"scope": None}, ["scope read write"]),
         ({"aud": "se", "scope": "write"}, ["audience ce", "scope read"]),
     ],
 )
-def test_a_missing_audience_or_scope_is_said_and_enforced_a_failure(
+def test_a_missing_audience_or_scope_is_a_note_or_if_enforced_a_failure(
     changes: dict[str, Any], missing: list[str]
 ) -> None:
     assert notes(spec(), token(**changes)) == tuple(f"lacks {what}" for what in missing)
@@ -103,12 +103,12 @@ def test_a_missing_audience_or_scope_is_said_and_enforced_a_failure(
 
 
 @pytest.mark.parametrize("enforce", [False, True])
-def test_more_scope_than_asked_for_is_said_and_no_failure(enforce: bool) -> None:
+def test_more_scope_than_asked_for_is_a_note(enforce: bool) -> None:
     assert notes(spec(enforce), token(scope="read admin write")) == ("has more scope than asked for: admin",)
 
 
 @pytest.mark.parametrize("enforce", [False, True])
-def test_a_lifetime_shorter_than_min_lifetime_is_said_and_no_failure(enforce: bool) -> None:
+def test_a_lifetime_shorter_than_min_lifetime_is_a_note(enforce: bool) -> None:
     assert notes(spec(enforce), token(exp=NOW + 600)) == ()
     said = notes(spec(enforce), token(exp=NOW + 300))
     assert said == ("lives only 5 min, less than the 10 min of min_lifetime",)
@@ -116,7 +116,7 @@ def test_a_lifetime_shorter_than_min_lifetime_is_said_and_no_failure(enforce: bo
 
 
 @pytest.mark.parametrize("came", [token(exp=None), jwt.parse("opaque")])
-def test_an_unknown_expiry_is_said_where_it_matters(came: AccessToken) -> None:
+def test_an_unknown_expiry_is_a_note_if_there_is_a_min_lifetime(came: AccessToken) -> None:
     wanted: dict[str, Any] = {"audience": (), "scope": ()}
     assert notes(spec(**wanted), came) == ("nobody said when it expires, so it is obtained in every run",)
     assert notes(spec(**wanted, min_lifetime=None), came) == ()
@@ -124,23 +124,23 @@ def test_an_unknown_expiry_is_said_where_it_matters(came: AccessToken) -> None:
 
 @pytest.mark.parametrize("enforce", [False, True])
 @pytest.mark.parametrize("expires_at", [NOW + 3600, NOW + 300])
-def test_of_an_opaque_token_only_the_lifetime_can_be_checked(enforce: bool, expires_at: float) -> None:
+def test_only_the_lifetime_of_an_opaque_token_is_checked(enforce: bool, expires_at: float) -> None:
     short = ("lives only 5 min, less than the 10 min of min_lifetime",)
     assert notes(spec(enforce), jwt.parse("opaque", expires_at=expires_at)) == (
         short if expires_at == NOW + 300 else ()
     )
 
 
-def test_nothing_is_to_be_checked_where_nothing_was_asked_for() -> None:
+def test_a_token_has_no_notes_if_nothing_was_asked_for() -> None:
     assert notes(spec(audience=(), scope=()), jwt.parse("opaque", expires_at=NOW + 3600)) == ()
 
 
-def test_all_that_is_to_be_said_is_said() -> None:
+def test_a_token_may_have_several_notes() -> None:
     said = notes(spec(), token(aud="ce", scope="read admin", exp=NOW + 60))
     assert [note.split()[0] for note in said] == ["lacks", "lacks", "lives", "has"]
 
 
-def test_what_a_token_claims_is_shown_without_its_layout_and_not_at_length() -> None:
+def test_notes_show_claims_in_one_short_line() -> None:
     hostile = token(
         scope=["read", "write", "a\nb\x1b[31m", "\u202e", "\ud800", "y" * 5000, *(str(n) for n in range(100))]
     )
