@@ -21,7 +21,8 @@ from typing import Optional
 import pytest
 
 from osg_token_renewer import cli
-from osg_token_renewer.accounts import registration
+from osg_token_renewer.accounts.login import begin_login
+from osg_token_renewer.accounts.registration import Registration
 from osg_token_renewer.errors import TimedOut
 from osg_token_renewer.model import Secret
 from testbed import Issuer
@@ -118,7 +119,10 @@ def test_an_account_is_registered_by_the_device_flow(host: Host, issuer: Issuer)
 
     assert done.status == 0, done.stderr
     pw_file = host.root / "robot.pw"
-    assert printed_section(done) == ("account robot", {"password_file": str(pw_file)})
+    assert printed_section(done) == (
+        "account robot",
+        {"password_file": str(pw_file), "issuer": issuer.url},
+    )
     password = pw_file.read_text()
     assert re.fullmatch(r"[\w-]{40,}\n", password)
     assert (
@@ -157,7 +161,9 @@ def test_a_given_client_is_used_and_the_section_written(host: Host, issuer: Issu
     assert issuer.counts().registration == 0
     written = host.config.parent / "config.d" / "robot.ini"
     assert f"Wrote its section to {written}" in done.stdout
-    assert written.read_text() == f"[account robot]\npassword_file = {host.root}/robot.pw\n"
+    assert written.read_text() == (
+        f"[account robot]\npassword_file = {host.root}/robot.pw\nissuer = {issuer.url}\n"
+    )
     assert [stat.S_IMODE(path.stat().st_mode) for path in (written, written.parent)] == [0o640, 0o750]
     assert (host.root / "robot.pw").read_text() == "my 50% password\nits second line\n"
     renewed = host.run()
@@ -191,6 +197,7 @@ def test_a_client_credentials_account_is_proved_before_its_section_is_printed(
             "token_request_url": f"{issuer.url}/token",
             "client_id": client.client_id,
             "client_secret_file": str(secret),
+            "issuer": issuer.url,
             "ca_file": str(issuer.ca_file),
         },
     )
@@ -345,7 +352,7 @@ def test_reauthenticating_what_is_not_there_says_how_to_register_it(
 ) -> None:
     host.secret("robot.pw", "x\n")
     status, _, stderr = said("--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot")
-    assert (status, stderr) == (1, f"there is no account robot to log in again; run: {SETUP} robot\n")
+    assert (status, stderr) == (1, f"oidc-agent has no account robot; run: {SETUP} robot\n")
 
 
 @pytest.mark.parametrize(
@@ -449,7 +456,7 @@ def test_a_scope_with_control_characters_is_wrong_usage(
     assert said(*options, "--scope", "re\x01ad", "probe") == (
         2,
         "",
-        "--audience, --scope: must not contain control characters\n",
+        "--scope: must not contain control characters\n",
     )
     assert issuer.counts().total == 0
 
@@ -521,14 +528,20 @@ def test_an_issuer_that_falls_silent_once_the_code_is_shown_is_left_when_the_per
         monkeypatch.setenv(name, value)
     issuer.fault(endpoint="token", hang=True)
     shown: list[str] = []
-    request = registration.Request(
-        "robot", issuer.url, SCOPE, "", str(issuer.ca_file), password=Secret("x"), longest_wait=2.0
+    wanted = Registration(
+        "robot",
+        issuer.url,
+        SCOPE,
+        ca_file=str(issuer.ca_file),
+        password=Secret("x"),
+        timeout=20.0,
+        longest_wait=2.0,
     )
     with (
         pytest.raises(TimedOut, match="the authorization did not end"),
-        registration.begun("robot", None, 20.0, again=False) as login,
+        begin_login("robot", None, None) as login,
     ):
-        registration.register(request, login, str(host.runtime), 20.0, lambda _url, code: shown.append(code))
+        wanted.log_in(login, str(host.runtime), lambda _url, code: shown.append(code))
     assert len(shown) == 1
     issuer.clear_faults()
     # A code that nobody waits for any more must not be the next one that is approved.

@@ -32,6 +32,7 @@ from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources.base import Context, Fetch
 from osg_token_renewer.sources.oidc_agent import agent, messages, source
 from osg_token_renewer.sources.oidc_agent.source import Settings
+from osg_token_renewer.system import private_directories
 from osg_token_renewer.system.process import Completed
 from osg_token_renewer.system.signals import Stop
 from testbed import Issuer
@@ -61,10 +62,7 @@ def on(host: Host) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in host.environment({}).items():
             environment.setenv(name, value)
-        # What one host's oidc-add offers says nothing of another's.
-        agent.offers.cache_clear()
         yield
-        agent.offers.cache_clear()
 
 
 @pytest.fixture
@@ -698,7 +696,10 @@ def test_no_secret_is_in_the_arguments_or_the_environment_of_a_program(issuer: I
 
 
 def test_the_agents_socket_is_where_only_this_user_can_go(robot: Host) -> None:
-    with agent.start_agent(str(robot.runtime)) as running:
+    with (
+        private_directories.make_agent_directory(str(robot.runtime)) as (directory, mark),
+        agent.start_agent(directory, {}, (mark,)) as running,
+    ):
         socket = Path(running.env["OIDC_SOCK"])
         assert socket.is_socket()
         assert socket.parent.parent == robot.runtime
