@@ -252,9 +252,16 @@ class HeldAccount:
         raises Local."""
         try:
             self._rescue_noted()
+        except OSError as error:
+            raise Local(
+                f"the account file {self._path} cannot be written ({error.strerror}): "
+                "what the oidc-agent of a killed run has for it could not be saved",
+                f"make room in {os.path.dirname(self._path)}: the next run tries again",
+            ) from error
+        try:
             self._content = read(self._path)
         except OSError as error:
-            raise Local(f"the account file {self._path} cannot be read or saved: {error.strerror}") from error
+            raise Local(f"the account file {self._path} cannot be read: {error.strerror}") from error
         if is_damaged(self._content):
             self._put_back("is damaged")
         elif self._is_outdated():
