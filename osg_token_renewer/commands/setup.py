@@ -34,19 +34,12 @@ TOKENS = "/etc/osg/tokens"
 # How many requests a run may have to finish before it lets go of an account.
 _IN_USE = 3
 # The options that a way of setting up has no use for: who gives one expects something else to happen.
+_CLIENT = ("client_id", "client_secret_file")
 _UNUSED = {
-    "dynamic": ("client_id", "client_secret_file"),
+    "dynamic": _CLIENT,
     "manual": (),
     "client_credentials": ("create_pw_file",),
-    "reauthenticate": (
-        "create_pw_file",
-        "issuer",
-        "scope",
-        "audience",
-        "ca_file",
-        "client_id",
-        "client_secret_file",
-    ),
+    "reauthenticate": ("create_pw_file", "issuer", "scope", "audience", "ca_file", *_CLIENT),
 }
 log = logging.getLogger(__name__)
 

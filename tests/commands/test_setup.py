@@ -244,6 +244,15 @@ def test_a_dead_account_is_brought_back_by_logging_in_again(host: Host, issuer: 
     assert host.leftovers() == []
 
 
+def test_the_section_of_an_account_that_logs_in_again_has_no_issuer(host: Host, issuer: Issuer) -> None:
+    """Setup was not told it."""
+    host.register(issuer, "robot")
+    with person(issuer.approve_next):
+        done = host.setup("--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot")
+    assert done.status == 0, done.stderr
+    assert printed_section(done) == ("account robot", {"password_file": f"{host.root}/robot.pw"})
+
+
 # it does not
 
 
@@ -388,6 +397,7 @@ def test_without_a_terminal_all_options_that_are_missing_are_named(
         ),
         (["--ca-file", "/nonexistent/ca", "robot"], 2, "--ca-file: /nonexistent/ca cannot be read"),
         (["--service-user", "no-such-user", "robot"], 1, "there is no user no-such-user on this host"),
+        (["--manual", "--client-id", "", "--client-secret-file", "/x", "robot"], 2, "--client-id: is needed"),
         (["--client-id", "x", "robot"], 2, "--client-id: needs --manual or --client-credentials"),
         (["--client-credentials", "robot"], 2, "--create-pw-file: is of no use with --client-credentials"),
         (
@@ -550,7 +560,8 @@ def test_an_issuer_that_falls_silent_once_the_code_is_shown_is_left_when_the_per
 
 
 def test_an_issuer_that_registers_no_client_is_said_to_and_how_to_go_on(host: Host, issuer: Issuer) -> None:
-    by_hand = "; have a client registered at the issuer (redirect URI http://localhost:4242, device flow), then use --manual\n"
+    by_hand = "; have a client registered at the issuer (redirect URI http://localhost:4242, device flow), "
+    by_hand += "then use --manual\n"
 
     issuer.fault(
         endpoint="registration",
@@ -694,7 +705,8 @@ def test_root_proves_that_the_service_user_can_write_the_account(host: Host, iss
             *given(host, issuer), "--service-user", "nobody", "robot", env={"OIDC_CONFIG_DIR": str(directory)}
         )
         remedy = f"make room in {directory}, and let nobody write there"
-        cannot = f"the account file {directory}/robot cannot be written (Permission denied): nobody was asked to log in; {remedy}\n"
+        cannot = f"the account file {directory}/robot cannot be written (Permission denied): "
+        cannot += f"nobody was asked to log in; {remedy}\n"
         assert (done.status, done.stdout, done.stderr) == (1, "", cannot)
     assert os.listdir(accounts) == []
     assert not (host.root / "robot.pw").exists()
@@ -745,8 +757,8 @@ def test_a_login_that_could_not_be_written_is_said_and_the_account_is_as_it_was(
         )
         assert done.status == 1
         assert (
-            done.stderr
-            == f"the account file {account} cannot be written {read_only}: nothing was set up; {make_room} robot\n"
+            done.stderr == f"the account file {account} cannot be written {read_only}: "
+            f"nothing was set up; {make_room} robot\n"
         )
         assert "is ready" not in done.stdout
         assert not (host.root / "robot.pw").exists()
@@ -757,8 +769,8 @@ def test_a_login_that_could_not_be_written_is_said_and_the_account_is_as_it_was(
         done = during_login(host, issuer, again(host), lambda: mount(account.parent, "remount,ro"))
         assert done.status == 1
         assert done.stderr == (
-            f"the new login could not be written to the account file {account} {read_only}: the account is as it was; "
-            f"{make_room} --reauthenticate robot\n"
+            f"the new login could not be written to the account file {account} {read_only}: "
+            f"the account is as it was; {make_room} --reauthenticate robot\n"
         )
         assert "is ready" not in done.stdout
         assert account.read_bytes() == before
@@ -1008,7 +1020,8 @@ def test_anyone_but_root_and_the_service_user_is_told_to_run_it_as_root() -> Non
         "import os, sys; from osg_token_renewer import cli; from osg_token_renewer.commands import setup;"
         "setup.build_parser().parse_args(['robot']);"
         "os.geteuid() == 0 and os.setuid(int(sys.argv[1]));"
-        "sys.exit(cli.setup_main(['--service-user', 'root', '--issuer', 'https://localhost:1', '--scope', 'openid', 'robot']))"
+        "options = ['--service-user', 'root', '--issuer', 'https://localhost:1', '--scope', 'openid'];"
+        "sys.exit(cli.setup_main([*options, 'robot']))"
     )
     root = Path(__file__).resolve().parent.parent.parent
     command = [sys.executable, "-c", program, str(pwd.getpwnam("nobody").pw_uid)]

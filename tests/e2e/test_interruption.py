@@ -88,8 +88,9 @@ def test_an_agent_that_dies_while_the_issuer_is_asked_may_have_cost_the_account_
 
     assert run.returncode == 1
     failed = (
-        "failed (local): the oidc-agent of account rotating ended before the issuer had answered: no token is published; "
-        "see whether something ends it: journalctl -k; if the issuer rotates refresh tokens, the account may be lost; "
+        "failed (local): the oidc-agent of account rotating ended before the issuer had answered: "
+        "no token is published; see whether something ends it: journalctl -k; "
+        "if the issuer rotates refresh tokens, the account may be lost; "
         "should the next run be refused, run: osg-token-renewer-setup --reauthenticate rotating\n"
     )
     assert all(f"token {name}: {failed}" in said for name in ("one", "two"))
@@ -170,9 +171,8 @@ def kill(pids: Sequence[int]) -> None:
 def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_program_for_ever(
     rotating: Host, issuer: Issuer
 ) -> None:
-    rotating.configure(
-        rotating.config.read_text().replace("password_file", "timeout = 2\npassword_file").replace("%", "%%")
-    )
+    configured = rotating.config.read_text()
+    rotating.write_config(configured.replace("password_file", "timeout = 2\npassword_file"))
     issuer.fault(endpoint="token", hang=True)
     run = rotating.start()
     # Not when it has asked the issuer: who is slow may have been ended before that.
@@ -181,6 +181,7 @@ def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_progra
     run.communicate()
     until(lambda: not processes_of(rotating.home))
     issuer.clear_faults()
+    rotating.write_config(configured)
     assert rotating.run().status == 0
 
 

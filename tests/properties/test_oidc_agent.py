@@ -57,7 +57,9 @@ def test_whatever_a_program_prints_in_place_of_a_token_is_taken_apart(printed: s
         assert token.expires_at is None or token.expires_at >= 0
 
 
-MANUAL = Registration("robot", client_id="robot", client_secret=Secret("correct-horse"), password=Secret("battery staple"))
+MANUAL = Registration(
+    "robot", client_id="robot", client_secret=Secret("correct-horse"), password=Secret("battery staple")
+)
 
 
 @given(printed=PRINTED, shown=st.booleans(), manual=st.booleans())

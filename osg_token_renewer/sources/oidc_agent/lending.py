@@ -128,12 +128,12 @@ def hold_account(account: str, copy: str, wait: float, begin: Begin = at_any_tim
     with account_file.lock_account(path, account, wait, begin) as lock:
         held = HeldAccount(account, path, lock, copy)
         try:
-            held.prepare()
+            held._prepare()
             yield held
         finally:
-            held.release_room()
+            held._release_room()
             with suppress(Local):
-                held.repair()
+                held._repair()
 
 
 class HeldAccount:
@@ -147,18 +147,17 @@ class HeldAccount:
         self._copy = copy
         # If the account file could not be written: the digest of what it held when the copy became newer.
         self._newer = f"{copy}.newer"
-        self._room, self._note = (
-            os.path.join(os.path.dirname(path), f".{account}.{name}") for name in ("room", "lent")
-        )
+        beside = os.path.join(os.path.dirname(path), f".{account}")
+        self._room, self._note = f"{beside}.room", f"{beside}.lent"
         # What the account file holds, and what the copy holds.
         self._content = b""
         self._kept: Optional[bytes] = None
         self._waits: Sequence[float] = _WRITE_AGAIN
         self._remedy = f"if the issuer refuses it, run: osg-token-renewer-setup --reauthenticate {account}"
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Raises Local unless the file is complete, and can be rewritten whatever happens to the disk."""
-        self.repair()
+        self._repair()
         self._keep(self._content)
         try:
             if not os.access(self._path, os.W_OK):
@@ -174,7 +173,7 @@ class HeldAccount:
             f"make room in {os.path.dirname(self._path)}, and let the service user write there",
         )
 
-    def release_room(self) -> None:
+    def _release_room(self) -> None:
         with suppress(OSError):
             os.unlink(self._room)
 
@@ -222,7 +221,7 @@ class HeldAccount:
                 lent.save_rotated(content)
             except OSError as error:
                 why = error.strerror or str(error)
-                self.release_room()
+                self._release_room()
             else:
                 self._content = content
                 return
@@ -247,7 +246,7 @@ class HeldAccount:
         except OSError as error:
             log.warning("account %s: %s cannot be written: %s", self._account, lent.copy, error.strerror)
 
-    def repair(self) -> None:
+    def _repair(self) -> None:
         """Makes sure that the account file is complete, and has the newest refresh token that this host has;
         raises Local."""
         try:
@@ -308,9 +307,8 @@ class HeldAccount:
     def _is_outdated(self) -> bool:
         """Whether an earlier run could not write the file, so that the copy is newer than this very file."""
         try:
-            return read(self._newer) == account_file.digest(self._content) and account_file.is_complete(
-                read(self._copy)
-            )
+            follows = read(self._newer) == account_file.digest(self._content)
+            return follows and account_file.is_complete(read(self._copy))
         except OSError:
             return False
 

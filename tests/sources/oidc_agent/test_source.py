@@ -427,9 +427,7 @@ def test_the_accounts_of_a_dead_issuer_do_not_each_wait_for_their_timeout(
     for name in set(names) - set(cut_off):
         who = re.escape(f"{issuer.url[8:]} was not asked any more")
         assert re.search(rf"{who}, after \d failures in a row \(", done.line(f"token {name}: "))
-    said = done.line(
-        f"warning: {len(cut_off)} agents were cut off while waiting for the issuer: where it rotates refresh tokens, "
-    )
+    said = done.line(f"warning: {len(cut_off)} agents were cut off while waiting for the issuer: ")
     assert set(said.rpartition(": ")[2].split(", ")) == set(cut_off)
     assert host.leftovers() == []
 
@@ -568,7 +566,9 @@ def test_skip_check_is_used_where_it_is_offered(issuer: Issuer, robot: Host) -> 
     robot.program(
         "oidc-add",
         f"""
-        case " $* " in *" --help "*) {REAL["oidc-add"]} --help; echo "      --skip-check   Do not check the account"; exit;; esac
+        case " $* " in
+            *" --help "*) {REAL["oidc-add"]} --help; echo "      --skip-check   Do not check"; exit;;
+        esac
         printf '%s\\n' "$@" >{record}
         for argument; do
             shift
@@ -615,7 +615,14 @@ def test_an_expiry_of_0_is_an_unknown_one(issuer: Issuer, robot: Host) -> None:
 def test_odd_output_of_oidc_token_is_taken_for_what_it_is(issuer: Issuer, robot: Host) -> None:
     robot.program(
         "oidc-token",
-        """case "$2" in --aud=nothing) ;; --aud=blank) echo;; --aud=words) echo an access token;; *) printf 'to\\nken\\n';; esac""",
+        """
+        case "$2" in
+            --aud=nothing) ;;
+            --aud=blank) echo;;
+            --aud=words) echo an access token;;
+            *) printf 'to\\nken\\n';;
+        esac
+        """,
     )
     specs = [
         spec_of(str(robot.tokens / name), audience=(name,)) for name in ("nothing", "blank", "words", "short")
