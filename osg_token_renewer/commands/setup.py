@@ -22,7 +22,7 @@ from osg_token_renewer import __version__, config, options
 from osg_token_renewer.accounts import dialogue, setup_files
 from osg_token_renewer.accounts.login import begin_login
 from osg_token_renewer.commands.parser import Parser, add_config
-from osg_token_renewer.errors import Exit, Local, RenewerError, UsageError
+from osg_token_renewer.errors import Exit, Failure, Local, RenewerError, UsageError
 from osg_token_renewer.sources.oidc_agent import agent
 from osg_token_renewer.system import process, users
 from osg_token_renewer.system.signals import ENDING
@@ -127,9 +127,7 @@ def run(args: argparse.Namespace) -> int:
             section = _prove_client(args, user)
         else:
             section = _log_in(args, user, pw_file, progress)
-        progress.outcome = (
-            f"account {args.account} is ready, but its section may be missing in the configuration"
-        )
+        progress.is_ready(args.account)
         _conclude(args, section)
     return Exit.WELL
 
@@ -166,6 +164,9 @@ class _Progress:
 
     outcome: str = "nothing was set up"
 
+    def is_ready(self, account: str) -> None:
+        self.outcome = f"account {account} is ready, but its section may be missing in the configuration"
+
 
 def _log_in(
     args: argparse.Namespace, user: Optional[User], pw_file: str, progress: _Progress
@@ -181,9 +182,14 @@ def _log_in(
         try:
             with setup_files.read_password(pw_file, args.create_pw_file, user) as password:
                 replace(registration, password=password).log_in(login, sockets, dialogue.show_code)
+        except Failure:
+            if login.changed:
+                log.warning("account %s has its new login all the same", args.account)
+            raise
         finally:
             if login.changed:
                 progress.outcome = f"account {args.account} has its new login"
+    progress.is_ready(args.account)
     setup_files.warn_unless_readable(pw_file, user)
     return {"password_file": pw_file, **({"issuer": registration.issuer} if registration.issuer else {})}
 

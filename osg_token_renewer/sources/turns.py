@@ -1,7 +1,7 @@
 """Whose turn it is to open an oidc-agent account.
 
 Opening one takes a core for half a second (key derivation) and 67 MB. With oidc-agent 4.2.6 the issuer is
-then asked twice, and nobody tells which of these an opening is at: if all wait for their issuer, the cores are
+then asked twice, and nobody tells which of these an opening is at: if all wait for the issuer, the cores are
 idle. So another one begins whenever the control group of this process leaves the cores time. Measured, 16
 accounts of 4 tokens on 2 cores, times faster than the original: 1, 2, 3 per core 4.0, 5.2, 5.3; this 6.9.
 """

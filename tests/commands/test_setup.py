@@ -397,7 +397,6 @@ def test_without_a_terminal_all_options_that_are_missing_are_named(
         ),
         (["--ca-file", "/nonexistent/ca", "robot"], 2, "--ca-file: /nonexistent/ca cannot be read"),
         (["--service-user", "no-such-user", "robot"], 1, "there is no user no-such-user on this host"),
-        (["--manual", "--client-id", "", "--client-secret-file", "/x", "robot"], 2, "--client-id: is needed"),
         (["--client-id", "x", "robot"], 2, "--client-id: needs --manual or --client-credentials"),
         (["--client-credentials", "robot"], 2, "--create-pw-file: is of no use with --client-credentials"),
         (
@@ -469,6 +468,16 @@ def test_a_scope_with_control_characters_is_wrong_usage(
         "--scope: must not contain control characters\n",
     )
     assert issuer.counts().total == 0
+
+
+def test_an_empty_client_id_does_not_register_a_client(
+    host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    manual = ["--manual", "--client-id", "", "--client-secret-file", str(host.secret("s", "x\n"))]
+    status, _, stderr = said(*given(host, issuer, *manual), "robot")
+    assert (status, stderr) == (2, "--client-id: is needed\n")
+    assert issuer.counts().registration == 0
+    assert nothing_is_left(host, "s")
 
 
 @pytest.mark.parametrize("limit", ["0", "3601"])
