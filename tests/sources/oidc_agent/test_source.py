@@ -239,9 +239,7 @@ def test_when_an_opaque_token_expires_is_known_from_oidc_token(issuer: Issuer, r
     assert before + 900 <= fetched.expires_at <= time.time() + 901
 
 
-def test_a_new_refresh_token_is_saved_whatever_becomes_of_the_password_file(
-    issuer: Issuer, host: Host
-) -> None:
+def test_a_new_refresh_token_is_saved_even_if_the_password_file_changes(issuer: Issuer, host: Host) -> None:
     """The agent needs the password once more, at a time when somebody may be changing it."""
     host.register(issuer, "robot")
     issuer.settings(rotate=True)
@@ -337,7 +335,7 @@ def test_an_issuer_that_hangs_when_the_account_is_opened_is_left_at_the_runs_dea
     assert robot.leftovers() == []
 
 
-def test_what_would_probably_be_cut_off_by_the_end_of_the_run_is_not_begun(
+def test_a_request_that_the_end_of_the_run_would_probably_cut_off_does_not_start(
     issuer: Issuer, robot: Host
 ) -> None:
     # It adds nothing: the account is not to be used.
@@ -529,7 +527,7 @@ def test_an_unknown_account_comes_with_the_command_that_registers_it(robot: Host
     assert raised.value.hint == "run: osg-token-renewer-setup nobody"
 
 
-def test_a_dead_refresh_token_comes_with_the_command_that_mends_it(issuer: Issuer, host: Host) -> None:
+def test_a_dead_refresh_token_comes_with_the_command_that_fixes_it(issuer: Issuer, host: Host) -> None:
     host.register(issuer, "mortal")
     issuer.revoke(host.client_ids["mortal"])
     with on(host), pytest.raises(Refused, match="the issuer refused the refresh token") as raised:
@@ -547,7 +545,7 @@ def open_and_fetch(host: Host, name: str = "robot") -> None:
     ("content", "message"),
     [(None, "cannot be read: No such file"), ("", "is empty"), ("\nsecond line\n", "is empty")],
 )
-def test_a_password_file_of_no_use_is_found_before_an_agent_is_started(
+def test_a_useless_password_file_is_reported_before_an_agent_starts(
     robot: Host, content: Optional[str], message: str
 ) -> None:
     file = robot.root / "robot.pw"
@@ -755,7 +753,7 @@ def test_what_the_programs_say_decides_who_must_act(
     assert (type(failure), failure.hint) == (kind, hint)
 
 
-def test_what_nobody_has_seen_yet_is_shown_as_it_is() -> None:
+def test_an_unknown_error_is_shown_as_it_is() -> None:
     assert (
         "could not be asked (something new)"
         in messages.explain(Completed(1, "", "Error: something new\n"), "robot").message
