@@ -125,7 +125,7 @@ class Moments:
 
 def killed(tries: int, root: Path) -> Figures:
     """The program is killed at random moments of runs with an issuer that rotates; each run begins at once
-    after the one before."""
+    after the one before. What a killed run leaves must be gone after the next one that comes to its end."""
     figures = Figures()
     with rotating(root) as (issuer, host):
         moments = Moments(host)

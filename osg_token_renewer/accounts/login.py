@@ -1,301 +1,286 @@
-"""One setup of an oidc-agent account: between oidc-gen, which makes the account or gives it a new login, and
-the account file.
+"""One login at an issuer by oidc-gen: what comes between oidc-gen and the account file.
 
-oidc-gen truncates and writes, and reports success also when that failed. So it has a directory of its own, as
-an agent has; that the account file can be written is proven before anybody logs in, and this program writes
-it once there is something whole to write. What a setup that fails leaves is what was there."""
+oidc-gen truncates and rewrites its files as an agent does, and reports success whatever came of it. So it has
+a directory of its own. That the account file can be written is proven before anybody is asked to log in, and
+this program writes it when there is a whole one. A setup that fails leaves what was there.
+
+Two files stand beside the account file meanwhile: `.ACCOUNT.setup` is the lock, which root's setups and the
+service user's have in common wherever the accounts are; `.ACCOUNT.new` reserves room, and becomes a new
+account's file. A killed setup is ended without its login: nobody would be told of it.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Optional
 
-from osg_token_renewer.errors import Local, Refused, Unavailable
+from osg_token_renewer.errors import Local, Unavailable
 from osg_token_renewer.sources.oidc_agent import account_file
+from osg_token_renewer.sources.oidc_agent.lending import Lent
 from osg_token_renewer.system import locks, users
 from osg_token_renewer.system.signals import defer_signals
 from osg_token_renewer.system.users import User
 
 log = logging.getLogger(__name__)
 
-# More than an account file and oidc-agent's list of issuers need; and what is enough for the one, when the
-# other needs room.
+# Bytes: more than an account file and oidc-agent's list of issuers need, and enough for an account file.
 _ROOM, _ENOUGH = 64 * 1024, 16 * 1024
 _ISSUERS = "issuer.config"
-_SETUP = "osg-token-renewer-setup"
+
+
+def setup_command(account: str, again: bool = False) -> str:
+    return f"osg-token-renewer-setup {'--reauthenticate ' if again else ''}{account}"
 
 
 @contextmanager
 def begin_login(account: str, user: Optional[User], wait: Optional[float]) -> Iterator[Login]:
-    """Has the account for one setup, and the proof that its file can be written: to be entered before anybody
+    """Takes an account for one setup, and proves that its file can be written: to be entered before anybody
     is asked for anything.
 
-    `wait` is for an account that is to get a new login: the seconds that a run may still have it. With None
-    it is a new account, which is taken away again when this is left by an exception. Raises Refused,
-    Unavailable and Local."""
-    where = account_file.find_path(account, user)
+    `user` is whom the account belongs to, None is this process's own user. `wait` is for an account that gets
+    a new login: the seconds that a run may still have it. None is for a new account, which is removed again
+    if this is left by an exception. Raises Refused, Unavailable and Local.
+    """
+    path = account_file.find_path(account, user)
     with ExitStack() as stack:
         with users.act_as(user):
-            if wait is not None and not os.path.exists(where):
-                raise _not_there(account)
+            if wait is not None and not os.path.exists(path):
+                raise account_file.no_account(account)
             with defer_signals():
-                lock = stack.enter_context(_alone(account, where, user))
+                lock = stack.enter_context(_lock_setup(account, path, user))
+            locked: tuple[int, ...] = (lock,)
             if wait is None:
-                refuse_existing(account, where)
-            held = (
-                None if wait is None else stack.enter_context(account_file.hold_account(where, account, wait))
-            )
-            if wait is not None and held is None:
-                raise _not_there(account)
-            login = Login(account, where, lock, held, user)
-            login.prepare()
+                _refuse_existing(account, path)
+            else:
+                locked += (stack.enter_context(account_file.lock_account(path, account, wait)),)
+        login = Login(account, path, user, locked, again=wait is not None)
         try:
+            login.prepare()
             yield login
         except BaseException:
             login.undo()
             raise
+        finally:
+            login.clear()
 
 
-def refuse_existing(account: str, where: str) -> None:
-    """Raises Local when there is such an account: its refresh token must not be lost by accident."""
-    if os.path.lexists(where):
-        again = f"{_SETUP} --reauthenticate {account}"
+def _refuse_existing(account: str, path: str) -> None:
+    """Raises Local if there is such an account: its refresh token must not be lost by accident."""
+    if os.path.lexists(path):
         raise Local(
-            f"there is an account {account} already ({where})",
-            f"for a new login: {again}; to start over: remove that file",
+            f"there is an account {account} already ({path})",
+            f"for a new login: {setup_command(account, again=True)}; to start over: remove that file",
         )
 
 
-def _not_there(account: str) -> Refused:
-    return Refused(f"there is no account {account} to log in again", f"run: {_SETUP} {account}")
+class Login:
+    """One setup of an account: lends oidc-gen a directory, and writes the account file.
 
-
-class Login(account_file.Guard):
-    """Stands between an account file and the oidc-gen that writes it. `lock` is of the file that keeps room,
-    beside the account file; `held` of the account file, where there is one."""
+    `locked` are descriptors for oidc-gen's agent to inherit, which then keeps the account locked, too.
+    `again`: an account that exists gets a new login."""
 
     def __init__(
-        self, account: str, where: str, lock: int, held: Optional[int], user: Optional[User]
+        self, account: str, path: str, user: Optional[User], locked: Sequence[int], *, again: bool
     ) -> None:
-        super().__init__(account, where, "", (lock,) if held is None else (lock, held))
-        self.room = _lock_file(account, where)
-        self.again = held is not None
-        self._lock = lock
+        self.locked = locked
         self.user = user
-        # The account file before; what oidc-gen made; why that could not be written.
-        self._before = self._made = b""
+        self.again = again
+        # Whether an account that was there has its new login.
+        self.changed = False
+        self._account = account
+        self._path = path
+        self._new = _beside(path, f".{account}.new")
+        self._before = b""
+        # What oidc-gen made of the account, and why that could not be written.
+        self._made = b""
         self._why: Optional[str] = None
-        self._issuers = b""
-        # Where oidc-gen has its directory.
-        self._parent = ""
-        self._make_room = _make_room(where, user)
-        self._then = f"run it again: {_SETUP} {'--reauthenticate ' if self.again else ''}{account}"
+        self._make_room = _make_room(path, user)
+        self._then = f"run it again: {setup_command(account, again)}"
 
     @property
-    def changed(self) -> bool:
-        """Whether an account that was there has its new login."""
-        return self.again and self._content != self._before
+    def temporary(self) -> tuple[str, ...]:
+        """The files that are there only during a setup."""
+        return self._new, _lock_path(self._account, self._path)
 
     def prepare(self) -> None:
-        """Makes sure that there is room, and the permission, to write the account file; raises Local
-        otherwise."""
+        """Proves that there is room, and the permission, to write the account file; raises Local."""
         try:
-            if self.again:
-                os.close(os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-                self._content = self._before = account_file.read(self.path)
-            account_file.write(self.room, f"{os.getpid()}\n".encode() + os.urandom(_ROOM))
-        except OSError as error:
-            raise _not_writable(self.path, error, self._make_room) from error
-        if self.again and account_file.is_damaged(self._content):
-            raise Local(
-                f"the account file {self.path} is damaged: there is nothing that could log in again",
-                "let a run put its copy back: systemctl start osg-token-renewer.service; "
-                f"where there is none, remove it and run: {_SETUP} {self.account}",
-            )
-
-    def lend(self, directory: str) -> dict[str, str]:
-        with users.act_as(self.user):
-            self._parent = os.path.dirname(directory)
-            with suppress(OSError):
-                self._issuers = account_file.read(self._beside_it(_ISSUERS))
-            return super().lend(directory)
-
-    def _beside(self) -> set[str]:
-        # oidc-gen adds to it, or makes it.
-        return super()._beside() | {_ISSUERS}
-
-    def _beside_it(self, name: str) -> str:
-        return os.path.join(os.path.dirname(self.path), name)
-
-    @property
-    def watched(self) -> str:
-        # What a setup that was killed has not come to is no account.
-        return super().watched if self.again else ""
-
-    def take_back(self) -> bool:
-        """What oidc-gen made, if it is whole, becomes the new login of an account that was there, whatever
-        became of the setup."""
-        with users.act_as(self.user):
-            with suppress(OSError):
-                self._made = account_file.read(self.lent or "")
-            if self.again:
-                super().take_back()
-            self._mend_issuers()
-        # What came of it is for `finish` to say.
-        return True
-
-    def finish(self) -> None:
-        """To be called when oidc-gen has succeeded and its agent has ended: the account is there, and whole.
-        Raises Local otherwise."""
-        with users.act_as(self.user):
-            try:
+            with users.act_as(self.user):
                 if self.again:
-                    self._see()
-                else:
-                    self._put_there()
-            except FileExistsError:
-                refuse_existing(self.account, self.path)
-            except OSError as error:
-                raise _not_writable(
-                    self.path, error, f"{self._make_room}, and {self._then}", "nothing was set up"
-                ) from error
-
-    def _see(self) -> None:
-        now = account_file.read(self.path)
-        if self.changed and now == self._content:
-            return
-        as_it_was = "the account is as it was" if now == self._before else f"{self.path} is damaged"
-        if self._why:
+                    os.close(os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+                    self._before = account_file.read(self._path)
+                account_file.write_reserve(self._new, _ROOM)
+        except OSError as error:
+            raise _not_writable(self._path, error, self._make_room) from error
+        if self.again and account_file.is_damaged(self._before):
             raise Local(
-                f"the new login could not be written to the account file {self.path} ({self._why}): {as_it_was}",
-                f"{self._make_room}, and {self._then}",
+                f"the account file {self._path} is damaged: there is nothing that could log in again",
+                "let a run put its copy back: systemctl start osg-token-renewer.service; "
+                f"if there is no copy, remove it and run: {setup_command(self._account)}",
             )
-        raise Local(f"oidc-gen said that all is well, but wrote no new login: {as_it_was}", self._retry())
 
-    def _put_there(self) -> None:
-        if account_file.is_damaged(self._made):
-            raise Local(
-                "oidc-gen said that all is well, but did not write the account whole: nothing was set up",
-                self._retry(),
-            )
-        # Blocks that are there already, and a name that nothing has.
-        account_file.overwrite(self.room, self._made)
-        os.link(self.room, self.path)
-        directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    @contextmanager
+    def lend(self, directory: str) -> Iterator[Lent]:
+        """Makes what oidc-gen gets, in this private directory. To be left when oidc-gen and its agent have
+        ended: then an account that was there has its new login, if there is a whole one."""
+        issuers = b""
+        with users.act_as(self.user):
+            with suppress(OSError):
+                issuers = account_file.read(_beside(self._path, _ISSUERS))
+            lent = Lent(directory, self._path)
+            lent.make(self._before, also=(_ISSUERS,))
         try:
-            os.fsync(directory)
+            yield lent
         finally:
-            os.close(directory)
+            with users.act_as(self.user):
+                self._take(lent)
+                self._restore_issuers(issuers)
 
-    def _retry(self) -> str:
-        return f"make room in {self._parent}, and {self._then}"
-
-    def undo(self) -> None:
-        """Takes away the account that this setup made, and no other."""
-        with users.act_as(self.user), suppress(OSError):
-            if not self.again and _is(self.path, self._lock):
-                os.unlink(self.path)
-
-    def _not_written(self, _content: bytes, why: str) -> None:
-        self._why = why
+    def _take(self, lent: Lent) -> None:
         with suppress(OSError):
-            if account_file.read(self.path) != self._before:
-                account_file.overwrite(self.path, self._before)
-
-    def _release(self) -> None:
-        """The file stays: it is the lock."""
-        with suppress(OSError):
-            os.truncate(self.room, _ENOUGH)
-
-    def _mend_issuers(self) -> None:
-        """oidc-gen rewrites the list of issuers in its place, and a full disk leaves nothing of it."""
-        path = self._beside_it(_ISSUERS)
+            self._made = account_file.read(lent.copy)
+        if not self.again or self._made == self._before or account_file.is_damaged(self._made):
+            return
         try:
-            if self._issuers.strip() and not account_file.read(path).strip():
-                self._release()
-                account_file.overwrite(path, self._issuers)
+            self._release_room()
+            self.changed = lent.save_rotated(self._made)
+        except OSError as error:
+            self._why = error.strerror
+            with suppress(OSError):
+                if account_file.is_damaged(account_file.read(self._path)):
+                    account_file.overwrite(self._path, self._before)
+
+    def _restore_issuers(self, issuers: bytes) -> None:
+        """oidc-gen truncates and rewrites its list of issuers, and a full disk leaves nothing of it."""
+        path = _beside(self._path, _ISSUERS)
+        try:
+            if issuers.strip() and not account_file.read(path).strip():
+                self._release_room()
+                account_file.overwrite(path, issuers)
         except OSError as error:
             log.warning("%s was emptied and cannot be put back: %s", path, error.strerror)
 
+    def _release_room(self) -> None:
+        with suppress(OSError):
+            os.truncate(self._new, _ENOUGH)
 
-def _lock_file(account: str, where: str) -> str:
-    return os.path.join(os.path.dirname(where), f".{account}.setup")
+    def finish(self, parent: str) -> None:
+        """Makes sure that the account is there, and whole. `parent` is where oidc-gen had its directory: it
+        may have been full. Raises Local."""
+        retry = f"make room in {parent}, and {self._then}"
+        with users.act_as(self.user):
+            if self.again:
+                self._require_new_login(retry)
+            else:
+                self._create(retry)
+
+    def _require_new_login(self, retry: str) -> None:
+        if self.changed:
+            return
+        state = f"{self._path} is damaged"
+        with suppress(OSError):
+            if not account_file.is_damaged(account_file.read(self._path)):
+                state = "the account is as it was"
+        if self._why:
+            raise Local(
+                f"the new login could not be written to the account file {self._path} ({self._why}): {state}",
+                f"{self._make_room}, and {self._then}",
+            )
+        raise Local(f"oidc-gen said that all is well, but wrote no new login: {state}", retry)
+
+    def _create(self, retry: str) -> None:
+        if account_file.is_damaged(self._made):
+            raise Local(
+                "oidc-gen said that all is well, but did not write the account whole: nothing was set up",
+                retry,
+            )
+        try:
+            account_file.overwrite(self._new, self._made)
+            # Unlike a rename, this never replaces what somebody else has put there meanwhile.
+            os.link(self._new, self._path)
+            directory = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except FileExistsError:
+            _refuse_existing(self._account, self._path)
+        except OSError as error:
+            hint = f"{self._make_room}, and {self._then}"
+            raise _not_writable(self._path, error, hint, "nothing was set up") from error
+
+    def undo(self) -> None:
+        """Removes the account that this setup made, and no other."""
+        with users.act_as(self.user), suppress(OSError):
+            if os.path.samestat(os.lstat(self._path), os.lstat(self._new)):
+                os.unlink(self._path)
+
+    def clear(self) -> None:
+        with users.act_as(self.user), suppress(OSError):
+            os.unlink(self._new)
 
 
 @contextmanager
-def _alone(account: str, where: str, user: Optional[User]) -> Iterator[int]:
-    """One setup of an account at a time: yields a descriptor, and whoever inherits it has the account too."""
-    path = _lock_file(account, where)
-    directory = os.path.dirname(where)
+def _lock_setup(account: str, path: str, user: Optional[User]) -> Iterator[int]:
+    """Allows one setup of an account at a time: yields a descriptor, with which a process keeps the lock."""
+    lock_path, directory = _lock_path(account, path), os.path.dirname(path)
     made = not os.path.isdir(directory)
     try:
         if made:
             os.mkdir(directory, 0o700)
-        lock = _taken(account, path)
+        lock = _take(account, lock_path)
     except OSError as error:
-        raise _not_writable(where, error, _make_room(where, user)) from error
+        raise _not_writable(path, error, _make_room(path, user)) from error
     try:
+        # For others to say who it is; a full disk must not cost the lock.
+        with suppress(OSError):
+            account_file.write(lock_path, f"{os.getpid()}\n".encode())
         yield lock
     finally:
         with users.act_as(user), suppress(OSError):
-            os.unlink(path)
+            os.unlink(lock_path)
             if made:
-                # Unless there is something in it now.
+                # It stays if there is something in it now.
                 os.rmdir(directory)
         os.close(lock)
 
 
-def _taken(account: str, path: str) -> int:
+def _take(account: str, path: str) -> int:
     while True:
+        # A lock that is open for writing would keep the file system from becoming read-only.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        try:
-            # For reading: a person who logs in must not keep a file system from becoming read-only.
+        with suppress(FileNotFoundError):
             lock = locks.open_to_inherit(path)
-        except FileNotFoundError:
-            # The one before has ended.
-            continue
-        if not locks.take_lock(lock):
-            who = _whose(lock)
+            if not locks.take_lock(lock):
+                holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(lock)
+                raise Unavailable(
+                    f"another setup of account {account} is at work (process {holder}): "
+                    "nothing was attempted",
+                    f"wait for it to end, or see who has it: fuser -v {path}",
+                )
+            # Otherwise the one before has just ended, and removed its file.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.lstat(path), os.fstat(lock)):
+                    return lock
             os.close(lock)
-            raise Unavailable(
-                f"another setup of account {account} is at work ({who}): nothing was attempted",
-                f"wait for it to end, or see who has it: fuser -v {path}",
-            )
-        # Else the one before has ended and removed it; or it was killed when it had given the account file
-        # this second name.
-        if _is(path, lock):
-            if os.fstat(lock).st_nlink == 1:
-                return lock
-            os.unlink(path)
-        os.close(lock)
 
 
-def _whose(lock: int) -> str:
-    found = re.match(rb"(\d+)\n", os.pread(lock, 20, 0))
-    if found is None:
-        return "it has just begun or is about to end"
-    number = int(found[1])
-    return (
-        f"process {number}"
-        if os.path.exists(f"/proc/{number}")
-        else f"what process {number}, which was killed, had started"
-    )
+def _lock_path(account: str, path: str) -> str:
+    return _beside(path, f".{account}.setup")
 
 
-def _is(path: str, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+def _beside(path: str, name: str) -> str:
+    return os.path.join(os.path.dirname(path), name)
 
 
-def _make_room(where: str, user: Optional[User]) -> str:
-    return f"make room in {os.path.dirname(where)}, and let {user.name if user else 'the service user'} write there"
+def _make_room(path: str, user: Optional[User]) -> str:
+    who = user.name if user else "the service user"
+    return f"make room in {os.path.dirname(path)}, and let {who} write there"
 
 
-def _not_writable(where: str, error: OSError, hint: str, means: str = "nobody was asked to log in") -> Local:
-    return Local(f"the account file {where} cannot be written ({error.strerror}): {means}", hint)
+def _not_writable(path: str, error: OSError, hint: str, means: str = "nobody was asked to log in") -> Local:
+    return Local(f"the account file {path} cannot be written ({error.strerror}): {means}", hint)

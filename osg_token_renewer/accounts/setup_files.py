@@ -1,20 +1,83 @@
-"""What setting up an account leaves on this host: files for passwords and secrets, and a section of the
-configuration."""
+"""What setting up an account needs and leaves on this host: files for passwords and secrets, and a section of
+the configuration."""
 
 from __future__ import annotations
 
 import grp
+import logging
 import os
 import pwd
+import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Optional
 
 from osg_token_renewer import config
 from osg_token_renewer.config import ini
-from osg_token_renewer.errors import Local
-from osg_token_renewer.system import users
+from osg_token_renewer.errors import ConfigError, Local
+from osg_token_renewer.model import Place, Problem, Secret
+from osg_token_renewer.options import SecretFile
+from osg_token_renewer.system import process, trusted_files, users
+from osg_token_renewer.system.secret_files import read_secret
 from osg_token_renewer.system.users import User
+from osg_token_renewer.text import escaped
+
+log = logging.getLogger(__name__)
+
+
+def refuse_unsafe(paths: Sequence[Optional[str]], user: Optional[User]) -> None:
+    """Raises ConfigError for a password or secret file that the programs would refuse later. One that does
+    not exist, or cannot be looked at, is reported when it is read."""
+    problems: list[Problem] = []
+    for path in filter(None, paths):
+        with suppress(OSError):
+            flaws = trusted_files.find_flaws(path, user.uid if user else None)
+            problems += [Problem(Place(path), flaw) for flaw in flaws]
+    if problems:
+        raise ConfigError(problems)
+
+
+def require_password_file(path: str) -> None:
+    if not os.path.exists(path):
+        raise Local(
+            f"there is no password file {path}",
+            "create it, or let it be created: osg-token-renewer-setup --create-pw-file …",
+        )
+
+
+@contextmanager
+def read_password(path: str, create: bool, user: Optional[User]) -> Iterator[Secret]:
+    """The encryption password of an account. With `create`, a file that does not exist is created; it is
+    removed again if the account cannot be made. Raises Local."""
+    created = create and not os.path.exists(path)
+    if created:
+        write_private(path, secrets.token_urlsafe(32) + "\n", user)
+        print(f"Wrote a random password to {escaped(path)}")
+    try:
+        yield Secret(read_secret(SecretFile(path), "password"))
+    except BaseException:
+        if created:
+            with suppress(OSError):
+                os.unlink(path)
+        raise
+
+
+def keep_secret(path: str, secret: Secret, user: Optional[User]) -> None:
+    """Writes a client's secret to a file, unless an earlier try has done that; raises Local."""
+    if os.path.exists(path) and read_secret(SecretFile(path), "client secret") == secret.reveal():
+        return
+    write_private(path, secret.reveal() + "\n", user)
+    print(f"Wrote the client secret to {escaped(path)}")
+
+
+def warn_unless_readable(path: str, user: Optional[User]) -> None:
+    """The service must read the file later, as its own user."""
+    if user is None:
+        return
+    argv = [process.find("test", "coreutils"), "-r", path]
+    if process.run(argv, process.environment(), 10, user=user).status != 0:
+        log.warning("the service user %s cannot read %s: chown %s %s", user.name, path, user.name, path)
 
 
 def write_private(path: str, content: str, user: Optional[User]) -> None:

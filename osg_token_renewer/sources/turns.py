@@ -1,12 +1,13 @@
-"""Whose turn it is to derive keys.
+"""Whose turn it is to open an oidc-agent account.
 
-To open an account takes a core for half a second, and 67 MB; then, with oidc-agent 4.2.6, the issuer is
-waited for, twice. Nobody tells which of both an opening is at; and if all that share the cores begin to wait
-at the same time, the cores have nothing left to do."""
+Opening one takes a core for half a second (key derivation) and 67 MB. With oidc-agent 4.2.6 the issuer is
+then asked twice, and nobody tells which of these an opening is at: if all wait for the issuer, the cores are
+idle. So another one begins whenever the control group of this process leaves the cores time. Measured, 16
+accounts of 4 tokens on 2 cores, times faster than the original: 1, 2, 3 per core 4.0, 5.2, 5.3; this 6.9.
+"""
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -17,75 +18,65 @@ from typing import TYPE_CHECKING, Optional
 if TYPE_CHECKING:
     from osg_token_renewer.sources.base import Begin
 
-# At a time and for each core, however little they seem to do, for it is memory.
+# Openings at a time, however idle the cores are: each takes memory.
 MOST_PER_CORE = 3
-# After so many seconds an opening only waits for its issuer, which may be for long: others are not to wait
-# for that, too.
+# After so many seconds an opening only waits for its issuer, perhaps for long, and needs no core any more.
 DERIVED_WITHIN = 2.0
-# Seconds over which it is seen how much the cores have to do.
+# Seconds over which the load of the cores is measured.
 _GLANCE = 0.02
-# Where systems mount the control groups of version 2; the first is beside those of version 1.
+# Mounts of control groups of version 2; the first one if those of version 1 are mounted too.
 _MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
 def used() -> Optional[float]:
-    """CPU time in seconds that all processes of this one's control group have used so far; None where nobody
-    keeps it.
+    """CPU time in seconds that this process's control group has used so far; None if the kernel does not say.
 
-    Agents and their clients are among them. Of `/proc` there is nothing else to be seen in the service's
-    sandbox. Source: the kernel's Control Group v2, cpu.stat."""
+    Agents and their clients are in that group; in the service's sandbox, /proc does not show them. Source:
+    the kernel's Control Group v2, cpu.stat."""
     try:
-        return int(_of_group("cpu.stat").split()[1]) / 1e6
+        return int(_read_of_group("cpu.stat").split()[1]) / 1e6
     except (OSError, ValueError, IndexError):
         return None
 
 
-@functools.cache
 def cores() -> int:
-    """How many this process may use at a time: those it is bound to, or what its control group has of
-    them."""
+    """How many cores this process may use at a time: by its affinity, and by its group's limit (cpu.max)."""
     bound_to = len(os.sched_getaffinity(0))
     try:
-        return min(bound_to, share(_of_group("cpu.max")))
+        return min(bound_to, share(_read_of_group("cpu.max")))
     except (OSError, ValueError):
         return bound_to
 
 
 def share(limit: str) -> int:
-    """What cpu.max (Control Group v2) makes of the cores: CPU time and period. Raises ValueError where there
-    is no limit."""
+    """Whole cores, at least 1, of a limit (CPU time and period); raises ValueError if there is no limit."""
     granted, period = map(int, limit.split())
     return max(1, granted // max(1, period))
 
 
-def _of_group(name: str) -> str:
-    with open(os.path.join(_group(), name), encoding="ascii") as file:
+def _read_of_group(name: str) -> str:
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), "")
+    mounts = (mount + path for mount in _MOUNTS)
+    with open(os.path.join(next(filter(os.path.isdir, mounts), _MOUNTS[-1]), name), encoding="ascii") as file:
         return file.read()
 
 
-@functools.cache
-def _group() -> str:
-    """The directory of this process's control group."""
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), "")
-    return next(filter(os.path.isdir, (mount + path for mount in _MOUNTS)), _MOUNTS[-1])
-
-
 class Turns:
-    """As many at a time as there are cores, and another one whenever these have not enough to do."""
+    """As many openings at a time as there are cores, and one more whenever the cores are not busy."""
 
     def __init__(self, cores: Callable[[], int] = cores, used: Callable[[], Optional[float]] = used) -> None:
         self._cores = cores
         self._used = used
         self._changed = threading.Condition()
-        # In the order of their coming, which the locks of `threading` do not promise to keep.
+        # In the order of arrival, which a Condition does not promise to keep.
         self._waiting: list[object] = []
-        # When each of those that are under way began.
+        # When each opening began.
         self._began: dict[object, float] = {}
 
     @contextmanager
     def take(self, begin: Begin) -> Iterator[None]:
-        """Waits for a core; raises what `begin` does, also while it waits."""
+        """Waits for a turn, and has it until it is left; raises what `begin` raises, also while it waits."""
         opening = object()
         with self._changed:
             self._waiting.append(opening)
@@ -109,7 +100,6 @@ class Turns:
             with begin(0.0):
                 time.sleep(_GLANCE)
             now, used = time.monotonic(), self._used()
-            # Who does not know does without: they share the cores, that is all.
             idle = used is None or used_before is None or used - used_before < (now - before) * (cores - 0.5)
             if idle and self._deriving(now) < cores * MOST_PER_CORE:
                 return

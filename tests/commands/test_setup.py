@@ -21,7 +21,8 @@ from typing import Optional
 import pytest
 
 from osg_token_renewer import cli
-from osg_token_renewer.accounts import registration
+from osg_token_renewer.accounts.login import begin_login
+from osg_token_renewer.accounts.registration import Registration
 from osg_token_renewer.errors import TimedOut
 from osg_token_renewer.model import Secret
 from testbed import Issuer
@@ -118,7 +119,10 @@ def test_an_account_is_registered_by_the_device_flow(host: Host, issuer: Issuer)
 
     assert done.status == 0, done.stderr
     pw_file = host.root / "robot.pw"
-    assert printed_section(done) == ("account robot", {"password_file": str(pw_file)})
+    assert printed_section(done) == (
+        "account robot",
+        {"password_file": str(pw_file), "issuer": issuer.url},
+    )
     password = pw_file.read_text()
     assert re.fullmatch(r"[\w-]{40,}\n", password)
     assert (
@@ -157,7 +161,9 @@ def test_a_given_client_is_used_and_the_section_written(host: Host, issuer: Issu
     assert issuer.counts().registration == 0
     written = host.config.parent / "config.d" / "robot.ini"
     assert f"Wrote its section to {written}" in done.stdout
-    assert written.read_text() == f"[account robot]\npassword_file = {host.root}/robot.pw\n"
+    assert written.read_text() == (
+        f"[account robot]\npassword_file = {host.root}/robot.pw\nissuer = {issuer.url}\n"
+    )
     assert [stat.S_IMODE(path.stat().st_mode) for path in (written, written.parent)] == [0o640, 0o750]
     assert (host.root / "robot.pw").read_text() == "my 50% password\nits second line\n"
     renewed = host.run()
@@ -191,6 +197,7 @@ def test_a_client_credentials_account_is_proved_before_its_section_is_printed(
             "token_request_url": f"{issuer.url}/token",
             "client_id": client.client_id,
             "client_secret_file": str(secret),
+            "issuer": issuer.url,
             "ca_file": str(issuer.ca_file),
         },
     )
@@ -235,6 +242,15 @@ def test_a_dead_account_is_brought_back_by_logging_in_again(host: Host, issuer: 
     assert host.run().status == 0
     assert issuer.verify(host.read("t").strip())
     assert host.leftovers() == []
+
+
+def test_the_section_of_an_account_that_logs_in_again_has_no_issuer(host: Host, issuer: Issuer) -> None:
+    """Setup was not told it."""
+    host.register(issuer, "robot")
+    with person(issuer.approve_next):
+        done = host.setup("--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot")
+    assert done.status == 0, done.stderr
+    assert printed_section(done) == ("account robot", {"password_file": f"{host.root}/robot.pw"})
 
 
 # it does not
@@ -345,7 +361,7 @@ def test_reauthenticating_what_is_not_there_says_how_to_register_it(
 ) -> None:
     host.secret("robot.pw", "x\n")
     status, _, stderr = said("--reauthenticate", "--pw-file", str(host.root / "robot.pw"), "robot")
-    assert (status, stderr) == (1, f"there is no account robot to log in again; run: {SETUP} robot\n")
+    assert (status, stderr) == (1, f"oidc-agent has no account robot; run: {SETUP} robot\n")
 
 
 @pytest.mark.parametrize(
@@ -449,9 +465,19 @@ def test_a_scope_with_control_characters_is_wrong_usage(
     assert said(*options, "--scope", "re\x01ad", "probe") == (
         2,
         "",
-        "--audience, --scope: must not contain control characters\n",
+        "--scope: must not contain control characters\n",
     )
     assert issuer.counts().total == 0
+
+
+def test_an_empty_client_id_does_not_register_a_client(
+    host: Host, issuer: Issuer, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    manual = ["--manual", "--client-id", "", "--client-secret-file", str(host.secret("s", "x\n"))]
+    status, _, stderr = said(*given(host, issuer, *manual), "robot")
+    assert (status, stderr) == (2, "--client-id: is needed\n")
+    assert issuer.counts().registration == 0
+    assert nothing_is_left(host, "s")
 
 
 @pytest.mark.parametrize("limit", ["0", "3601"])
@@ -521,14 +547,20 @@ def test_an_issuer_that_falls_silent_once_the_code_is_shown_is_left_when_the_per
         monkeypatch.setenv(name, value)
     issuer.fault(endpoint="token", hang=True)
     shown: list[str] = []
-    request = registration.Request(
-        "robot", issuer.url, SCOPE, "", str(issuer.ca_file), password=Secret("x"), longest_wait=2.0
+    wanted = Registration(
+        "robot",
+        issuer.url,
+        SCOPE,
+        ca_file=str(issuer.ca_file),
+        password=Secret("x"),
+        timeout=20.0,
+        longest_wait=2.0,
     )
     with (
         pytest.raises(TimedOut, match="the authorization did not end"),
-        registration.begun("robot", None, 20.0, again=False) as login,
+        begin_login("robot", None, None) as login,
     ):
-        registration.register(request, login, str(host.runtime), 20.0, lambda _url, code: shown.append(code))
+        wanted.log_in(login, str(host.runtime), lambda _url, code: shown.append(code))
     assert len(shown) == 1
     issuer.clear_faults()
     # A code that nobody waits for any more must not be the next one that is approved.
@@ -537,7 +569,8 @@ def test_an_issuer_that_falls_silent_once_the_code_is_shown_is_left_when_the_per
 
 
 def test_an_issuer_that_registers_no_client_is_said_to_and_how_to_go_on(host: Host, issuer: Issuer) -> None:
-    by_hand = "; have a client registered at the issuer (redirect URI http://localhost:4242, device flow), then use --manual\n"
+    by_hand = "; have a client registered at the issuer (redirect URI http://localhost:4242, device flow), "
+    by_hand += "then use --manual\n"
 
     issuer.fault(
         endpoint="registration",
@@ -681,7 +714,8 @@ def test_root_proves_that_the_service_user_can_write_the_account(host: Host, iss
             *given(host, issuer), "--service-user", "nobody", "robot", env={"OIDC_CONFIG_DIR": str(directory)}
         )
         remedy = f"make room in {directory}, and let nobody write there"
-        cannot = f"the account file {directory}/robot cannot be written (Permission denied): nobody was asked to log in; {remedy}\n"
+        cannot = f"the account file {directory}/robot cannot be written (Permission denied): "
+        cannot += f"nobody was asked to log in; {remedy}\n"
         assert (done.status, done.stdout, done.stderr) == (1, "", cannot)
     assert os.listdir(accounts) == []
     assert not (host.root / "robot.pw").exists()
@@ -732,8 +766,8 @@ def test_a_login_that_could_not_be_written_is_said_and_the_account_is_as_it_was(
         )
         assert done.status == 1
         assert (
-            done.stderr
-            == f"the account file {account} cannot be written {read_only}: nothing was set up; {make_room} robot\n"
+            done.stderr == f"the account file {account} cannot be written {read_only}: "
+            f"nothing was set up; {make_room} robot\n"
         )
         assert "is ready" not in done.stdout
         assert not (host.root / "robot.pw").exists()
@@ -744,8 +778,8 @@ def test_a_login_that_could_not_be_written_is_said_and_the_account_is_as_it_was(
         done = during_login(host, issuer, again(host), lambda: mount(account.parent, "remount,ro"))
         assert done.status == 1
         assert done.stderr == (
-            f"the new login could not be written to the account file {account} {read_only}: the account is as it was; "
-            f"{make_room} --reauthenticate robot\n"
+            f"the new login could not be written to the account file {account} {read_only}: "
+            f"the account is as it was; {make_room} --reauthenticate robot\n"
         )
         assert "is ready" not in done.stdout
         assert account.read_bytes() == before
@@ -995,7 +1029,8 @@ def test_anyone_but_root_and_the_service_user_is_told_to_run_it_as_root() -> Non
         "import os, sys; from osg_token_renewer import cli; from osg_token_renewer.commands import setup;"
         "setup.build_parser().parse_args(['robot']);"
         "os.geteuid() == 0 and os.setuid(int(sys.argv[1]));"
-        "sys.exit(cli.setup_main(['--service-user', 'root', '--issuer', 'https://localhost:1', '--scope', 'openid', 'robot']))"
+        "options = ['--service-user', 'root', '--issuer', 'https://localhost:1', '--scope', 'openid'];"
+        "sys.exit(cli.setup_main([*options, 'robot']))"
     )
     root = Path(__file__).resolve().parent.parent.parent
     command = [sys.executable, "-c", program, str(pwd.getpwnam("nobody").pw_uid)]

@@ -49,19 +49,23 @@ def killed_in_a_refresh(host: Host, issuer: Issuer) -> None:
 def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(
     rotating: Host, issuer: Issuer
 ) -> None:
-    before = rotating.account_file("rotating").read_bytes()
     killed_in_a_refresh(rotating, issuer)
-    during = rotating.account_file("rotating").read_bytes()
+    account = rotating.account_file("rotating")
+    lent = next(rotating.runtime.glob("osg-agent-*/oidc-agent/rotating"))
+    during = account.read_bytes()
+    assert lent.read_bytes() == during
     assert pids_of(rotating.home, "oidc-agent")
     issuer.clear_faults()
     until(lambda: not processes_of(rotating.home))
-    # The refresh token that came after the program's end was written.
-    assert rotating.account_file("rotating").read_bytes() not in (before, during)
+    # It wrote the refresh token that came after the program's end, for the next run to save.
+    assert account.read_bytes() == during != lent.read_bytes()
+
+    done = rotating.run()
+
+    assert done.status == 0, done.stderr
+    assert "account rotating: saved what the oidc-agent of a killed run had written" in done.stderr
     assert rotating.leftovers() == []
-    assert [
-        path.name for path in rotating.account_file("rotating").parent.iterdir() if path.name.startswith(".")
-    ] == []
-    assert rotating.run().status == 0
+    assert [path.name for path in account.parent.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("opening", [False, True])
@@ -84,8 +88,9 @@ def test_an_agent_that_dies_while_the_issuer_is_asked_may_have_cost_the_account_
 
     assert run.returncode == 1
     failed = (
-        "failed (local): the oidc-agent of account rotating ended before the issuer had answered: no token is published; "
-        "see whether something ends it: journalctl -k; if the issuer rotates refresh tokens, the account may be lost; "
+        "failed (local): the oidc-agent of account rotating ended before the issuer had answered: "
+        "no token is published; see whether something ends it: journalctl -k; "
+        "if the issuer rotates refresh tokens, the account may be lost; "
         "should the next run be refused, run: osg-token-renewer-setup --reauthenticate rotating\n"
     )
     assert all(f"token {name}: {failed}" in said for name in ("one", "two"))
@@ -112,10 +117,30 @@ def test_the_next_run_waits_for_the_agent_of_a_killed_one(rotating: Host, issuer
     issuer.clear_faults()
     _, said = run.communicate()
     assert run.returncode == 0, said
+    assert "account rotating: saved what the oidc-agent of a killed run had written" in said
+    # What the killed run left is gone, although its agent was still at work when this run began.
+    assert rotating.leftovers() == []
     assert rotating.run().status == 0
 
 
-def test_what_an_agent_wrote_is_not_lost_when_all_its_processes_are_killed_before_it_is_taken_back(
+def test_a_login_between_a_kill_and_the_next_run_is_not_undone(rotating: Host, issuer: Issuer) -> None:
+    killed_in_a_refresh(rotating, issuer)
+    issuer.clear_faults()
+    until(lambda: not processes_of(rotating.home))
+    approval = threading.Thread(target=issuer.approve_next, daemon=True)
+    approval.start()
+    login = rotating.setup("--reauthenticate", "--pw-file", str(rotating.root / "rotating.pw"), "rotating")
+    approval.join()
+    assert login.status == 0, login.stderr
+
+    done = rotating.run()
+
+    assert done.status == 0, done.stderr
+    assert "saved what" not in done.stderr
+    assert rotating.leftovers() == []
+
+
+def test_what_an_agent_wrote_is_not_lost_if_all_its_processes_are_killed_before_it_is_saved(
     rotating: Host, issuer: Issuer
 ) -> None:
     killed_in_a_refresh(rotating, issuer)
@@ -133,9 +158,7 @@ def test_what_an_agent_wrote_is_not_lost_when_all_its_processes_are_killed_befor
     done = rotating.run()
 
     assert done.status == 0, done.stderr
-    assert (
-        "account rotating: took back what the oidc-agent of a run that was killed had written" in done.stderr
-    )
+    assert "account rotating: saved what the oidc-agent of a killed run had written" in done.stderr
     assert not lent.exists()
 
 
@@ -148,9 +171,8 @@ def kill(pids: Sequence[int]) -> None:
 def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_program_for_ever(
     rotating: Host, issuer: Issuer
 ) -> None:
-    rotating.configure(
-        rotating.config.read_text().replace("password_file", "timeout = 2\npassword_file").replace("%", "%%")
-    )
+    configured = rotating.config.read_text()
+    rotating.write_config(configured.replace("password_file", "timeout = 2\npassword_file"))
     issuer.fault(endpoint="token", hang=True)
     run = rotating.start()
     # Not when it has asked the issuer: who is slow may have been ended before that.
@@ -158,7 +180,9 @@ def test_an_issuer_that_never_answers_does_not_keep_the_agent_of_a_killed_progra
     run.send_signal(signal.SIGKILL)
     run.communicate()
     until(lambda: not processes_of(rotating.home))
-    assert rotating.leftovers() == []
+    issuer.clear_faults()
+    rotating.write_config(configured)
+    assert rotating.run().status == 0
 
 
 def test_what_runs_left_that_were_killed_with_all_their_processes_is_cleared_by_the_next(

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from osg_token_renewer.accounts import registration
-from osg_token_renewer.accounts.registration import Client, Request
+from osg_token_renewer.accounts.registration import Registration
 from osg_token_renewer.errors import Failure
 from osg_token_renewer.model import Secret
 from osg_token_renewer.sources.base import Fetched
@@ -59,16 +59,16 @@ def test_any_output_in_place_of_a_token_is_read(printed: str) -> None:
         assert token.expires_at is None or token.expires_at >= 0
 
 
-REQUEST = Request("robot", client=Client("robot", Secret("correct-horse")), password=Secret("battery staple"))
+MANUAL = Registration(
+    "robot", client_id="robot", client_secret=Secret("correct-horse"), password=Secret("battery staple")
+)
 
 
 @given(printed=PRINTED, shown=st.booleans(), manual=st.booleans())
 @example(printed="invalid_client: you sent correct-horse and battery+staple", shown=False, manual=True)
 def test_any_output_of_a_failed_registration_is_a_failure(printed: str, shown: bool, manual: bool) -> None:
-    request = REQUEST if manual else Request("robot", password=REQUEST.password)
-    failure = cases.answer(
-        lambda: registration.failure(Completed(1, printed, printed), request, shown), Failure
-    )
+    wanted = MANUAL if manual else Registration("robot", password=MANUAL.password)
+    failure = cases.answer(lambda: wanted.explain(Completed(1, printed, printed), shown), Failure)
     said = cases.said(failure)
     assert cases.harmless(said)
     assert not manual or "correct-horse" not in said

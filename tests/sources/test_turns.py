@@ -1,4 +1,6 @@
-from __future__ import annotations  # noqa: I001
+"""Who may open an account when: with threads that want a turn, and a made-up load of the cores."""
+
+from __future__ import annotations
 
 import os
 import subprocess
@@ -12,8 +14,8 @@ from typing import Optional
 import pytest
 
 from osg_token_renewer.errors import Stopped
+from osg_token_renewer.sources import turns
 from osg_token_renewer.sources.base import Begin, at_any_time
-from osg_token_renewer.sources import turns as openings
 from osg_token_renewer.sources.turns import MOST_PER_CORE, Turns
 from tests.host import until
 
@@ -22,7 +24,7 @@ MANY = 10
 
 
 class Openings:
-    """Some that all want their turn, and keep it until they are ended."""
+    """Openings that all want a turn, and keep it until they are ended."""
 
     def __init__(self, used: Callable[[], Optional[float]], begin: Begin) -> None:
         self.under_way = self.left = 0
@@ -66,7 +68,7 @@ def opening() -> Iterator[Opening]:
 
 
 def all_cores() -> float:
-    """What is used where each core has something to do, and the clock is a bit slower than it."""
+    """CPU time used while every core is busy; a bit more, for clocks differ."""
     return time.monotonic() * CORES * 1.1
 
 
@@ -74,57 +76,57 @@ def a_core() -> float:
     return time.monotonic()
 
 
-def test_while_the_cores_have_enough_to_do_there_are_as_many_as_these(opening: Opening) -> None:
+def test_while_the_cores_are_busy_there_is_one_opening_per_core(opening: Opening) -> None:
     found = opening(all_cores)
     until(lambda: found.under_way == CORES)
-    time.sleep(10 * openings._GLANCE)
+    time.sleep(10 * turns._GLANCE)
     assert found.under_way == CORES
 
 
 @pytest.mark.parametrize("used", [a_core, lambda: None], ids=["idle core", "unknown"])
-def test_another_begins_where_a_core_has_nothing_to_do_up_to_a_limit(
+def test_while_a_core_is_idle_another_opening_begins_up_to_a_limit(
     opening: Opening, used: Callable[[], Optional[float]]
 ) -> None:
     found = opening(used)
     until(lambda: found.under_way == CORES * MOST_PER_CORE)
-    time.sleep(10 * openings._GLANCE)
+    time.sleep(10 * turns._GLANCE)
     assert found.under_way == CORES * MOST_PER_CORE
 
 
-def test_who_cannot_still_be_deriving_keys_is_not_waited_for(
+def test_an_opening_that_can_only_wait_for_its_issuer_does_not_count(
     opening: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openings, "DERIVED_WITHIN", 0.2)
+    monkeypatch.setattr(turns, "DERIVED_WITHIN", 0.2)
     found = opening(all_cores)
     until(lambda: found.under_way == MANY)
 
 
-def test_who_came_first_is_the_first() -> None:
-    turns, begin = Turns(lambda: 1, all_cores), at_any_time
+def test_turns_are_given_in_the_order_of_arrival() -> None:
+    ours, begin = Turns(lambda: 1, all_cores), at_any_time
     order: list[int] = []
 
     def open_as(number: int) -> None:
-        with turns.take(begin):
+        with ours.take(begin):
             order.append(number)
 
-    with turns.take(begin):
+    with ours.take(begin):
         threads = []
         for number in range(20):
             threads.append(threading.Thread(target=open_as, args=(number,)))
             threads[-1].start()
-            until(lambda: len(turns._waiting) == len(threads))
+            until(lambda: len(ours._waiting) == len(threads))
     for thread in threads:
         thread.join()
     assert order == list(range(20))
 
 
-def test_all_have_their_turn(opening: Opening) -> None:
+def test_every_opening_gets_its_turn(opening: Opening) -> None:
     found = opening(all_cores)
     found.ended.set()
     until(lambda: found.under_way == MANY)
 
 
-def test_who_waits_for_a_core_leaves_when_nothing_may_be_begun_any_more(opening: Opening) -> None:
+def test_a_wait_ends_when_nothing_new_may_begin(opening: Opening) -> None:
     stopped = threading.Event()
 
     @contextmanager
@@ -140,10 +142,10 @@ def test_who_waits_for_a_core_leaves_when_nothing_may_be_begun_any_more(opening:
     assert found.under_way == CORES
 
 
-def test_what_a_program_that_was_started_uses_is_counted() -> None:
-    before = openings.used()
+def test_the_cpu_time_of_a_started_program_counts() -> None:
+    before = turns.used()
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"], check=True)
-    after = openings.used()
+    after = turns.used()
     assert before is not None
     assert after is not None
     assert after - before >= 0.9
@@ -153,14 +155,14 @@ def test_what_a_program_that_was_started_uses_is_counted() -> None:
     ("limit", "cores"), [("200000 100000\n", 2), ("150000 100000\n", 1), ("50000 100000\n", 1)]
 )
 def test_a_limited_control_group_has_whole_cores_and_at_least_one(limit: str, cores: int) -> None:
-    assert openings.share(limit) == cores
+    assert turns.share(limit) == cores
 
 
 @pytest.mark.parametrize("limit", ["max 100000\n", "", "1", "1 2 3"])
 def test_a_group_without_a_limit_has_all_cores(limit: str) -> None:
     with pytest.raises(ValueError):
-        openings.share(limit)
+        turns.share(limit)
 
 
 def test_this_process_has_no_more_cores_than_it_is_bound_to() -> None:
-    assert 1 <= openings.cores() <= len(os.sched_getaffinity(0))
+    assert 1 <= turns.cores() <= len(os.sched_getaffinity(0))

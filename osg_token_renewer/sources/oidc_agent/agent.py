@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local
-from osg_token_renewer.sources.oidc_agent import account_file
 from osg_token_renewer.sources.oidc_agent.messages import AGENT_ENDED
-from osg_token_renewer.system import private_directories, process
+from osg_token_renewer.system import process
 from osg_token_renewer.system.signals import defer_signals
 from osg_token_renewer.system.users import User
 from osg_token_renewer.text import outside
@@ -23,20 +21,17 @@ from osg_token_renewer.text import outside
 if TYPE_CHECKING:
     import subprocess
 
-log = logging.getLogger(__name__)
-
 PACKAGE = "oidc-agent-cli"
-
-# An agent is ready after some 20 ms; a machine that is short of everything may need far longer.
+# Seconds. An agent is ready after some 20 ms; a machine that is short of everything may need far longer.
 _READY_WITHIN = 10.0
+# Seconds for which the agent of a killed program may stay after its last client has ended.
+ORPHAN_GRACE = 5.0
 
 
 @dataclass(frozen=True)
 class Agent:
-    """A running agent.
-
-    `env` is what its clients must be started with; while a process has the descriptor `hold`, the agent is
-    not ended, whatever becomes of the program."""
+    """A running agent. Its clients must be started with the environment `env`, as `user`, and inherit the
+    descriptor `hold`: while a process has that, the agent stays, even if this program is killed."""
 
     env: Mapping[str, str]
     hold: int
@@ -44,7 +39,7 @@ class Agent:
     user: Optional[User] = None
 
     def has_ended(self) -> bool:
-        """Whether it is gone, or about to be: its connections close a moment before it can be collected."""
+        """Whether it has ended or is about to: its connections close a moment before it can be waited for."""
         from subprocess import TimeoutExpired
 
         with suppress(TimeoutExpired):
@@ -52,102 +47,80 @@ class Agent:
         return self.process.poll() is not None
 
 
-# Starts the agent, and beside it a watcher that does nothing as long as somebody holds the other end of its
-# standard input: the program, and each client that it started. When the program was killed, its clients
-# finish the request that is under way; then nothing is, and the agent can be ended without loss. What it made
-# of the account file ($2, if it is whole) is then taken back ($3), as Guard does. $1 is the agent's
-# directory, $4 a file to remove. What could not be taken back stays there for the next run.
+# The agent must outlive a killed program for as long as a request is under way: the answer may bring a new
+# refresh token. It must not stay for ever. So a watcher beside the agent reads from a pipe whose other end
+# this program and its clients hold. When they have all ended, no request is under way, and the watcher ends
+# the whole process group. What the agent wrote stays for the next run, unless `{remove}` says otherwise.
 _WATCHED = """
 exec 3<&0 </dev/null
 (
     read -r _ <&3
-    rm -f -- "$4"
-    done=yes
-    if [ -s "$2" ] && tail -n 1 "$2" | grep -Eq "^Generated using version: [0-9]+\\.[0-9]+\\.[0-9]+"; then
-        { cat "$2" 1<>"$3" && truncate -s "$(wc -c <"$2")" "$3" && sync "$3"; } || done=
-    fi
     trap : TERM
     kill -TERM 0
-    [ -z "$done" ] || rm -rf -- "$1"
+    {remove}
     left=30
     while [ $left -gt 0 ] && kill -0 $$; do sleep 0.1; left=$((left - 1)); done
     kill -KILL 0
 ) &
 exec 3<&-
-shift 4
 exec "$@"
 """
-# How long after its clients' end an agent whose program was killed may be there.
-ORPHAN_GRACE = 5.0
+_AGENT = (
+    "oidc-agent",
+    "--console",
+    "--no-autoload",
+    "--no-autoreauthenticate",
+    "--no-webserver",
+    "--no-scheme",
+)
 
 
 @contextmanager
 def start_agent(
-    parent: str,
-    guard: Optional[account_file.Guard] = None,
+    directory: str,
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
     user: Optional[User] = None,
-    descriptors: Sequence[int] = (),
+    remove_if_killed: Sequence[str] = (),
 ) -> Iterator[Agent]:
-    """A private agent, ended on every way out, its directory (made in `parent`) removed. It inherits
-    `descriptors`.
+    """Runs an agent with its socket in the private `directory`, as `user`; ends it on every way out.
 
-    When this program is killed, the agent ends by itself as soon as no client holds it any more, and removes
-    its directory. What `guard` has is then let go of, too."""
-    program = process.find("oidc-agent", PACKAGE)
-    held = guard.descriptors if guard else ()
-    with (
-        private_directories.make_agent_directory(parent, user) as (private, mark),
-        process.make_pipe() as (watched, hold),
-    ):
-        path = os.path.join(private, "socket")
-        said = os.path.join(private, "log")
-        lent = guard.lend(private) if guard else {}
-        env = process.environment(
-            OIDC_SOCK=path,
-            **lent,
-            **({"HOME": user.home, "USER": user.name, "TMPDIR": private} if user else {}),
-        )
-        files = [guard.watched, guard.path, guard.room] if guard else ["", "", ""]
-        watcher = ["/bin/sh", "-c", _WATCHED, "oidc-agent", private, *files]
-        argv = [
-            program,
-            "--console",
-            "--no-autoload",
-            "--no-autoreauthenticate",
-            "--no-webserver",
-            "--no-scheme",
-        ]
-        command = [*watcher, *argv, f"--socket-path={path}"]
-        running = None
+    The agent inherits `descriptors`, so it keeps what they lock until it has ended. `remove_if_killed`: files
+    and directories to be removed when this program was killed and the agent ends by itself. Raises
+    ProgramMissing or Local.
+    """
+    name, *options = _AGENT
+    socket, said = os.path.join(directory, "socket"), os.path.join(directory, "log")
+    remove = f"rm -rf -- {shlex.join(remove_if_killed)}" if remove_if_killed else ""
+    command = ["/bin/sh", "-c", _WATCHED.replace("{remove}", remove), name]
+    command += [process.find(name, PACKAGE), *options, f"--socket-path={socket}"]
+    as_user = {"HOME": user.home, "USER": user.name, "TMPDIR": directory} if user else {}
+    env = process.environment(OIDC_SOCK=socket, **environment, **as_user)
+    running = None
+    with process.make_pipe() as (watched, hold):
         try:
             with defer_signals():
                 running = process.start(
-                    command, env, stdin=watched, output=said, pass_fds=(mark, *held, *descriptors), user=user
+                    command, env, stdin=watched, output=said, pass_fds=descriptors, user=user
                 )
-            _wait_for(path, running.process, said)
+            _wait_until_ready(socket, running.process, said)
             yield Agent(env, hold, running.process, user)
         finally:
             if running is not None:
                 process.end(running)
-            if guard is not None and not guard.take_back():
-                log.error(
-                    "account %s: its agent did not write its file whole: a new refresh token may be lost; %s",
-                    guard.account,
-                    guard.remedy,
-                )
 
 
-def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
+def _wait_until_ready(socket: str, started: subprocess.Popen[bytes], said: str) -> None:
     deadline = time.monotonic() + _READY_WITHIN
-    while not _answers(path, deadline):
+    while not _answers(socket, deadline):
         status = started.poll()
         if status is not None:
-            with open(
-                os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8", errors="replace"
-            ) as file:
-                said = outside(file.read(4096))
+            # The agent's user owns the directory, and could have put a link there.
+            descriptor = os.open(said, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(descriptor, encoding="utf-8", errors="replace") as file:
+                why = outside(file.read(4096))
             raise Local(
-                f"oidc-agent ended at once with status {status}" + (f": {said}" if said else ""), AGENT_ENDED
+                f"oidc-agent ended at once with status {status}" + (f": {why}" if why else ""), AGENT_ENDED
             )
         if time.monotonic() > deadline:
             raise Local(
@@ -158,8 +131,7 @@ def _wait_for(path: str, started: subprocess.Popen[bytes], log: str) -> None:
 
 
 def _answers(path: str, deadline: float) -> bool:
-    """Whether the agent answers. It does so to an empty request as well; one that left without waiting for it
-    would be logged."""
+    """Whether the agent answers an empty request. It would log a client that did not wait for the answer."""
     import socket
 
     with socket.socket(socket.AF_UNIX) as probe:
@@ -173,19 +145,13 @@ def _answers(path: str, deadline: float) -> bool:
         return True
 
 
-@functools.cache
 def offers(program: str, option: str) -> bool:
-    """Whether this version of a program has an option: asked of it, not assumed."""
+    """Whether this version of a program of oidc-agent has an option. The program's --help tells."""
     shown = process.run([process.find(program, PACKAGE), "--help"], process.environment(), 10)
     return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown.stdout + shown.stderr) is not None
 
 
-def skips_check() -> bool:
-    """Whether oidc-add can be kept from asking the issuer for a token that nobody wants: from 5.1 on."""
-    return offers("oidc-add", "--skip-check")
-
-
-def limited_to(limit: float, argv: Sequence[str]) -> list[str]:
-    """A command that ends by itself after so many seconds: oidc-agent's programs have no time limit, and this
-    one may be killed."""
+def limit_time(limit: float, argv: Sequence[str]) -> list[str]:
+    """A command that ends by itself after `limit` seconds, should this program be killed: oidc-agent's
+    programs have no time limit of their own."""
     return [process.find("timeout", "coreutils"), "--signal=KILL", f"{limit:g}", *argv]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from osg_token_renewer.errors import DeadGrant, Failure, Local, Refused, Unavailable, Unreachable
 from osg_token_renewer.model import Secret
@@ -11,8 +11,8 @@ from osg_token_renewer.sources.base import Fetched
 from osg_token_renewer.system.process import Completed
 from osg_token_renewer.text import line, outside
 
-if TYPE_CHECKING:
-    pass
+SETUP = "osg-token-renewer-setup {account}"
+REAUTHENTICATE = "osg-token-renewer-setup --reauthenticate {account}"
 AGENT_ENDED = "the next run starts another; if this lasts, see whether something ends it: journalctl -k"
 
 
@@ -24,90 +24,57 @@ def read_token(printed: str) -> Fetched:
     return Fetched(Secret(token), expires_at, line(issuer) or None)
 
 
-# What the programs print when they fail (4.2.6 and 5.3.3, several issuers), the first that fits; their exit
-# status is always 1. The text is only a witness of what happened, so the patterns are loose and what fits
-# none counts as temporary.
-_SETUP = "osg-token-renewer-setup {account}"
-REAUTHENTICATE = "osg-token-renewer-setup --reauthenticate {account}"
+# What the programs print when they fail (4.2.6 and 5.3.3, with several issuers): the first pattern that fits
+# decides. Their exit status is always 1. The patterns are loose, since the text is not a stable interface;
+# what fits none counts as temporary.
+# fmt: off
 _PATTERNS: tuple[tuple[str, type[Failure], str, Optional[str]], ...] = (
-    # The issuer's own error codes (RFC 6749 section 5.2, RFC 8707 section 2) come first: what follows them is
-    # the issuer's text.
-    (r"^invalid_grant", DeadGrant, "the issuer refused the refresh token ({said})", "run: " + REAUTHENTICATE),
-    (
-        r"^(invalid_scope|invalid_target|access_denied)",
-        Refused,
-        "the issuer refused the scope or the audience ({said})",
-        "check audience and scope of this token, or run: " + REAUTHENTICATE,
-    ),
-    (
-        r"^(invalid|unauthorized)_client",
-        Refused,
-        "the issuer refused the client ({said})",
-        "register it anew: " + _SETUP,
-    ),
-    (
-        r"^(invalid_request|received http status code 40[01])",
-        Refused,
-        "the issuer refused the request ({said})",
-        "run: " + REAUTHENTICATE,
-    ),
-    (
-        r"maximum number of tries|wrong password|decrypt",
-        Refused,
-        "the password does not open the account file, or that file is damaged ({said})",
-        "correct the first line of the password_file of [account {account}]",
-    ),
-    (
-        r"no account config|no such account|oidc-dir does not exist",
-        Refused,
-        "oidc-agent has no account {account}",
-        "run: " + _SETUP,
-    ),
-    (
-        r"connect to oidc-agent|not receive any response|not loaded",
-        Local,
-        "the oidc-agent of account {account} ended, or lost the account ({said})",
-        AGENT_ENDED,
-    ),
-    (
-        r"ssl|certificate",
-        Unavailable,
-        "the TLS certificate of the issuer of account {account} was not accepted ({said})",
-        "register the account anew with the issuer's CA bundle: osg-token-renewer-setup --ca-file FILE {account}",
-    ),
-    (
-        r"permission denied|no space|read-only",
-        Local,
-        "oidc-agent could not use its files ({said})",
-        "look at the home of its user",
-    ),
-    # Its own guesses at what may be the matter are of no help here.
-    (
-        r"configuration endpoint|connect to url|disconnected",
-        Unreachable,
-        "the issuer of account {account} cannot be reached",
-        None,
-    ),
-    (
-        r"received http status code 50[234]",
-        Unreachable,
-        "the issuer of account {account} is out of order ({said})",
-        None,
-    ),
-    (r"json", Unavailable, "the answer of the issuer of account {account} makes no sense ({said})", None),
+    # The issuer's own error codes (RFC 6749 section 5.2, RFC 8707 section 2) come first: text of the issuer
+    # follows them, which may fit any other pattern.
+    (r"^invalid_grant", DeadGrant,
+     "the issuer refused the refresh token ({said})", f"run: {REAUTHENTICATE}"),
+    (r"^(invalid_scope|invalid_target|access_denied)", Refused,
+     "the issuer refused the scope or the audience ({said})",
+     f"check audience and scope of this token, or run: {REAUTHENTICATE}"),
+    (r"^(invalid|unauthorized)_client", Refused,
+     "the issuer refused the client ({said})", f"register it anew: {SETUP}"),
+    (r"^(invalid_request|received http status code 40[01])", Refused,
+     "the issuer refused the request ({said})", f"run: {REAUTHENTICATE}"),
+    (r"maximum number of tries|wrong password|decrypt", Refused,
+     "the password does not open the account file, or that file is damaged ({said})",
+     "correct the first line of the password_file of [account {account}]"),
+    (r"no account config|no such account|oidc-dir does not exist", Refused,
+     "oidc-agent has no account {account}", f"run: {SETUP}"),
+    (r"connect to oidc-agent|not receive any response|not loaded", Local,
+     "the oidc-agent of account {account} ended, or lost the account ({said})", AGENT_ENDED),
+    (r"ssl|certificate", Unavailable,
+     "the TLS certificate of the issuer of account {account} was not accepted ({said})",
+     "register the account anew with the issuer's CA bundle: "
+     "osg-token-renewer-setup --ca-file FILE {account}"),
+    (r"permission denied|no space|read-only", Local,
+     "oidc-agent could not use its files ({said})", "look at the home of its user"),
+    # The program only guesses why, which helps nobody.
+    (r"configuration endpoint|connect to url|disconnected", Unreachable,
+     "the issuer of account {account} cannot be reached", None),
+    (r"received http status code 50[234]", Unreachable,
+     "the issuer of account {account} is out of order ({said})", None),
+    (r"json", Unavailable,
+     "the answer of the issuer of account {account} makes no sense ({said})", None),
 )
+# fmt: on
 
-# What proves that the refresh token was not used: no endpoint was known yet, its host has no address, or the
-# request was one too many. "Disconnected" does not: it is said of a connection that was refused, and of an
-# answer that was lost.
+# Certain signs that the issuer did not use the refresh token: the endpoint was not known yet, its host has no
+# address, or there were too many requests. "Disconnected" is none: the programs say it of a connection that
+# was refused, and of an answer that was lost.
 _NOT_PROCESSED = re.compile(
     r"configuration endpoint|connect to url|received http status code 429", re.IGNORECASE
 )
 
 
 def explain(done: Completed, account: str, what_failed: Optional[str] = None) -> Failure:
-    """What a failed oidc-add, oidc-token or oidc-gen means."""
-    # Only the first line is the error; advice for people at a prompt may follow, which is not ours.
+    """The Failure that a failed oidc-add, oidc-token or oidc-gen means; `what_failed` is said where its text
+    is unknown."""
+    # The first line is the error. Advice for people at a prompt may follow, which is not ours.
     first = next((line for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()), "")
     said = outside(re.sub(r"^Error:\s*", "", first))
     again = 0.0 if _NOT_PROCESSED.search(said) else None

@@ -1,11 +1,12 @@
-"""Refresh tokens kept by oidc-agent: a private agent for each account, so that accounts are independent and
-renew in parallel.
+"""Refresh tokens that oidc-agent keeps. Each account has a private agent, so that accounts are independent
+and renew in parallel.
 
-The agent runs in the foreground on a socket that only this user can reach. It is given the account with
-`oidc-add` and asked with `oidc-token`. To save a rotated refresh token it needs the password once more. It
-could keep that by itself (`--pw-store`), but would derive another key for it, a third of what opening an
-account costs; so it has it in a file in memory, which nobody can change. Versions 4.2.6 to 5.3; sources:
-oidc-agent(1), oidc-add(1), oidc-token(1)."""
+The agent runs in the foreground, with a socket that only this user can reach. `oidc-add` loads the account,
+`oidc-token` asks for tokens. To save a rotated refresh token the agent needs the account's password again. It
+could store that itself (`--pw-store`), but would derive one more key for it, a third of what opening an
+account costs. So it reads the password from a file in memory, which nobody can change meanwhile, and which is
+never on a disk or a command line. Versions 4.2.6 to 5.3; sources: oidc-agent(1), oidc-add(1), oidc-token(1).
+"""
 
 from __future__ import annotations
 
@@ -23,33 +24,31 @@ from osg_token_renewer.errors import CutOff, Died, Failure, TimedOut
 from osg_token_renewer.model import Account, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.sources.base import Begin, Context, Fetch, Fetched, Source, at_any_time
-from osg_token_renewer.sources.oidc_agent import account_file
+from osg_token_renewer.sources.oidc_agent import account_file, lending
 from osg_token_renewer.sources.oidc_agent.agent import (
     ORPHAN_GRACE,
     PACKAGE,
     Agent,
-    limited_to,
-    skips_check,
+    limit_time,
+    offers,
     start_agent,
 )
 from osg_token_renewer.sources.oidc_agent.messages import REAUTHENTICATE, explain, read_token
-from osg_token_renewer.system import memory_files, process, secret_files
+from osg_token_renewer.system import memory_files, private_directories, process, secret_files
 from osg_token_renewer.system.process import Completed
 from osg_token_renewer.text import seconds
 
 log = logging.getLogger(__name__)
 
-# One blank asks for the refresh token's default scopes; without the parameter some issuers (CILogon) answer
-# with less.
+# A blank asks for the refresh token's default scopes. Without the parameter some issuers (CILogon) grant
+# fewer.
 _DEFAULT_SCOPES = " "
-# What clients say when it ends while they wait for it; oidc-add says of an issuer that is out of reach what
-# it says of that.
+# What a client says when its agent ends meanwhile. oidc-add says the same of an issuer that is out of reach.
 _HUNG_UP = re.compile("not receive any response|disconnected")
-# A request that is cut off may cost a rotating account: it is begun only while it has its timeout left, or so
-# many seconds.
+# Seconds that a request should have left before the run's end, unless its own timeout is shorter: a request
+# that is cut off may cost an account whose refresh token rotates.
 _UNCUT = 30.0
-# As long as the agent lives it has the newest refresh token, also where there was no room to write it.
-# Seconds between tries.
+# Seconds before each try to have the agent write its copy again.
 _WRITE_AGAIN = (0.0, 1.0, 2.0)
 
 
@@ -64,6 +63,10 @@ class OidcAgent(Source):
     OPTIONS = (Option("password_file", options.secret_file, required=True),)
     OVERLAPS = False
 
+    def __init__(self) -> None:
+        # Of which oidc-add (path and time of change) is known whether it has --skip-check.
+        self._asked: tuple[object, bool] = (None, False)
+
     def settings(self, values: Mapping[str, Any]) -> Settings:
         return Settings(values["password_file"])
 
@@ -71,89 +74,84 @@ class OidcAgent(Source):
         return account_file.fingerprint(account.name)
 
     def opening_obtains_token(self) -> bool:
-        return not skips_check()
+        return not self._skips_check()
+
+    def _skips_check(self) -> bool:
+        """Whether oidc-add can be kept from asking the issuer for a token that nobody wants: from 5.1 on."""
+        program = process.find("oidc-add", PACKAGE)
+        version = (program, os.stat(program).st_mtime_ns)
+        if self._asked[0] != version:
+            self._asked = (version, offers(program, "--skip-check"))
+        return self._asked[1]
 
     def rescue(self, directory: str) -> bool:
-        return account_file.rescue(directory)
+        return lending.rescue(directory)
 
     @contextmanager
     def session(self, account: Account, context: Context) -> Iterator[Fetch]:
-        begin, password_file = context.begin, account.settings.password_file
-        # Before an agent is started: oidc-add would ask for what it cannot read.
-        password_line = secret_files.read_line(password_file, "password")
+        begin = context.begin
+        # Before an agent is started: oidc-add would ask for a password that it cannot read.
+        password = secret_files.read_line(account.settings.password_file, "password")
         copy = os.path.join(context.state, "accounts", account.name)
-        # What an earlier run may have left has no more time than that.
         with begin(0.0) as left:
+            # The agent of a killed run has the account for no longer than that.
             wait = min(left, _client_limit(account) + ORPHAN_GRACE)
-        with account_file.guard_account(account.name, copy, wait, begin) as guard, ExitStack() as stack:
-            password = stack.enter_context(memory_files.make_memory_file(password_line))
+        with lending.hold_account(account.name, copy, wait, begin) as held, ExitStack() as stack:
+            secret = stack.enter_context(memory_files.make_memory_file(password))
             with context.turns.take(begin):
-                running = stack.enter_context(start_agent(context.sockets, guard, descriptors=(password,)))
-                _add(account, password, running, begin)
-            guard.take_back()
-            yield _Session(account, running, guard, begin).fetch
-
-
-def _add(account: Account, password: int, running: Agent, begin: Begin) -> None:
-    """`password` is the descriptor of the file that has it; the agent remembers its name, and has it by the
-    same number."""
-    argv = [process.find("oidc-add", PACKAGE), f"--pw-file={memory_files.inherited_path(password)}"]
-    if skips_check():
-        argv.append("--skip-check")
-    done = _run([*argv, account.name], running, account, begin, (password,))
-    if done.status != 0:
-        raise explain(done, account.name)
+                directory, mark = stack.enter_context(
+                    private_directories.make_agent_directory(context.sockets)
+                )
+                lent = stack.enter_context(held.lend(directory))
+                agent = stack.enter_context(
+                    start_agent(directory, lent.environment, (mark, held.lock, secret))
+                )
+                session = _Session(account, agent, held, lent, begin)
+                session.load(secret, self._skips_check())
+            yield session.fetch
 
 
 def _client_limit(account: Account) -> float:
-    """When a client is ended that this program did not end, because it was killed."""
+    """Seconds after which a client ends by itself, should this program be killed."""
     return account.timeout + process.GRACE
 
 
-def _run(
-    argv: Sequence[str], running: Agent, account: Account, begin: Begin, descriptors: Sequence[int] = ()
-) -> Completed:
-    limited = limited_to(_client_limit(account), argv)
-    with begin(min(account.timeout, _UNCUT)) as within:
-        timeout = min(account.timeout, within)
-        loss = "if the issuer rotates refresh tokens, the account may be lost; should the next run be refused, run: "
-        loss += REAUTHENTICATE.format(account=account.name)
-        # Nothing is lost with one that is not there to be asked any more.
-        asked = running.process.poll() is None
-        try:
-            done = process.run(
-                limited, running.env, timeout, pass_fds=(running.hold, *descriptors), user=running.user
-            )
-        except TimedOut as error:
-            what = f"the issuer of account {account.name} had not answered after {seconds(timeout)}"
-            raise CutOff(what, f"its agent had to be ended: {loss}") from error
-        if asked and done.status != 0 and _HUNG_UP.search(done.stderr) and running.has_ended():
-            what = f"the oidc-agent of account {account.name} ended before the issuer had answered"
-            raise Died(what, f"see whether something ends it: journalctl -k; {loss}")
-        return done
-
-
 class _Session:
-    def __init__(self, account: Account, running: Agent, guard: account_file.Guard, begin: Begin) -> None:
+    """An account and its agent: asks for one token after the other."""
+
+    def __init__(
+        self, account: Account, agent: Agent, held: lending.HeldAccount, lent: lending.Lent, begin: Begin
+    ) -> None:
         self._account = account
-        self._agent = running
-        self._guard = guard
+        self._agent = agent
+        self._held = held
+        self._lent = lent
         self._begin = begin
         self._program = process.find("oidc-token", PACKAGE)
         self._blank_scope = True
 
+    def load(self, secret: int, skip_check: bool) -> None:
+        """Has the agent open the account. `secret` is the descriptor of the password's file, which the agent
+        has by the same number, and reads again whenever it saves a new refresh token."""
+        argv = [process.find("oidc-add", PACKAGE), f"--pw-file={memory_files.inherited_path(secret)}"]
+        argv += ["--skip-check"] if skip_check else []
+        done = self._run([*argv, self._account.name], self._begin, (secret,))
+        if done.status != 0:
+            raise explain(done, self._account.name)
+        self._held.take_back(self._lent)
+
     def fetch(self, spec: TokenSpec) -> Fetched:
-        """Also sees to it that a refresh token that came with the token is on the disk: the agent does not
-        say when it is not."""
+        """Obtains one token, and makes sure that a new refresh token is saved. The agent does not say if it
+        could not write it; but as long as it lives, it has it in memory, and writes it with the next."""
         fetched = self._fetch(spec, self._begin)
         for wait in _WRITE_AGAIN:
-            if self._guard.take_back():
+            if self._held.take_back(self._lent):
                 break
             log.warning(
                 "account %s: its file was not written whole: asking again, so that oidc-agent does",
                 self._account.name,
             )
-            self._guard.mend()
+            self._held.mend(self._lent)
             time.sleep(wait)
             # Whatever the run's limits: the newest refresh token may be nowhere but in the agent.
             with suppress(Failure):
@@ -178,4 +176,25 @@ class _Session:
             argv.append(f"--scope={scope}")
         if spec.min_lifetime:
             argv.append(f"--time={spec.min_lifetime}")
-        return _run([*argv, self._account.name], self._agent, self._account, begin)
+        return self._run([*argv, self._account.name], begin)
+
+    def _run(self, argv: Sequence[str], begin: Begin, descriptors: Sequence[int] = ()) -> Completed:
+        account, agent = self._account, self._agent
+        loss = (
+            "if the issuer rotates refresh tokens, the account may be lost; should the next run be refused, "
+        )
+        loss += f"run: {REAUTHENTICATE.format(account=account.name)}"
+        limited = limit_time(_client_limit(account), argv)
+        with begin(min(account.timeout, _UNCUT)) as within:
+            timeout = min(account.timeout, within)
+            # A request that no agent could take lost nothing.
+            asked = agent.process.poll() is None
+            try:
+                done = process.run(limited, agent.env, timeout, pass_fds=(agent.hold, *descriptors))
+            except TimedOut as error:
+                what = f"the issuer of account {account.name} had not answered after {seconds(timeout)}"
+                raise CutOff(what, f"its agent had to be ended: {loss}") from error
+            if asked and done.status != 0 and _HUNG_UP.search(done.stderr) and agent.has_ended():
+                what = f"the oidc-agent of account {account.name} ended before the issuer had answered"
+                raise Died(what, f"see whether something ends it: journalctl -k; {loss}")
+            return done

@@ -32,6 +32,7 @@ from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources.base import Context, Fetch
 from osg_token_renewer.sources.oidc_agent import agent, messages, source
 from osg_token_renewer.sources.oidc_agent.source import Settings
+from osg_token_renewer.system import private_directories
 from osg_token_renewer.system.process import Completed
 from osg_token_renewer.system.signals import Stop
 from testbed import Issuer
@@ -61,10 +62,7 @@ def on(host: Host) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in host.environment({}).items():
             environment.setenv(name, value)
-        # What one host's oidc-add offers says nothing of another's.
-        agent.offers.cache_clear()
         yield
-        agent.offers.cache_clear()
 
 
 @pytest.fixture
@@ -241,9 +239,7 @@ def test_when_an_opaque_token_expires_is_known_from_oidc_token(issuer: Issuer, r
     assert before + 900 <= fetched.expires_at <= time.time() + 901
 
 
-def test_a_new_refresh_token_is_saved_whatever_becomes_of_the_password_file(
-    issuer: Issuer, host: Host
-) -> None:
+def test_a_new_refresh_token_is_saved_even_if_the_password_file_changes(issuer: Issuer, host: Host) -> None:
     """The agent needs the password once more, at a time when somebody may be changing it."""
     host.register(issuer, "robot")
     issuer.settings(rotate=True)
@@ -339,7 +335,7 @@ def test_an_issuer_that_hangs_when_the_account_is_opened_is_left_at_the_runs_dea
     assert robot.leftovers() == []
 
 
-def test_what_would_probably_be_cut_off_by_the_end_of_the_run_is_not_begun(
+def test_a_request_that_the_end_of_the_run_would_probably_cut_off_does_not_start(
     issuer: Issuer, robot: Host
 ) -> None:
     # It adds nothing: the account is not to be used.
@@ -389,7 +385,8 @@ def crowd(issuer: Issuer, host: Host) -> list[str]:
     """More accounts of an issuer, each with a token and a short timeout, than it is asked for before it has
     answered."""
     names = [f"robot{number}" for number in range(AT_RISK + 2)]
-    accounts = "".join(host.register(issuer, name).rstrip() + "\ntimeout = 5\n" for name in names)
+    more = f"\ntimeout = 5\nissuer = {issuer.url}\n"
+    accounts = "".join(host.register(issuer, name).rstrip() + more for name in names)
     host.configure(accounts + "".join(host.token(name, name) for name in names))
     return names
 
@@ -416,33 +413,21 @@ def test_the_accounts_of_a_dead_issuer_do_not_each_wait_for_their_timeout(
     names = crowd
     issuer.fault(endpoint="*", hang=True)
 
-    for known in (True, False):
-        if not known:
-            # As for most accounts of 4.2.6, where there are several issuers.
-            (host.account_file(names[0]).parent / "issuer.config").unlink()
-        done = host.run()
-        assert done.status == 1
-        cut_off = [
-            name
-            for name in names
-            if f"the issuer of account {name} had not answered after 5 s" in done.line(f"token {name}: ")
-        ]
-        # Two failures, and what had begun by then.
-        assert 2 <= len(cut_off) <= AT_RISK
-        for name in set(names) - set(cut_off):
-            who = (
-                f"{issuer.url[8:]} was not asked any more"
-                if known
-                else f"the issuer of account {name} is not known yet, and was not asked"
-            )
-            assert re.search(
-                rf"{re.escape(who)},? after \d failures in a row \(", done.line(f"token {name}: ")
-            )
-        said = done.line(
-            f"warning: {len(cut_off)} agents were cut off while waiting for the issuer: where it rotates refresh tokens, "
-        )
-        assert set(said.rpartition(": ")[2].split(", ")) == set(cut_off)
-        assert host.leftovers() == []
+    done = host.run()
+    assert done.status == 1
+    cut_off = [
+        name
+        for name in names
+        if f"the issuer of account {name} had not answered after 5 s" in done.line(f"token {name}: ")
+    ]
+    # Two failures, and what had begun by then.
+    assert 2 <= len(cut_off) <= AT_RISK
+    for name in set(names) - set(cut_off):
+        who = re.escape(f"{issuer.url[8:]} was not asked any more")
+        assert re.search(rf"{who}, after \d failures in a row \(", done.line(f"token {name}: "))
+    said = done.line(f"warning: {len(cut_off)} agents were cut off while waiting for the issuer: ")
+    assert set(said.rpartition(": ")[2].split(", ")) == set(cut_off)
+    assert host.leftovers() == []
 
 
 def test_an_issuer_that_hangs_keeps_no_other_waiting_and_costs_few_accounts(
@@ -542,7 +527,7 @@ def test_an_unknown_account_comes_with_the_command_that_registers_it(robot: Host
     assert raised.value.hint == "run: osg-token-renewer-setup nobody"
 
 
-def test_a_dead_refresh_token_comes_with_the_command_that_mends_it(issuer: Issuer, host: Host) -> None:
+def test_a_dead_refresh_token_comes_with_the_command_that_fixes_it(issuer: Issuer, host: Host) -> None:
     host.register(issuer, "mortal")
     issuer.revoke(host.client_ids["mortal"])
     with on(host), pytest.raises(Refused, match="the issuer refused the refresh token") as raised:
@@ -560,7 +545,7 @@ def open_and_fetch(host: Host, name: str = "robot") -> None:
     ("content", "message"),
     [(None, "cannot be read: No such file"), ("", "is empty"), ("\nsecond line\n", "is empty")],
 )
-def test_a_password_file_of_no_use_is_found_before_an_agent_is_started(
+def test_a_useless_password_file_is_reported_before_an_agent_starts(
     robot: Host, content: Optional[str], message: str
 ) -> None:
     file = robot.root / "robot.pw"
@@ -579,7 +564,9 @@ def test_skip_check_is_used_where_it_is_offered(issuer: Issuer, robot: Host) -> 
     robot.program(
         "oidc-add",
         f"""
-        case " $* " in *" --help "*) {REAL["oidc-add"]} --help; echo "      --skip-check   Do not check the account"; exit;; esac
+        case " $* " in
+            *" --help "*) {REAL["oidc-add"]} --help; echo "      --skip-check   Do not check"; exit;;
+        esac
         printf '%s\\n' "$@" >{record}
         for argument; do
             shift
@@ -626,7 +613,14 @@ def test_an_expiry_of_0_is_an_unknown_one(issuer: Issuer, robot: Host) -> None:
 def test_odd_output_of_oidc_token_is_taken_for_what_it_is(issuer: Issuer, robot: Host) -> None:
     robot.program(
         "oidc-token",
-        """case "$2" in --aud=nothing) ;; --aud=blank) echo;; --aud=words) echo an access token;; *) printf 'to\\nken\\n';; esac""",
+        """
+        case "$2" in
+            --aud=nothing) ;;
+            --aud=blank) echo;;
+            --aud=words) echo an access token;;
+            *) printf 'to\\nken\\n';;
+        esac
+        """,
     )
     specs = [
         spec_of(str(robot.tokens / name), audience=(name,)) for name in ("nothing", "blank", "words", "short")
@@ -698,7 +692,10 @@ def test_no_secret_is_in_the_arguments_or_the_environment_of_a_program(issuer: I
 
 
 def test_the_agents_socket_is_where_only_this_user_can_go(robot: Host) -> None:
-    with agent.start_agent(str(robot.runtime)) as running:
+    with (
+        private_directories.make_agent_directory(str(robot.runtime)) as (directory, mark),
+        agent.start_agent(directory, {}, (mark,)) as running,
+    ):
         socket = Path(running.env["OIDC_SOCK"])
         assert socket.is_socket()
         assert socket.parent.parent == robot.runtime
@@ -756,7 +753,7 @@ def test_what_the_programs_say_decides_who_must_act(
     assert (type(failure), failure.hint) == (kind, hint)
 
 
-def test_what_nobody_has_seen_yet_is_shown_as_it_is() -> None:
+def test_an_unknown_error_is_shown_as_it_is() -> None:
     assert (
         "could not be asked (something new)"
         in messages.explain(Completed(1, "", "Error: something new\n"), "robot").message
