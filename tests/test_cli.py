@@ -234,7 +234,7 @@ def test_a_bug_is_exit_3_with_the_frames_and_how_to_report_it(host: Host, damage
 
 def test_a_bug_in_a_lane_is_exit_3_too(host: Host, damaged: Path, closed_url: str) -> None:
     host.configure(FRESH, url=closed_url)
-    (damaged / "osg_token_renewer" / "http.py").write_text("")
+    (damaged / "osg_token_renewer" / "net" / "https.py").write_text("")
     done = program(host, [str(damaged / "libexec" / RENEWER.name), "--config", str(host.config)])
     assert done.returncode == 3
     assert "a bug in this program" in done.stderr
@@ -313,7 +313,7 @@ def test_each_line_that_the_journal_reads_carries_its_priority(
     )
     host.secret("tokens/y", jws({"exp": time.time() + 3600}))
     host.write_config(host.config.read_text().replace("/y\n", "/y\nmin_lifetime = 60\n"))
-    (damaged / "osg_token_renewer" / "http.py").write_text("")
+    (damaged / "osg_token_renewer" / "net" / "https.py").write_text("")
     reader, writer = os.pipe() if kind == "pipe" else (end.detach() for end in socket.socketpair())
     status = os.fstat(writer)
     journal = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from osg_token_renewer import config
-from osg_token_renewer.engine import run as engine
+from osg_token_renewer.engine.run import begin_run
 from osg_token_renewer.system.signals import Stop
 from testbed import Issuer
 from tests.host import Host, without_roots_privileges
@@ -135,11 +135,11 @@ def test_an_expired_token_that_a_stopped_run_did_not_come_to_is_removed(host: Ho
     )
     publish(host.tokens / "t", -DAY)
     stop = Stop()
-    run = engine.Run(config.load(str(host.config)), force=False, stop=stop)
-    planned = run.plan()
-    stop.signal = signal.SIGTERM
+    with begin_run(lambda: config.load(str(host.config)), stop=stop) as run:
+        planned = run.plan()
+        stop.signal = signal.SIGTERM
 
-    (outcome,) = run.outcomes(planned)
+        (outcome,) = run.outcomes(planned)
 
     assert (outcome.reason, outcome.consequence, outcome.expires_at) == (
         "stopped",

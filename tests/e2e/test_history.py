@@ -123,7 +123,7 @@ def test_a_history_that_another_program_has_locked_is_waited_for_a_moment(renewe
         (read, written) = renews(renewed, and_remembers=False)
     assert "database is locked" in read
     for line in (read, written):
-        assert line.endswith("; accounts with a dead grant do not rest meanwhile")
+        assert line.endswith("; accounts with a dead grant are not paused meanwhile")
     assert "what this run did is not remembered" in written
     assert renews(renewed, and_remembers=True) == []
 

@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 import pytest
 
+from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.engine.workers import deal, run_lanes
 from osg_token_renewer.errors import Stopped
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
@@ -66,9 +67,8 @@ class Lanes:
             specs,
             self.accounts,
             context=where,
-            configured_workers=workers,
-            stop=self.stop,
-            run_timeout=run_timeout,
+            limits=Limits(run_timeout, self.stop.requested),
+            workers=workers,
         )
 
     def run(self, specs: Sequence[TokenSpec], workers: Optional[int] = None) -> dict[str, str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 
-from osg_token_renewer.engine.planner import decide, expiry, plan, to_be_removed
+from osg_token_renewer.engine.planner import decide, expiry, plan
 from osg_token_renewer.model import Decision, Found, Published, TokenRecord, TokenSpec, Why
-from osg_token_renewer.sinks.file import FileSink
+from osg_token_renewer.sinks.file import FileSettings, FileSink
 from osg_token_renewer.tokens import jwt
 from tests.specs import file_token
 from tests.tokens.test_jwt import jws
@@ -20,8 +21,8 @@ SPEC = file_token("x", "robot", "/x", ("aud1", "aud2"), ("read", "write"), min_l
 GRANTED = {"aud": ["aud1", "aud2"], "scope": "read write"}
 
 
-def spec(**changes: Any) -> TokenSpec:
-    return file_token(**{**vars(SPEC), **changes})
+def spec(path: str = SPEC.path, mode: Optional[int] = None, **changes: Any) -> TokenSpec:
+    return replace(SPEC, destination=FileSettings(path, mode), **changes)
 
 
 def published(text: str, difference: Optional[str] = None) -> Published:
@@ -251,30 +252,6 @@ def test_an_opaque_token_is_moved_as_any_other() -> None:
 
 
 # What becomes of an expired token
-
-
-@pytest.mark.parametrize(
-    ("left", "removed"),
-    [(3600, False), (1, False), (0.001, False), (0, True), (-90, True), (None, False)],
-)
-@pytest.mark.parametrize("on_expiry", ["keep", "remove"])
-def test_only_a_token_without_any_life_left_is_to_be_removed_and_only_where_that_is_configured(
-    left: Optional[float], removed: bool, on_expiry: str
-) -> None:
-    wanted = spec(remove_expired=on_expiry == "remove")
-    opaque = record(OPAQUE, expires_at=None if left is None else NOW + left)
-    for planned in (plan(wanted, signed(left), None, NOW), plan(wanted, OPAQUE, opaque, NOW)):
-        assert to_be_removed(planned, NOW) is (removed and on_expiry == "remove")
-
-
-def test_what_is_no_token_is_never_to_be_removed() -> None:
-    wanted = spec(remove_expired=True)
-    expired = record(signed(-90), expires_at=NOW - 90)
-    for found in Found:
-        if found is not Found.TOKEN:
-            assert not to_be_removed(plan(wanted, Published(found), expired, NOW), NOW)
-    # Nor one of which only the history of another token speaks.
-    assert not to_be_removed(plan(wanted, OPAQUE, expired, NOW), NOW)
 
 
 def test_the_fate_of_an_expired_token_is_told() -> None:
