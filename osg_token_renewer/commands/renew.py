@@ -88,7 +88,8 @@ def _show(planned: Sequence[Planned]) -> int:
         print(f"token {each.spec.name}: {verb}: {each.decision.text}{paused}")
     due = sum(each.decision.due for each in planned)
     counts = f"{plural(len(planned), 'token')}: {due} due, {len(planned) - due} fresh"
-    print(counts if planned else journal.summary(()))
+    # While the watchdog looks: perhaps nobody reads this.
+    print(counts if planned else journal.summary(()), flush=True)
     return Exit.WELL
 
 

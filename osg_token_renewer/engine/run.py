@@ -93,10 +93,9 @@ def begin_run(
     `tokens`: only those of these names; none means all. The watchdog also guards `load`: a configuration can
     be on a file system that does not answer.
     """
-    watchdog = Watchdog(stop)
-    config = load()
-    watchdog.allow(longest(config.options), longest_stop(config.accounts))
-    with Kept() as shared:
+    with Watchdog(stop) as watchdog, Kept() as shared:
+        config = load()
+        watchdog.allow(longest(config.options), longest_stop(config.accounts))
         yield Run(select(config, tokens), force=force, stop=stop, shared=shared)
 
 

@@ -1,10 +1,10 @@
-"""The last resort of a run: nothing in it is waited for without limit, not even what no limit of its own can
-hold.
+"""The last resort of a run: ends the process when the main thread is stuck.
 
-A file system that does not answer keeps the thread that asks it, and so does an output that nobody reads.
-Lanes are left behind when that happens to them; when it happens to the main thread, this one ends the
-process. Agents are then ended by their watchers, and what lanes published by then stays published, though it
-is not in the history."""
+A file system that does not answer blocks the thread that uses it, and so does an output that nobody reads.
+No time limit inside that thread helps. A run leaves a stuck lane behind; for a stuck main thread there is
+this watchdog. Agents are then ended by their watchers. Tokens that were published stay published, but the
+history does not know of them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Optional
 
 from osg_token_renewer.errors import Exit
@@ -21,64 +21,76 @@ from osg_token_renewer.system.signals import ENDING, Stop
 
 log = logging.getLogger(__name__)
 
-# How long what is ended at a deadline may take for it, and what remains to be done after that.
+# How many seconds a run may take to end what it ends at a deadline, and for the rest of its work.
 LINGER = 15.0
-# Seconds that a run may take until its configuration has said how many.
+# How many seconds a run may take before its configuration has said how many.
 UNTIL_CONFIGURED = 600.0
-# How long the last message may wait for somebody who takes it.
+# How many seconds the last message may wait for a reader.
 _LAST_WORDS = 1.0
-_GLANCE = 0.5
+_INTERVAL = 0.5
 
 
-class Watchdog:
-    """Ends this process `seconds` after its start, or `seconds_to_stop` after it was told to stop, whichever
-    is first.
+class Watchdog(AbstractContextManager["Watchdog"]):
+    """Ends this process `seconds` after the start of the context, or `seconds_to_stop` after a request to
+    stop, whichever is first.
 
-    One for a process, made by its main thread."""
+    Only the main thread can enter the context, once. Its end leaves nothing behind: it ends the thread,
+    closes the pipe, and restores the wakeup descriptor (signal.set_wakeup_fd).
+    """
 
     def __init__(
         self, stop: Stop, seconds: float = UNTIL_CONFIGURED, seconds_to_stop: float = LINGER
     ) -> None:
         self._stop = stop
-        # Another thread may take a signal that the main thread, which alone runs handlers, cannot: Python
-        # notes it here at once.
-        self._taken, noted = os.pipe()
-        for end in (self._taken, noted):
-            os.set_blocking(end, False)
-        signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
-        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.allow(seconds, seconds_to_stop)
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def allow(self, seconds: float, seconds_to_stop: float) -> None:
-        """Changes the limits; the time runs since the start all the same."""
+        """Changes the limits; `seconds` still count from the start."""
         self._seconds, self._seconds_to_stop = seconds, seconds_to_stop
 
+    def __enter__(self) -> Watchdog:
+        self._began = time.monotonic()
+        # Any thread may receive a signal, but only the main thread runs handlers. Python notes the signal
+        # in this pipe at once, even if the main thread is stuck.
+        self._noted = os.pipe()
+        for end in self._noted:
+            os.set_blocking(end, False)
+        self._former = signal.set_wakeup_fd(self._noted[1], warn_on_full_buffer=False)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        signal.set_wakeup_fd(self._former)
+        for end in self._noted:
+            os.close(end)
+
     def _watch(self) -> None:
-        # They are the main thread's. One that it cannot take, for it is stuck in a system call, is then seen
-        # here as pending.
+        # The signals are the main thread's. If it is stuck in a system call, they are pending here.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        heeded = {number for number in ENDING if number not in before}
-        told, told_at = None, 0.0
-        while True:
+        handled = {number for number in ENDING if number not in before}
+        asked, asked_at = None, 0.0
+        while not self._over.wait(_INTERVAL):
             now = time.monotonic()
-            if told is None:
-                told, told_at = self._told(heeded), now
-            if now > self._began + self._seconds or (
-                told is not None and now > told_at + self._seconds_to_stop
-            ):
-                _end(Exit.FAILED if told is None else 128 + told)
-            time.sleep(_GLANCE)
+            if asked is None:
+                asked, asked_at = self._find_request(handled), now
+            stopping_too_long = asked is not None and now > asked_at + self._seconds_to_stop
+            if stopping_too_long or now > self._began + self._seconds:
+                _end_process(Exit.FAILED if asked is None else 128 + asked)
 
-    def _told(self, heeded: set[signal.Signals]) -> Optional[int]:
-        taken: set[int] = set()
+    def _find_request(self, handled: set[signal.Signals]) -> Optional[int]:
+        """The number of the signal that asked this process to stop, if one did."""
+        noted: set[int] = set()
         with suppress(BlockingIOError):
-            taken = set(os.read(self._taken, 1024))
-        return self._stop.signal or next(iter(heeded & (signal.sigpending() | taken)), None)
+            noted = set(os.read(self._noted[0], 1024))
+        return self._stop.signal or next(iter(handled & (signal.sigpending() | noted)), None)
 
 
-def _end(status: int) -> None:
-    """Ends the process, also if its output takes nothing."""
+def _end_process(status: int) -> None:
+    """Says why, in a thread of its own because the output may be what is stuck."""
     try:
         words = threading.Thread(target=_say, daemon=True)
         words.start()
@@ -89,6 +101,7 @@ def _end(status: int) -> None:
 
 def _say() -> None:
     log.error(
-        "this run was stuck, and is ended: what it did is not in the history, and what it had not done is for the next run; "
+        "this run was stuck, and is ended: "
+        "what it did is not in the history, and what it had not done is for the next run; "
         "look for a file system that does not answer, or for a program that does not read this one's output"
     )
