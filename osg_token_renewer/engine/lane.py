@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple, Optional
 
 from osg_token_renewer.engine import outcomes
-from osg_token_renewer.engine.issuers import Issuer
+from osg_token_renewer.engine.issuers import Issuer, Issuers
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.engine.retries import Requests
 from osg_token_renewer.errors import Failure, NotAsked, Stopped, Unsuitable
@@ -46,20 +46,24 @@ class Lane:
         context: Context,
         put: Callable[[Outcome], None],
         limits: Limits,
-        issuer: Issuer,
+        issuers: Issuers,
     ) -> None:
         self.account = account
-        self.issuer = issuer
         # A rotated refresh token may be lost.
         self.at_risk = False
         self._batches = batches
         self._context = context
         self._put = put
         self._limits = limits
+        self._issuers = issuers
         # By identity: each token has its outcome, even if two have the same name.
         self._left = {id(spec): spec for batch in batches for spec in batch}
         self._held: list[_Held] = []
         self._grant: Optional[str] = None
+
+    @property
+    def issuer(self) -> Issuer:
+        return self._issuers.find(self.account)
 
     def run(self, kept: Kept) -> None:
         """Never raises. `kept` belongs to the worker."""

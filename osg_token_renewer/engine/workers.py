@@ -65,7 +65,7 @@ def run_lanes(
     coming: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     issuers = Issuers(known_issuers or {})
     lanes = [
-        Lane(account, batches, context, coming.put, limits, issuers.find(account))
+        Lane(account, batches, context, coming.put, limits, issuers)
         for account, batches in deal(due, accounts, at_once)
     ]
     threads = _start(LaneQueue(lanes, limits), min(at_once, len(lanes)))
