@@ -11,7 +11,6 @@ from typing import Any
 from osg_token_renewer import config
 from osg_token_renewer.engine.run import open_history, plan_all
 from osg_token_renewer.errors import Exit
-from osg_token_renewer.report import states
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,6 +23,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     found = config.load(args.config)
     now = time.time()
+    from osg_token_renewer.report import states
+
     shown = states.states(plan_all(found, open_history(found), now), now)
     if args.json:
         from osg_token_renewer.report import json

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Optional
 
 from osg_token_renewer.errors import REPORT, DeadGrant, Failure
@@ -55,12 +54,12 @@ def of_rest(planned: Planned, rest: Rest, now: float) -> Outcome:
 
 
 def after_removal(failed: Outcome) -> Outcome:
-    return replace(failed, consequence="the expired token was removed", expires_at=None)
+    return failed._replace(consequence="the expired token was removed", expires_at=None)
 
 
 def with_consequence(failed: Outcome, planned: Planned, now: float, stays: str = "") -> Outcome:
     """Adds what the failure means for the token's readers. `stays`: why the expired token was not removed."""
-    return replace(failed, consequence=_consequence(planned, now, stays), expires_at=planned.expires_at)
+    return failed._replace(consequence=_consequence(planned, now, stays), expires_at=planned.expires_at)
 
 
 def _consequence(planned: Planned, now: float, stays: str) -> str:

@@ -52,7 +52,7 @@ def plan_all(
         if name in config.accounts and planner.is_resting(rest, _grant(config.accounts[name]), now)
     }
     return [
-        replace(each, rest=rests.get(each.spec.account)) if each.decision.due else each for each in planned
+        each._replace(rest=rests.get(each.spec.account)) if each.decision.due else each for each in planned
     ]
 
 

@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import fields
 from typing import Optional
 
 from osg_token_renewer.errors import HistoryError, Stopped
@@ -19,7 +18,7 @@ from osg_token_renewer.text import outside
 FILE = "history.sqlite"
 _VERSION = 1
 _BUSY = 2.0
-_SELECT = f"SELECT {', '.join(field.name for field in fields(TokenRecord))} FROM token"  # noqa: S608
+_SELECT = f"SELECT {', '.join(TokenRecord._fields)} FROM token"  # noqa: S608
 _CREATE = (
     """
 CREATE TABLE IF NOT EXISTS token (
