@@ -19,8 +19,8 @@ RenewerError             everything that this program raises on purpose         
     │   └── Died         the program that waited for the answer ended by itself   ends_lane, risks_account
     └── Unsuitable       the issuer sent something else than was asked for        issuer_answered
 
-On the right stand the consequences of a failure: attributes that `Failure` explains. A subclass inherits those
-of its parents. Foreign exceptions are translated once, where they enter: net/https.py and system/process.py.
+On the right stand the consequences of a failure: attributes that `Failure` explains. Subclasses inherit them.
+Foreign exceptions are translated once, where they enter: net/https.py and system/process.py.
 """
 
 from __future__ import annotations

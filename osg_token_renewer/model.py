@@ -1,4 +1,4 @@
-"""The vocabulary: accounts, tokens, decisions and outcomes. Past the configuration loader there is nothing else.
+"""The vocabulary: accounts, tokens, decisions and outcomes. Past the loader there is nothing else.
 
 All of it is immutable. What a run makes for each token is a NamedTuple: it takes a third of the time of a
 frozen dataclass, and a run with nothing due does little else.

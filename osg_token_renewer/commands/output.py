@@ -21,8 +21,8 @@ def release() -> None:
 
 
 def make_printable() -> None:
-    """Makes the streams take any text: a file name that is not UTF-8, a terminal that is not, or a stream that
-    is closed must not end a run."""
+    """Makes the streams take any text: neither a file name nor a terminal that is not UTF-8, nor a closed
+    stream, may end a run."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         # Python has None for a closed stream, and the next file to be opened would get its number.
         pass

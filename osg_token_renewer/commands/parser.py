@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from osg_token_renewer import config
 from osg_token_renewer.errors import Exit
@@ -18,10 +18,11 @@ def _format_unseen(prog: str) -> argparse.HelpFormatter:
 
 
 class Parser(argparse.ArgumentParser):
-    """Options cannot be abbreviated: a later option must not change the meaning of a unit file or a cron line."""
+    """Takes no abbreviated options: a later option must not change what a unit file or a cron line means."""
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_format_unseen, **settings)  # type: ignore[arg-type]
+        given: Any = {"allow_abbrev": False, "formatter_class": _format_unseen, **settings}
+        super().__init__(**given)
 
     def format_help(self) -> str:
         self.formatter_class = argparse.HelpFormatter

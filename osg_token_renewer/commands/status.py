@@ -11,10 +11,12 @@ from typing import Any
 from osg_token_renewer import config
 from osg_token_renewer.engine.run import open_history, plan_all
 from osg_token_renewer.errors import Exit
+from osg_token_renewer.report import states
 
 
 def add_parser(subparsers: Any) -> None:
-    description = "Show each token's state, time left, what it grants, its path and its last failure; touches no network."
+    shown = "each token's state, time left, what it grants, its path and its last failure"
+    description = f"Show {shown}; touches no network."
     parser = subparsers.add_parser("status", help="show the tokens", description=description)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -23,8 +25,6 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     found = config.load(args.config)
     now = time.time()
-    from osg_token_renewer.report import states
-
     shown = states.states(plan_all(found, open_history(found), now), now)
     if args.json:
         from osg_token_renewer.report import json

@@ -12,7 +12,7 @@ def is_removable(planned: Planned, now: float) -> bool:
 
 
 def remove_expired(planned: Planned, now: float) -> bool:
-    """Removes the published token if it is removable; returns whether it did. Raises Local if the token stays.
+    """Removes the published token if it is removable; returns whether it did. Raises Local if it cannot.
 
     Only the very token that was read for the plan is removed, never one that somebody published since.
     """

@@ -126,7 +126,7 @@ def _removal(spec: TokenSpec, why: Why, record: Optional[TokenRecord], now: floa
 
 
 def _difference(spec: TokenSpec, token: AccessToken, record: Optional[TokenRecord]) -> Optional[str]:
-    """How the request has changed since the token was obtained; None if it has not. `record` is this token's."""
+    """How the request has changed since it brought the token (whose record this is); None if it has not."""
     if record is not None and record.asked is not None:
         return None if record.asked == spec.asked else _changed_options(record.asked, spec)
     # Without a record, the token itself is the only witness.

@@ -1,4 +1,4 @@
-"""How often an issuer is asked: what failed in passing is asked for again a few times, after growing waits."""
+"""The requests of a lane: a request that failed in passing is repeated a few times, after growing waits."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Optional, TypeVar
 
-from osg_token_renewer.engine import planner
+from osg_token_renewer.engine import expiry, outcomes, planner
+from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.errors import HistoryError, Local, UsageError
 from osg_token_renewer.history import History
 from osg_token_renewer.history.store import DamagedError
@@ -38,7 +39,7 @@ T = TypeVar("T")
 def plan_all(
     config: Config, memory: History, now: float, force: bool = False, level: int = logging.WARNING
 ) -> list[Planned]:
-    """What to do about each token. If the history cannot be read, that is a message of `level`, nothing more."""
+    """What to do about each token. A history that cannot be read is a message of `level`, nothing more."""
     records, spread = _remembered(memory.records, level), config.options.spread
     planned = [
         planner.plan(spec, SINKS[spec.sink].read(spec), records.get(spec.name), now, force, spread)
@@ -118,8 +119,6 @@ class Run:
 
         If nothing is due, it takes no lock and starts nothing. Raises LockHeld when another run is at work.
         """
-        from osg_token_renewer.engine import outcomes
-
         due = [each for each in planned if each.decision.due]
         yield from (outcomes.of_fresh(each) for each in planned if not each.decision.due)
         if not due:
@@ -148,11 +147,8 @@ class Run:
         locked = self._lock(stack, self._state)
         with suppress(OSError):
             if trusted_files.is_open_to_all(os.stat(self._state)):
-                log.warning(
-                    "others can write to %s, where the lock and the copies of account files are: chmod o-w %s",
-                    self._state,
-                    self._state,
-                )
+                holds = "where the lock and the copies of account files are"
+                log.warning("others can write to %s, %s: chmod o-w %s", self._state, holds, self._state)
         directory, shared = stack.enter_context(
             private_directories.find_runtime_directory(self.config.options.runtime_dir, _rescue)
         )
@@ -170,8 +166,7 @@ class Run:
         return True
 
     def _renew(self, due: Sequence[Planned], sockets: str) -> Iterator[Outcome]:
-        from osg_token_renewer.engine import outcomes, workers
-        from osg_token_renewer.engine.limits import Limits
+        from osg_token_renewer.engine import workers
 
         for each in due:
             log.debug("token %s: due: %s", each.spec.name, each.decision.text)
@@ -188,17 +183,17 @@ class Run:
         ):
             yield _finish(outcome, before[outcome.spec.name])
 
-    def _record(self, outcomes: Sequence[Outcome]) -> None:
+    def _record(self, done: Sequence[Outcome]) -> None:
         try:
             private_directories.make_private(self._state)
             try:
-                self._history.record(outcomes, time.time())
+                self._history.record(done, time.time())
             except DamagedError as error:
                 aside = self._history.put_aside()
                 log.warning(
                     "the history is damaged (%s): it was put aside as %s and starts anew", error, aside
                 )
-                self._history.record(outcomes, time.time())
+                self._history.record(done, time.time())
         except (HistoryError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             forgotten = "what this run did is not remembered"
@@ -245,8 +240,6 @@ def _last_issuer(each: Planned) -> Optional[str]:
 
 def _finish(outcome: Outcome, planned: Planned) -> Outcome:
     """Removes a token that failed and has expired, if it is to be removed; says what the failure means."""
-    from osg_token_renewer.engine import expiry, outcomes
-
     if outcome.state is not State.FAILED:
         return outcome
     now = time.time()

@@ -55,8 +55,8 @@ def run_lanes(
     workers: Optional[int] = None,
     known_issuers: Optional[Mapping[str, str]] = None,
 ) -> Iterator[Outcome]:
-    """Obtains and publishes each token. Yields one outcome for each, as they come, within the time of `limits`
-    and LINGER.
+    """Obtains and publishes each token; yields one outcome for each, as they come. It takes no longer than
+    `limits` allows and LINGER.
 
     `workers`: how many lanes run at once; None leaves it to the program. `known_issuers`: see Issuers.
     Closing the iterator early stops the lanes and waits for them.
@@ -93,7 +93,7 @@ def _next(coming: queue.SimpleQueue[Outcome], end: float) -> Optional[Outcome]:
 
 
 def _start(lanes: LaneQueue, workers: int) -> list[threading.Thread]:
-    """Starts daemon threads: a lane that is stuck, on a file system for example, does not keep the process."""
+    """Starts daemon threads: a lane that is stuck, on a file system say, does not keep the process alive."""
 
     def work() -> None:
         with Kept() as kept:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from osg_token_renewer.model import Planned, Why
 
@@ -22,8 +21,7 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True)
-class TokenState:
+class TokenState(NamedTuple):
     """One token of `status`. `expires_at` is in seconds since 1970; `seconds_left` may be negative; None is
     unknown."""
 
