@@ -1,3 +1,5 @@
+"""Fixtures for the rules of the engine."""
+
 from __future__ import annotations
 
 import pytest
