@@ -29,6 +29,7 @@ from unittest import mock
 from benchmarks.figures import Figure, Goal, Result
 from benchmarks.world import Broken, World, check_same
 from osg_token_renewer.engine import planner, workers
+from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenRecord, TokenSpec
 from osg_token_renewer.options import Option
 from osg_token_renewer.sinks.file import FileSink
@@ -196,7 +197,7 @@ def simulated(host: Host, where: str) -> Seen:
             due = [each.spec for each in planned if each.decision.due]
             where_to = Context(directory, directory)
             outcomes = list(
-                workers.run_lanes(due, accounts, context=where_to, configured_workers=None, stop=Stop())
+                workers.run_lanes(due, accounts, context=where_to, limits=Limits(600.0, Stop().requested))
             )
             ended = max((request.end for request in source.requests[-len(due) :]), default=clock.now)
             for outcome in outcomes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Optional
 
 from osg_token_renewer import __version__
@@ -18,34 +20,29 @@ from osg_token_renewer.errors import REPORT, ConfigError, Exit, RenewerError
 from osg_token_renewer.text import escaped
 
 COMMANDS = (renew, check, status)
-# What a standard output on a full disk says.
+# A standard output on a full disk fails with these.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _logger = logging.getLogger(__name__)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The operator's command; returns the exit status."""
-    # Most of what a run makes stays until its end: the collector, as often as it is set to, would look at it
-    # in vain.
-    gc.set_threshold(20_000)
-    output.make_printable()
-    parser = build_parser()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = parser.parse_args(arguments)
-    if args.run is None:
-        args = parser.parse_args([*arguments, "renew"])
-    output.set_up_log(args.verbose - args.quiet)
-    status = _bounded(lambda: int(args.run(args)))
-    # The process ends, so nothing needs to be looked at and freed any more.
-    gc.freeze()
-    return status
+    with _collect_rarely():
+        output.make_printable()
+        parser = build_parser()
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        args = parser.parse_args(arguments)
+        if args.run is None:
+            args = parser.parse_args([*arguments, "renew"])
+        output.set_up_log(args.verbose - args.quiet)
+        return _bounded(lambda: int(args.run(args)))
 
 
 def setup_main(argv: Optional[Sequence[str]] = None) -> int:
     """`osg-token-renewer-setup`; returns the exit status."""
-    output.make_printable()
     from osg_token_renewer.commands import setup
 
+    output.make_printable()
     args = setup.build_parser().parse_args(sys.argv[1:] if argv is None else argv)
     output.set_up_log(args.verbose)
     return _bounded(lambda: int(setup.run(args)))
@@ -72,10 +69,25 @@ def build_parser() -> Parser:
     return parser
 
 
-def _bounded(run: Callable[[], int]) -> int:
+@contextmanager
+def _collect_rarely() -> Iterator[None]:
+    """Collects garbage rarely: most of what a run makes stays until its end. At the end of the process it is
+    not collected at all, which saves a tenth of the time of a run with nothing due.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(20_000)
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _bounded(command: Callable[[], int]) -> int:
     """The boundary: whatever happens inside becomes a message and an exit status."""
     try:
-        status = run()
+        status = command()
         sys.stdout.flush()
     except ConfigError as error:
         for problem in error.problems:
@@ -88,28 +100,26 @@ def _bounded(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # `status | head`: the reader has seen enough. Python would complain about stdout once more at its
-        # end.
+        # `status | head`: the reader has seen enough. Python would complain about stdout when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in _NO_ROOM:
-            return _bug(error)
+            return _report_bug(error)
         _logger.error("the output cannot be written: %s", error.strerror)
         return Exit.FAILED
     except Exception as error:
-        return _bug(error)
+        return _report_bug(error)
     finally:
         output.release()
     return status
 
 
-def _bug(error: Exception) -> int:
+def _report_bug(error: Exception) -> int:
     import traceback
 
     # The frames, but not the exception's text: it may hold a secret.
     frames = "".join(traceback.format_tb(error.__traceback__))
-    _logger.critical(
-        "a bug in osg-token-renewer %s: %s; %s\n%s", __version__, type(error).__name__, REPORT, frames
-    )
+    kind = type(error).__name__
+    _logger.critical("a bug in osg-token-renewer %s: %s; %s\n%s", __version__, kind, REPORT, frames)
     return Exit.BUG

@@ -1,25 +1,26 @@
-"""The exception tree, and the exit statuses it ends in.
+"""The exception tree, and the exit statuses that it ends in.
 
-RenewerError
-├── UsageError             the command line asks for something that does not exist        exit 2
-├── ConfigError            the configuration is wrong: every problem, with its place      exit 78
-├── LockHeld               another run is at work                                         exit 1
-├── HistoryError           the history cannot be used: never more than a warning
-└── Failure                one token could not be renewed: becomes a failed outcome
-    ├── Refused            a person must act: wrong password, unknown account
-    │   └── DeadGrant      the refresh token is dead
-    ├── Unavailable        try again later: network, 5xx, no answer in time
-    │   ├── Unreachable    whoever asks the same issuer next will most likely fare no better: connection refused, 502, 503, 504
-    │   │   └── TimedOut   no answer in time
-    │   │       └── CutOff what waited for the answer was ended, and with it perhaps a rotated refresh token
-    │   └── NotAsked       the run's time is over, or the issuer was found not to answer
-    ├── Stopped            the run was asked to stop before this token's turn came
-    ├── Local              this host is at fault: program missing, permission, no room
-    │   ├── ProgramMissing a program is not installed
-    │   └── Died           what waited for the answer ended by itself, and with it perhaps a rotated refresh token
-    └── Unsuitable         the issuer answered, but not with the token that was asked for
+RenewerError             everything that this program raises on purpose                  exit 1
+├── UsageError           the command line names something that does not exist           exit 2
+├── ConfigError          the configuration is wrong: every problem, with its place      exit 78
+├── LockHeld             another run is at work                                         exit 1
+├── HistoryError         the history cannot be used: never more than a warning
+└── Failure              one token could not be renewed: becomes a failed outcome
+    ├── Refused          a person must act: wrong password, unknown account       issuer_answered
+    │   └── DeadGrant    the refresh token is dead                                ends_lane, kills_grant
+    ├── Unavailable      the next run may succeed: network, 5xx                   advice
+    │   ├── Unreachable  the issuer is down: connection refused, 502, 503, 504    issuer_out
+    │   │   └── TimedOut the issuer did not answer in time                        ends_lane, counts_at_once
+    │   │       └── CutOff   the program that waited for the answer was ended     risks_account
+    │   └── NotAsked     the run is over, or its issuer is down                   ends_lane
+    ├── Stopped          the run was stopped before this token's turn came        ends_lane
+    ├── Local            this host is at fault: program missing, permission, no room
+    │   ├── ProgramMissing   a program is not installed
+    │   └── Died         the program that waited for the answer ended by itself   ends_lane, risks_account
+    └── Unsuitable       the issuer sent something else than was asked for        issuer_answered
 
-Foreign exceptions are translated once, where they enter: http.py and process.py.
+On the right stand the consequences of a failure: attributes that `Failure` explains. Subclasses inherit them.
+Foreign exceptions are translated once, where they enter: net/https.py and system/process.py.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ F = TypeVar("F", bound="Failure")
 
 
 class RenewerError(Exception):
-    """Everything this program raises on purpose. `hint` is the next step for the reader, where one is
-    known."""
+    """Everything that this program raises on purpose. `hint` is the reader's next step, if one is known."""
 
     exit_status: Exit = Exit.FAILED
 
@@ -65,7 +65,7 @@ class UsageError(RenewerError):
 
 
 class ConfigError(RenewerError):
-    """All problems of all configuration files; warnings are in there too, so that they are not lost."""
+    """All problems of all configuration files. Warnings are among them, so that they are not lost."""
 
     exit_status = Exit.CONFIG
 
@@ -83,29 +83,29 @@ class HistoryError(RenewerError):
 
 
 class Failure(RenewerError):
-    """Why one token was not renewed. The attributes are the consequences; classes and instances may set them."""
+    """Why one token was not renewed. The class attributes are the consequences that the engine acts on."""
 
-    # The word that outcomes, history and JSON carry.
+    # The word that outcomes, history and JSON show.
     reason = "failed"
-    # The account's other tokens would fare no better in this run: its lane ends.
+    # The account's other tokens would fare no better in this run, so its lane ends.
     ends_lane = False
-    # What waited for the issuer's answer was ended, and a rotated refresh token may be lost with it.
+    # A refresh token that the issuer rotated meanwhile may be lost.
     risks_account = False
-    # The issuer refused the grant for good: the account rests.
+    # The issuer refused the grant for good: the account is paused.
     kills_grant = False
     # The issuer gave an answer, though no token.
     issuer_answered = False
-    # The issuer is out of reach: two such failures in a row, and the run leaves it alone.
+    # The issuer is down. After a few such failures in a row, the run leaves it alone.
     issuer_out = False
-
-    # The next step in a run, where nobody knows a better one.
+    # That counts when the request ends. Otherwise it counts after the last try.
+    counts_at_once = False
+    # The next step, if `hint` names none.
     advice: Optional[str] = None
 
     def __init__(
         self, message: str, hint: Optional[str] = None, *, retry_after: Optional[float] = None
     ) -> None:
-        """`retry_after`: seconds after which the same request may be made again within this run; None if that
-        would not help, or might harm."""
+        """`retry_after`: seconds after which this run may repeat the request. None: it must not."""
         super().__init__(message, hint)
         self.retry_after = retry_after
         # An issuer that asks for a pause gets one.
@@ -139,6 +139,7 @@ class Unreachable(Unavailable):
 
 class TimedOut(Unreachable):
     ends_lane = True
+    counts_at_once = True
 
 
 class CutOff(TimedOut):

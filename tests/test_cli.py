@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -71,6 +72,14 @@ def program(
 # Arguments
 
 
+def test_main_gives_the_garbage_collector_back(host: Host) -> None:
+    """A program that calls main() goes on afterwards."""
+    with_fresh_token(host)
+    before = gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()
+    assert cli.main(["--config", str(host.config), "-q"]) == 0
+    assert (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()) == before
+
+
 def test_with_no_command_it_renews(host: Host) -> None:
     with_fresh_token(host)
     done = host.run()
@@ -128,7 +137,7 @@ def test_an_unknown_token_is_exit_2_with_a_hint_and_nothing_is_attempted(host: H
 # Configuration
 
 
-def test_the_variable_names_the_configuration_and_the_option_comes_before_it(host: Host) -> None:
+def test_the_config_option_comes_before_the_environment_variable(host: Host) -> None:
     with_fresh_token(host)
     variable = {"OSG_TOKEN_RENEWER_CONFIG_PATH": str(host.config)}
     assert program(host, [str(RENEWER), "check"], variable).stdout == f"{host.config}: 1 account, 1 token\n"
@@ -141,9 +150,7 @@ def test_the_variable_names_the_configuration_and_the_option_comes_before_it(hos
 
 
 @pytest.mark.parametrize("command", [[], ["renew"], ["renew", "--dry-run"], ["status"]])
-def test_a_configuration_that_is_not_there_is_exit_78_with_path_and_reason(
-    host: Host, command: list[str]
-) -> None:
+def test_a_missing_configuration_is_exit_78_with_path_and_reason(host: Host, command: list[str]) -> None:
     done = host.run(*command)
     assert (done.status, done.stdout) == (78, "")
     assert done.stderr.splitlines() == [
@@ -152,7 +159,7 @@ def test_a_configuration_that_is_not_there_is_exit_78_with_path_and_reason(
     ]
 
 
-def test_a_configuration_that_this_user_may_not_read_is_exit_78(host: Host) -> None:
+def test_a_configuration_without_read_permission_is_exit_78(host: Host) -> None:
     with_fresh_token(host)
     host.config.chmod(0)
     # What lets root read everything, which another user does not have.
@@ -176,7 +183,7 @@ def test_a_wrong_configuration_is_exit_78_and_nothing_is_attempted(host: Host, c
         ]
 
 
-def test_no_token_is_said_and_is_well(host: Host) -> None:
+def test_a_configuration_without_tokens_is_well_and_says_so(host: Host) -> None:
     host.configure("")
     for command, said in (
         (["renew"], "no token is configured: nothing to do\n"),
@@ -211,7 +218,7 @@ def test_a_failed_token_is_exit_1(host: Host, closed_url: str) -> None:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Iterator[Path]:
-    """An installation whose files can lose their content, as some do when the power fails."""
+    """An installation whose files a test can empty, as a power failure does."""
     place = tmp_path / "damaged"
     shutil.copytree(
         ROOT / "osg_token_renewer", place / "osg_token_renewer", ignore=shutil.ignore_patterns("__pycache__")
@@ -234,7 +241,7 @@ def test_a_bug_is_exit_3_with_the_frames_and_how_to_report_it(host: Host, damage
 
 def test_a_bug_in_a_lane_is_exit_3_too(host: Host, damaged: Path, closed_url: str) -> None:
     host.configure(FRESH, url=closed_url)
-    (damaged / "osg_token_renewer" / "http.py").write_text("")
+    (damaged / "osg_token_renewer" / "net" / "https.py").write_text("")
     done = program(host, [str(damaged / "libexec" / RENEWER.name), "--config", str(host.config)])
     assert done.returncode == 3
     assert "a bug in this program" in done.stderr
@@ -245,7 +252,7 @@ def test_a_bug_in_a_lane_is_exit_3_too(host: Host, damaged: Path, closed_url: st
 
 
 @pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["check"], ["renew", "--dry-run"]])
-def test_a_reader_that_has_seen_enough_is_no_bug(host: Host, command: list[str]) -> None:
+def test_a_reader_that_closes_the_pipe_early_is_not_a_bug(host: Host, command: list[str]) -> None:
     with_fresh_token(host)
     reader, writer = os.pipe()
     os.close(reader)
@@ -256,7 +263,7 @@ def test_a_reader_that_has_seen_enough_is_no_bug(host: Host, command: list[str])
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_stream_that_is_closed_changes_nothing(host: Host, closed_url: str, closed: str) -> None:
+def test_a_closed_stream_changes_nothing(host: Host, closed_url: str, closed: str) -> None:
     with_fresh_token(host)
     host.write_config(host.config.read_text() + "[token y]\naccount = probe\ntoken_path = /nonexistent/y\n")
     command = f'"$@" {closed}'
@@ -282,7 +289,9 @@ def test_a_stream_that_is_closed_changes_nothing(host: Host, closed_url: str, cl
         assert (done.returncode, "bug" in done.stderr) == (status, False), (arguments, done.stderr)
 
 
-def test_quiet_says_only_what_is_wrong_and_verbose_no_less_than_usual(host: Host, closed_url: str) -> None:
+def test_quiet_prints_only_problems_and_verbose_prints_no_less_than_usual(
+    host: Host, closed_url: str
+) -> None:
     host.secret("tokens/x", jws({"exp": time.time() + 3600}))
     host.configure(
         FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_url
@@ -297,7 +306,7 @@ def test_quiet_says_only_what_is_wrong_and_verbose_no_less_than_usual(host: Host
     assert len(verbose.stderr.splitlines()) >= len(usual.stderr.splitlines())
 
 
-def test_quiet_says_nothing_when_all_is_well(host: Host) -> None:
+def test_quiet_prints_nothing_if_all_is_well(host: Host) -> None:
     with_fresh_token(host)
     done = host.run("--quiet")
     assert (done.status, done.stdout, done.stderr) == (0, "", "")
@@ -307,13 +316,13 @@ def test_quiet_says_nothing_when_all_is_well(host: Host) -> None:
 def test_each_line_that_the_journal_reads_carries_its_priority(
     host: Host, damaged: Path, closed_url: str, kind: str
 ) -> None:
-    """Those of a bug's frames too, which are one message of many lines."""
+    """So do those of a bug's frames, which are one message of many lines."""
     host.configure(
         FRESH + "colour = blue\n[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n", url=closed_url
     )
     host.secret("tokens/y", jws({"exp": time.time() + 3600}))
     host.write_config(host.config.read_text().replace("/y\n", "/y\nmin_lifetime = 60\n"))
-    (damaged / "osg_token_renewer" / "http.py").write_text("")
+    (damaged / "osg_token_renewer" / "net" / "https.py").write_text("")
     reader, writer = os.pipe() if kind == "pipe" else (end.detach() for end in socket.socketpair())
     status = os.fstat(writer)
     journal = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}

@@ -59,6 +59,34 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     **{name: set() for name in VOCABULARY},
 }
 
+# What a function may import: it pays only if nearly every run does without. A module of the package has its
+# name inside the package.
+LATE: Mapping[str, str] = {
+    "base64": "only to mask secrets, and for one way of client authentication",
+    "commands.setup": "the other program",
+    "datetime": "only for output with dates",
+    "difflib": "only for hints in messages about the configuration",
+    "engine.workers": "only if a token is due",
+    "hashlib": "OpenSSL; only if there is a token or an account file to compare",
+    "html": "only to mask secrets",
+    "json": "only to mask secrets",
+    "net.connection": "requests; only to ask an issuer",
+    "net.https": "requests; only to ask an issuer",
+    "report.json": "only for status --json",
+    "report.table": "rich; only for status",
+    "rich": "only for a terminal",
+    "rich.console": "only for a terminal",
+    "secrets": "only to publish a token",
+    "selectors": "only to start a program",
+    "shlex": "only for hints in messages about the sandbox",
+    "shutil": "compression libraries; only to start a program, and for leftovers",
+    "socket": "only to start an agent",
+    "subprocess": "only to start a program",
+    "tempfile": "only for an agent's directory",
+    "traceback": "only for a bug",
+    "urllib.parse": "only for accounts with a URL",
+}
+
 Sources = Mapping[str, str]
 
 
@@ -148,6 +176,52 @@ def test_a_forbidden_import_is_noticed_wherever_it_stands(text: str) -> None:
 def test_no_import_is_hidden_in_a_string() -> None:
     hiding = [name for name, text in sources().items() if "importlib" in text or "__import__" in text]
     assert hiding == []
+
+
+def late_imports(modules: Sources) -> set[tuple[str, str]]:
+    """Each import inside a function: the module that does it, and what it imports."""
+    return {
+        (name, wanted)
+        for name, text in modules.items()
+        for function in ast.walk(ast.parse(text))
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+        for wanted in _wanted_by(node, modules)
+    }
+
+
+def _wanted_by(node: ast.AST, modules: Sources) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    module = node.module or ""
+    if module.split(".")[0] != PACKAGE:
+        return [module]
+    return [_module(f"{module}.{alias.name}"[len(PACKAGE) + 1 :], modules) for alias in node.names]
+
+
+def test_a_function_imports_only_what_the_table_of_late_imports_has() -> None:
+    assert {
+        f"{name} imports {wanted}" for name, wanted in late_imports(sources()) if wanted not in LATE
+    } == set()
+
+
+def test_the_table_of_late_imports_has_nothing_else() -> None:
+    assert set(LATE) == {wanted for _, wanted in late_imports(sources())}
+
+
+def test_a_late_import_is_noticed_wherever_it_stands() -> None:
+    texts = [
+        "def late():\n    import rich.table\n",
+        "class A:\n    async def b(self):\n        with c:\n            from rich.table import Table\n",
+    ]
+    for text in texts:
+        assert late_imports({"x": text, "y": "import rich.table"}) == {("x", "rich.table")}
+    package = (
+        f"def late():\n    from {PACKAGE}.net import https\n    from {PACKAGE}.net.https import Client\n"
+    )
+    assert late_imports({"x": package, "net.https": "", "net": ""}) == {("x", "net.https")}
 
 
 def test_there_is_no_circle_of_imports() -> None:

@@ -1,1 +1,1 @@
-"""One module a command: `add_parser` says what it takes, `run` does it and returns the exit status."""
+"""One module a command: `add_parser` says what it takes; `run` does it and returns the exit status."""

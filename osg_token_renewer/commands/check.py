@@ -27,14 +27,11 @@ def run(args: argparse.Namespace) -> int:
         return Exit.CONFIG
     for warning in found.warnings:
         print(warning)
+    warnings = plural(len(found.warnings), "warning")
     if found.warnings and args.strict:
-        print(
-            f"{plural(len(found.warnings), 'warning')}, which --strict takes as {'an error' if len(found.warnings) == 1 else 'errors'}"
-        )
+        errors = "an error" if len(found.warnings) == 1 else "errors"
+        print(f"{warnings}, which --strict takes as {errors}")
         return Exit.CONFIG
-    accounts, tokens = plural(len(found.accounts), "account"), plural(len(found.tokens), "token")
-    print(
-        f"{found.files[0]}: {accounts}, {tokens}"
-        + (f", {plural(len(found.warnings), 'warning')}" if found.warnings else "")
-    )
+    counts = [plural(len(found.accounts), "account"), plural(len(found.tokens), "token")]
+    print(f"{found.files[0]}: {', '.join(counts + ([warnings] if found.warnings else []))}")
     return Exit.WELL

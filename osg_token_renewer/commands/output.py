@@ -11,8 +11,8 @@ set_up_log = log.set_up
 
 
 def release() -> None:
-    """What nobody takes (a full disk, a reader that is gone) Python would try to write once more, and exit
-    with 120."""
+    """Flushes the streams; drops what nobody takes (a full disk, a reader that is gone). Python would try to
+    write that once more when it ends, and exit with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -21,8 +21,8 @@ def release() -> None:
 
 
 def make_printable() -> None:
-    """A file name that is not UTF-8, a terminal that is not, or a standard stream that is closed must not end
-    a run."""
+    """Makes the streams take any text: neither a file name nor a terminal that is not UTF-8, nor a closed
+    stream, may end a run."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         # Python has None for a closed stream, and the next file to be opened would get its number.
         pass

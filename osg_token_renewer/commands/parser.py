@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from osg_token_renewer import config
 from osg_token_renewer.errors import Exit
 from osg_token_renewer.text import escaped
 
 
-def _unseen(prog: str) -> argparse.HelpFormatter:
-    """For what argparse formats only to look whether it can be: it asks no terminal for its width, which
-    imports compression libraries."""
+def _format_unseen(prog: str) -> argparse.HelpFormatter:
+    """For text that argparse formats only to check it. The usual formatter would ask the terminal for its
+    width, which imports compression libraries."""
     return argparse.HelpFormatter(prog, width=80)
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviated options: what a unit file or a cron line says must not change its meaning with a later
-    option."""
+    """Takes no abbreviated options: a later option must not change what a unit file or a cron line means."""
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_unseen, **settings)  # type: ignore[arg-type]
+        given: Any = {"allow_abbrev": False, "formatter_class": _format_unseen, **settings}
+        super().__init__(**given)
 
     def format_help(self) -> str:
         self.formatter_class = argparse.HelpFormatter

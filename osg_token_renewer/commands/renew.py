@@ -1,4 +1,4 @@
-"""`renew`: obtain and publish the tokens that are due. What the timer starts."""
+"""`renew`: obtain and publish the tokens that are due. The timer starts this."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable, Optional
 
 from osg_token_renewer import config
-from osg_token_renewer.engine import run as engine
+from osg_token_renewer.engine.run import Run, begin_run
 from osg_token_renewer.errors import Exit, LockHeld, RenewerError
+from osg_token_renewer.model import BUG, Outcome, Planned, State
 from osg_token_renewer.report import journal
 from osg_token_renewer.system import users
 from osg_token_renewer.system.signals import Stop, stop_on_signals
-from osg_token_renewer.system.watchdog import Watchdog
 from osg_token_renewer.text import plural
 
-if TYPE_CHECKING:
-    from osg_token_renewer.model import Outcome, Planned
-
 log = logging.getLogger(__name__)
-
-_INSTEAD = "systemctl start osg-token-renewer.service, or: runuser -u {user} -- osg-token-renewer renew"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,54 +36,46 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
-        _not_as_root(args)
+        _check_user(args.config)
     stop = Stop()
-    with Watchdog(stop) as watchdog:
-        return _renew(args, stop, watchdog)
+    with begin_run(
+        lambda: config.load(args.config), stop=stop, tokens=args.tokens, force=args.force
+    ) as current:
+        for warning in current.config.warnings:
+            log.warning("%s", warning.text)
+        planned = current.plan()
+        if args.dry_run:
+            return _show(planned)
+        try:
+            with stop_on_signals(stop):
+                outcomes = _renew(current, planned)
+        except LockHeld:
+            if stop.signal is None:
+                raise
+            return _report_stop(stop.signal)
+        log.info("%s", journal.summary(outcomes))
+        return _status(outcomes) if stop.signal is None else _report_stop(stop.signal)
 
 
-def _renew(args: argparse.Namespace, stop: Stop, watchdog: Watchdog) -> int:
-    found = config.load(args.config)
-    watchdog.allow(engine.longest(found.options), engine.longest_stop(found.accounts))
-    for warning in found.warnings:
-        log.warning("%s", warning.text)
-    this = engine.Run(engine.selected(found, args.tokens), force=args.force, stop=stop)
-    planned = this.plan()
-    if args.dry_run:
-        return _show(planned)
-    try:
-        with stop_on_signals(stop):
-            outcomes = _run(this, planned)
-    except LockHeld:
-        if stop.signal is None:
-            raise
-        return _stopped(stop.signal)
-    log.info("%s", journal.summary(outcomes))
-    return _status(outcomes) if stop.signal is None else _stopped(stop.signal)
-
-
-def _stopped(number: int) -> int:
+def _report_stop(number: int) -> int:
     log.warning("stopped by %s", signal.Signals(number).name)
     return 128 + number
 
 
-def _not_as_root(args: argparse.Namespace) -> None:
-    """The service's configuration is the service's to renew: files that root made in its place it could not
-    replace later."""
+def _check_user(given: Optional[str]) -> None:
+    """Root must not renew the service's tokens: the service could not replace the files that root made."""
     if not users.is_root_beside_service():
         return
-    instead = _INSTEAD.format(user=users.SERVICE_USER)
-    if config.main_file(args.config) == config.MAIN:
+    if config.main_file(given) == config.MAIN:
+        instead = f"runuser -u {users.SERVICE_USER} -- osg-token-renewer renew"
         raise RenewerError(
             f"this is root, not the service user {users.SERVICE_USER}: nothing was attempted",
-            f"use: {instead}",
+            f"use: systemctl start osg-token-renewer.service, or: {instead}",
         )
     log.warning("this is root: new files will be root's, and oidc-agent accounts are those of root's home")
 
 
 def _status(outcomes: Sequence[Outcome]) -> int:
-    from osg_token_renewer.model import BUG, State
-
     if any(outcome.reason == BUG for outcome in outcomes):
         return Exit.BUG
     return Exit.FAILED if any(outcome.state is State.FAILED for outcome in outcomes) else Exit.WELL
@@ -97,25 +84,19 @@ def _status(outcomes: Sequence[Outcome]) -> int:
 def _show(planned: Sequence[Planned]) -> int:
     for each in planned:
         verb = "would be obtained" if each.decision.due else "is fresh"
-        rests = f", but its account {each.rest.account} rests: {each.rest.message}" if each.rest else ""
-        print(f"token {each.spec.name}: {verb}: {each.decision.text}{rests}")
+        paused = f", but its account {each.rest.account} is paused: {each.rest.message}" if each.rest else ""
+        print(f"token {each.spec.name}: {verb}: {each.decision.text}{paused}")
     due = sum(each.decision.due for each in planned)
-    print(
-        f"{plural(len(planned), 'token')}: {due} due, {len(planned) - due} fresh"
-        if planned
-        else journal.summary(())
-    )
-    # While the watchdog is there: nobody may read it.
-    sys.stdout.flush()
+    counts = f"{plural(len(planned), 'token')}: {due} due, {len(planned) - due} fresh"
+    # While the watchdog looks: perhaps nobody reads this.
+    print(counts if planned else journal.summary(()), flush=True)
     return Exit.WELL
 
 
-def _run(this: engine.Run, planned: Sequence[Planned]) -> list[Outcome]:
-    from osg_token_renewer.model import State
-
+def _renew(current: Run, planned: Sequence[Planned]) -> list[Outcome]:
     due = sum(each.decision.due for each in planned)
-    coming = this.outcomes(planned)
-    # One message: of many tokens most are fresh, and a message costs more than to look at a token.
+    coming = current.outcomes(planned)
+    # One message for all fresh tokens: most are, and a message costs more than looking at a token.
     outcomes = [*islice(coming, len(planned) - due)]
     if outcomes:
         log.info("%s", "\n".join(map(journal.line, outcomes)))
@@ -129,33 +110,25 @@ def _run(this: engine.Run, planned: Sequence[Planned]) -> list[Outcome]:
 
 
 def _display(due: int) -> AbstractContextManager[Callable[[], None]]:
-    """A progress display when a person watches and there is something to wait for."""
+    """A progress display, if a person watches and there is something to wait for."""
     watched = due and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
-    return _progress(due) if watched else nullcontext(lambda: None)
+    return _show_progress(due) if watched else nullcontext(lambda: None)
 
 
 @contextmanager
-def _progress(due: int) -> Iterator[Callable[[], None]]:
+def _show_progress(due: int) -> Iterator[Callable[[], None]]:
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
     )
-    # Lines that are logged meanwhile go to sys.stderr, which the display then has in its hand and prints
-    # above itself.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
-        task = progress.add_task("renewing", total=due)
-        yield lambda: progress.advance(task)
+    # Lines that are logged meanwhile go to sys.stderr, which the display replaces to print them above itself.
+    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as display:
+        task = display.add_task("renewing", total=due)
+        yield lambda: display.advance(task)

@@ -1,4 +1,4 @@
-"""`status`: how is each token? Looks at files and history, touches no network."""
+"""`status`: how is each token? It looks at files and history and touches no network."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import time
 from typing import Any
 
 from osg_token_renewer import config
+from osg_token_renewer.engine.run import open_history, plan_all
 from osg_token_renewer.errors import Exit
+from osg_token_renewer.report import states
 
 
 def add_parser(subparsers: Any) -> None:
-    description = "Show each token's state, time left, what it grants, its path and its last failure; touches no network."
+    shown = "each token's state, time left, what it grants, its path and its last failure"
+    description = f"Show {shown}; touches no network."
     parser = subparsers.add_parser("status", help="show the tokens", description=description)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from osg_token_renewer.engine import run as engine
-    from osg_token_renewer.report import states
-
     found = config.load(args.config)
     now = time.time()
-    planned = engine.plan(found, engine.history(found), now)
-    shown = states.states(planned, now)
+    shown = states.states(plan_all(found, open_history(found), now), now)
     if args.json:
         from osg_token_renewer.report import json
 

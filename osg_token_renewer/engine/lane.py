@@ -1,4 +1,4 @@
-"""One lane: opens an account, and obtains and publishes its tokens one after the other."""
+"""One lane: it opens an account, and obtains and publishes that account's tokens one after the other."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple, Optional
 
-from osg_token_renewer.engine.attempts import Asking, Issuer, Limits
-from osg_token_renewer.errors import (
-    REPORT,
-    Failure,
-    NotAsked,
-    Stopped,
-    Unsuitable,
-)
-from osg_token_renewer.model import BUG, AccessToken, Account, Outcome, State, TokenSpec
+from osg_token_renewer.engine import outcomes
+from osg_token_renewer.engine.issuers import Issuer, Issuers
+from osg_token_renewer.engine.limits import Limits
+from osg_token_renewer.engine.retries import Requests
+from osg_token_renewer.errors import Failure, NotAsked, Stopped, Unsuitable
+from osg_token_renewer.model import AccessToken, Account, Outcome, TokenSpec
 from osg_token_renewer.sinks.registry import SINKS
 from osg_token_renewer.sources.base import Context, Fetch, Fetched, Kept
 from osg_token_renewer.sources.registry import SOURCES
-from osg_token_renewer.text import duration, plural
+from osg_token_renewer.text import plural
 from osg_token_renewer.tokens import claims, clock_skew, jwt
 
 log = logging.getLogger(__name__)
@@ -31,9 +28,8 @@ log = logging.getLogger(__name__)
 Batch = list[TokenSpec]
 
 
-class _Waiting(NamedTuple):
-    """A token that came and is not valid yet; `until` is when it, or nothing better, is to be published, in
-    seconds since 1970."""
+class _Held(NamedTuple):
+    """A new token that is not valid yet, and when to publish it, in seconds since 1970."""
 
     spec: TokenSpec
     token: AccessToken
@@ -41,7 +37,7 @@ class _Waiting(NamedTuple):
 
 
 class Lane:
-    """One outcome for each token, whatever happens."""
+    """Hands one outcome for each token to `put`, whatever happens."""
 
     def __init__(
         self,
@@ -50,98 +46,110 @@ class Lane:
         context: Context,
         put: Callable[[Outcome], None],
         limits: Limits,
+        issuers: Issuers,
     ) -> None:
         self.account = account
-        self.cut_off = False
+        # A rotated refresh token may be lost.
+        self.at_risk = False
         self._batches = batches
         self._context = context
         self._put = put
         self._limits = limits
-        # By identity: whatever the tokens are called, each has its outcome.
+        self._issuers = issuers
+        # By identity: each token has its outcome, even if two have the same name.
         self._left = {id(spec): spec for batch in batches for spec in batch}
-        self._waiting: list[_Waiting] = []
+        self._held: list[_Held] = []
         self._grant: Optional[str] = None
 
+    @property
+    def issuer(self) -> Issuer:
+        return self._issuers.find(self.account)
+
     def run(self, kept: Kept) -> None:
+        """Never raises. `kept` belongs to the worker."""
         try:
             self._obtain(kept)
-            self._publish_waiting()
+            self._publish_held()
         except BaseException as error:
-            # Anything else would end this thread, and nothing but it.
+            # SystemExit, for example, would silently end this thread, and no lane would follow.
             bug = type(error).__name__
-            # Where, but not the exception's text: it may hold a secret.
+            # The frames, but not the exception's text: it may hold a secret.
             stack = "".join(traceback.format_tb(error.__traceback__))
             log.error("account %s: a bug in this program: %s\n%s", self.account.name, bug, stack)
             for spec in list(self._left.values()):
-                self._done(Outcome(spec, State.FAILED, BUG, f"a bug in this program ({bug})", REPORT))
+                self._finish(outcomes.of_bug(spec, bug))
 
-    def _done(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Outcome) -> None:
         del self._left[id(outcome.spec)]
         self._put(outcome)
 
     def _fail(self, specs: Sequence[TokenSpec], failure: Failure) -> None:
         for spec in specs:
-            self._done(make_failed(spec, failure, self._grant))
+            self._finish(outcomes.of_failure(spec, failure, self._grant))
 
     def _obtain(self, kept: Kept) -> None:
-        """Opens the account, and asks for what is left of each batch, until something ends the lane."""
+        """Obtains each batch, until a failure ends the lane."""
         try:
-            # The issuer is not asked for what could not be published.
-            for spec, failure in [
-                (spec, failure) for spec in self._left.values() if (failure := _no_place(spec))
-            ]:
-                self._fail([spec], failure)
-            if not self._left:
-                return
-            self._limits.check()
-            name, source = self.account.name, SOURCES[self.account.source]
-            # Before it is used: what somebody may have given the account meanwhile is another one.
-            self._grant = source.grant(self.account)
-            log.debug(
-                "account %s: opening it as %s, for %s", name, source.NAME, plural(len(self._left), "token")
-            )
-            with ExitStack() as stack:
-                asking = Asking(self._limits, self.account)
-                context = replace(self._context, begin=asking.begin, kept=kept)
-                fetch = asking.persistently(
-                    lambda: stack.enter_context(source.session(self.account, context))
-                )
-                if source.opening_obtains_token():
-                    asking.issuer.answered()
-                for batch in self._batches:
-                    wanted = [spec for spec in batch if id(spec) in self._left]
-                    if wanted:
-                        self._renew(wanted, fetch, asking)
+            self._fail_unpublishable()
+            if self._left:
+                self._limits.check()
+                with ExitStack() as stack:
+                    self._renew_batches(stack, kept)
         except Failure as failure:
-            self.cut_off = self.cut_off or failure.risks_account
-            later = {id(each.spec) for each in self._waiting}
-            unanswered = [spec for spec in self._left.values() if id(spec) not in later]
+            self.at_risk = self.at_risk or failure.risks_account
+            held = {id(each.spec) for each in self._held}
+            unanswered = [spec for spec in self._left.values() if id(spec) not in held]
             self._fail(unanswered, failure)
             if not unanswered:
                 log.warning("account %s: %s", self.account.name, failure.message)
 
-    def _renew(self, batch: Batch, fetch: Fetch, asking: Asking) -> None:
-        """Obtains one token, and publishes it for each of the batch, or keeps it until it is valid. Raises a
-        Failure that ends the lane."""
+    def _fail_unpublishable(self) -> None:
+        """The issuer is not asked for a token that could not be published."""
+        for spec in list(self._left.values()):
+            try:
+                SINKS[spec.sink].preflight(spec)
+            except Failure as failure:
+                self._fail([spec], failure)
+
+    def _renew_batches(self, stack: ExitStack, kept: Kept) -> None:
+        """Opens the account, which `stack` closes. Raises the Failure that ends the lane."""
+        source = SOURCES[self.account.source]
+        # Before the account is opened: a grant that somebody gives it later is another one.
+        self._grant = source.grant(self.account)
+        tokens = plural(len(self._left), "token")
+        log.debug("account %s: opening it as %s, for %s", self.account.name, source.NAME, tokens)
+        requests = Requests(self._limits, self.issuer, self.account.timeout)
+        context = replace(self._context, begin=requests.begin, kept=kept)
+        fetch = requests.repeat(lambda: stack.enter_context(source.session(self.account, context)))
+        if source.opening_obtains_token():
+            self.issuer.note_token()
+        for batch in self._batches:
+            wanted = [spec for spec in batch if id(spec) in self._left]
+            if wanted:
+                self._renew(wanted, fetch, requests)
+
+    def _renew(self, batch: Batch, fetch: Fetch, requests: Requests) -> None:
+        """Obtains one token for the whole batch. Raises the Failure that ends the lane."""
         try:
-            # One that lives long enough for that does for all.
+            # A token that lives long enough for this one lives long enough for all.
             longest = max(batch, key=lambda spec: spec.min_lifetime or 0)
-            fetched = asking.persistently(lambda: fetch(longest))
+            fetched = requests.repeat(lambda: fetch(longest))
         except Failure as failure:
             if failure.issuer_answered:
-                asking.issuer.is_there()
+                self.issuer.note_answer()
             if failure.ends_lane:
                 raise
             self._fail(batch, failure)
             return
-        asking.issuer.answered()
+        self.issuer.note_token()
         for spec in batch:
             try:
-                self._take(spec, fetched, asking.issuer)
+                self._accept(spec, fetched)
             except Failure as failure:
                 self._fail([spec], failure)
 
-    def _take(self, spec: TokenSpec, fetched: Fetched, issuer: Issuer) -> None:
+    def _accept(self, spec: TokenSpec, fetched: Fetched) -> None:
+        """Publishes the token, or holds it until it is valid. Raises a Failure if it is not suitable."""
         try:
             token = jwt.parse(fetched.text.reveal(), fetched.expires_at, fetched.issuer)
         except ValueError as error:
@@ -149,43 +157,36 @@ class Lane:
         now = time.time()
         difference = clock_skew.find_skew(token, fetched.clock_ahead, now)
         if difference:
-            issuer.tell_clock(difference)
-        until = _valid_from(spec, token, now)
-        if until > now:
-            # What could not be published then is not waited for.
-            claims.check(spec, token, now)
-            log.debug("token %s: it becomes valid in %.0f s, and is published then", spec.name, until - now)
-            self._waiting.append(_Waiting(spec, token, until))
-        else:
-            self._done(_published(spec, token))
+            self.issuer.report_clock(difference)
+        until = _publishing_time(spec, token, now)
+        if until <= now:
+            self._finish(_publish(spec, token))
+            return
+        # A token that could not be published then is not held.
+        claims.check(spec, token, now)
+        log.debug("token %s: it becomes valid in %.0f s, and is published then", spec.name, until - now)
+        self._held.append(_Held(spec, token, until))
 
-    def _publish_waiting(self) -> None:
+    def _publish_held(self) -> None:
         """The account is closed by now, so that nothing waits but this lane."""
-        for spec, token, until in sorted(self._waiting, key=lambda each: each.until):
+        for spec, token, until in sorted(self._held, key=lambda each: each.until):
             try:
                 if not self._limits.wait(until - time.time()):
                     self._limits.check()
-                self._done(_published(spec, token))
-            except (Stopped, NotAsked):
+                self._finish(_publish(spec, token))
+            except (Stopped, NotAsked) as failure:
                 what = "the run ended before the new token became valid (nbf); the next run obtains another"
-                self._fail([spec], Stopped(what) if self._limits.stopped() else NotAsked(what))
+                self._fail([spec], type(failure)(what))
             except Failure as failure:
                 self._fail([spec], failure)
 
 
-def _no_place(spec: TokenSpec) -> Optional[Failure]:
-    try:
-        SINKS[spec.sink].preflight(spec)
-    except Failure as failure:
-        return failure
-    return None
+def _publishing_time(spec: TokenSpec, token: AccessToken, now: float) -> float:
+    """When to publish a token that may not be valid yet: when it is, or when the old one expires.
 
-
-def _valid_from(spec: TokenSpec, token: AccessToken, now: float) -> float:
-    """When the token is to be published: not before it is valid, as long as the token that it replaces is.
-
-    Without a good one nothing is better than this: those whose clocks are right, or who allow for others, can
-    use it at once."""
+    Without a good old token, now: consumers whose clocks are right, or that allow for others, can use the new
+    one at once.
+    """
     valid_from = claims.not_before(token)
     if valid_from is None or valid_from <= now:
         return now
@@ -195,28 +196,8 @@ def _valid_from(spec: TokenSpec, token: AccessToken, now: float) -> float:
     return valid_from if old.expires_at is None else min(valid_from, old.expires_at)
 
 
-def _published(spec: TokenSpec, token: AccessToken) -> Outcome:
+def _publish(spec: TokenSpec, token: AccessToken) -> Outcome:
+    """Raises a Failure if the token is not published."""
     now = time.time()
-    notes = claims.check(spec, token, now)
-    notes += SINKS[spec.sink].publish(spec, token)
-    message = (
-        "renewed" if token.expires_at is None else f"renewed, valid for {duration(token.expires_at - now)}"
-    )
-    if token.opaque and (spec.audience or spec.scope):
-        message += ", not checkable because it is opaque"
-    return Outcome(
-        spec,
-        State.RENEWED,
-        "renewed",
-        message,
-        expires_at=token.expires_at,
-        notes=notes,
-        token=token,
-        fingerprint=jwt.fingerprint(token.text.reveal()),
-    )
-
-
-def make_failed(spec: TokenSpec, failure: Failure, grant: Optional[str] = None) -> Outcome:
-    hint = failure.hint or failure.advice
-    dead = grant if failure.kills_grant else None
-    return Outcome(spec, State.FAILED, failure.reason, failure.message, hint, dead_grant=dead)
+    notes = claims.check(spec, token, now) + SINKS[spec.sink].publish(spec, token)
+    return outcomes.of_renewal(spec, token, jwt.fingerprint(token.text.reveal()), notes, now)

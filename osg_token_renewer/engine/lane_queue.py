@@ -7,37 +7,36 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Optional
 
-from osg_token_renewer.engine.attempts import AT_RISK, GLANCE, Issuer, Limits
+from osg_token_renewer.engine.issuers import Issuer
 from osg_token_renewer.engine.lane import Lane
+from osg_token_renewer.engine.limits import GLANCE, Limits
 from osg_token_renewer.sources.registry import SOURCES
+
+# As many accounts with a refresh token may be asked for before their issuer has answered in this run. If it
+# never does, each of them may be lost.
+AT_RISK = 6
 
 
 class LaneQueue:
-    """The lanes that wait for a worker, in their order. Those that may lose their account, if its issuer
-    never answers, are let pass a few at a time until it has answered; others pass them by."""
+    """The lanes in their order. Those that could lose their account begin only a few at a time, until their
+    issuer has answered; lanes of other issuers overtake them."""
 
     def __init__(self, lanes: Sequence[Lane], limits: Limits) -> None:
         self._limits = limits
         self._changed = threading.Condition()
-        # By issuer, each with its place: to find the next takes no longer the more of them wait. None: of
-        # those who risk nothing.
+        # By issuer, so that finding the next lane is fast however many wait. Each lane has its place in the
+        # whole order. None: lanes that risk nothing.
         self._waiting: dict[Optional[Issuer], deque[tuple[int, Lane]]] = {}
         self._at_risk: Counter[Optional[Issuer]] = Counter()
-        self._issuers = {
-            lane: None if SOURCES[lane.account.source].OVERLAPS else limits.of_all_like(lane.account)
-            for lane in lanes
-        }
         for place, lane in enumerate(lanes):
-            self._waiting.setdefault(self._issuers[lane], deque()).append((place, lane))
+            self._waiting.setdefault(_risked_by(lane), deque()).append((place, lane))
 
     def next(self) -> Optional[Lane]:
-        """Waits while none may begin; None when there is none left."""
+        """Waits until a lane may begin; returns None if none is left."""
         with self._changed:
             while self._waiting:
                 ready = [
-                    (lanes[0][0], issuer)
-                    for issuer, lanes in self._waiting.items()
-                    if self._may_begin(issuer)
+                    (lanes[0][0], issuer) for issuer, lanes in self._waiting.items() if self._may(issuer)
                 ]
                 if not ready:
                     self._changed.wait(GLANCE)
@@ -50,14 +49,18 @@ class LaneQueue:
                 return lane
         return None
 
-    def gone(self, lane: Lane) -> None:
+    def remove(self, lane: Lane) -> None:
+        """The lane has ended. If it may have lost its account, it counts on."""
         with self._changed:
-            # One that may be lost counts on.
-            self._at_risk[self._issuers[lane]] -= not lane.cut_off
+            self._at_risk[_risked_by(lane)] -= not lane.at_risk
             self._changed.notify_all()
 
-    def _may_begin(self, issuer: Optional[Issuer]) -> bool:
+    def _may(self, issuer: Optional[Issuer]) -> bool:
+        """Whether a lane of this issuer may begin. If it will only be refused, it may."""
         if issuer is None or self._at_risk[issuer] < AT_RISK:
             return True
-        # What is to be refused may be so at once.
-        return issuer.answers > 0 or issuer.is_dead() or self._limits.over()
+        return issuer.tokens > 0 or issuer.is_dead() or self._limits.over()
+
+
+def _risked_by(lane: Lane) -> Optional[Issuer]:
+    return None if SOURCES[lane.account.source].OVERLAPS else lane.issuer

@@ -1,1 +1,1 @@
-"""What is shown: each module renders strings, the caller writes them."""
+"""What people and programs read: each module renders strings, the caller writes them."""

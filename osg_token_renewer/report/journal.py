@@ -1,4 +1,4 @@
-"""One line an outcome, one line a run: for journals, logs and mails from cron."""
+"""One line for each outcome and one for the run: for journals, logs and mails from cron."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from osg_token_renewer.text import plural
 
 def line(outcome: Outcome) -> str:
     """'token x: what happened, why, what it means; what to do'."""
-    facts = {
-        State.FAILED: f"failed ({outcome.reason}): {outcome.message}",
-        State.FRESH: f"fresh: {outcome.message}",
-    }
-    fact = facts.get(outcome.state, outcome.message)
+    fact = outcome.message
+    if outcome.state is State.FAILED:
+        fact = f"failed ({outcome.reason}): {fact}"
+    elif outcome.state is State.FRESH:
+        fact = f"fresh: {fact}"
     text = ": ".join(filter(None, (f"token {outcome.spec.name}", fact, outcome.consequence)))
     return "; ".join((text, *filter(None, (outcome.hint,)), *outcome.notes))
 

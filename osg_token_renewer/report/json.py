@@ -1,4 +1,4 @@
-"""`status --json`. Keys may be added within a schema version, never changed."""
+"""`status --json`. A schema version may get more keys; those that it has never change."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Optional
 
+from osg_token_renewer.model import TokenRecord
 from osg_token_renewer.report.states import TokenState
 from osg_token_renewer.text import instant
 
@@ -13,6 +14,7 @@ SCHEMA_VERSION = 1
 
 
 def render(states: Sequence[TokenState], now: float) -> str:
+    """The JSON text; `now` is in seconds since 1970."""
     content = {
         "schema_version": SCHEMA_VERSION,
         "generated_at": instant(now),
@@ -24,7 +26,6 @@ def render(states: Sequence[TokenState], now: float) -> str:
 def _token(state: TokenState) -> dict[str, Any]:
     planned, record = state.planned, state.planned.record
     published, token = planned.published, planned.published.token
-    failed = record is not None and record.failed_at is not None
     return {
         "name": planned.spec.name,
         "account": planned.spec.account,
@@ -39,16 +40,17 @@ def _token(state: TokenState) -> dict[str, Any]:
         "expires_at": _time(state.expires_at),
         "seconds_left": None if state.seconds_left is None else int(state.seconds_left),
         "last_renewed_at": _time(record.obtained_at if record else None),
-        "last_failure": {
-            "at": _time(record.failed_at),
-            "reason": record.failure_reason,
-            "message": record.failure_message,
-        }
-        if record and failed
-        else None,
+        "last_failure": _failure(record),
         "failures_in_row": record.failures_in_row if record else 0,
         "next_attempt_at": _time(planned.rest.until if planned.rest else None),
     }
+
+
+def _failure(record: Optional[TokenRecord]) -> Optional[dict[str, Any]]:
+    if record is None or record.failed_at is None:
+        return None
+    reason, message = record.failure_reason, record.failure_message
+    return {"at": _time(record.failed_at), "reason": reason, "message": message}
 
 
 def _time(when: Optional[float]) -> Optional[str]:

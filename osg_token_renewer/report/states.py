@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from osg_token_renewer.model import Planned, Why
 
 FRESH, DUE, EXPIRING, EXPIRED, FAILED, MISSING = "fresh", "due", "expiring", "expired", "failed", "missing"
 
-# What a consumer of the token would notice now or soon. `due` and `expiring` are what a token goes through
-# before each renewal.
+# A consumer of the token would notice these now or soon. Every token is `due` or `expiring` before a renewal.
 NOT_WELL = frozenset((EXPIRED, FAILED, MISSING))
 
 _STATES = {
@@ -23,9 +21,9 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True)
-class TokenState:
-    """One line of `status`. Times are seconds since 1970, `seconds_left` may be negative; None is unknown."""
+class TokenState(NamedTuple):
+    """One token of `status`. `expires_at` is in seconds since 1970; `seconds_left` may be negative; None is
+    unknown."""
 
     planned: Planned
     state: str
@@ -43,12 +41,11 @@ def states(planned: Sequence[Planned], now: float) -> list[TokenState]:
 
 
 def _state(each: Planned, now: float) -> TokenState:
-    expires_at = each.expires_at
-    left = None if expires_at is None else expires_at - now
+    left = None if each.expires_at is None else each.expires_at - now
     why, reason, record = each.decision.why, each.decision.text, each.record
     state = _STATES.get(why)
     if state is None and record is not None and record.failures_in_row:
         state, reason = FAILED, record.failure_message or "the last renewal failed"
     elif state is None:
         state = {Why.FRESH: FRESH, Why.EXPIRING: EXPIRING}.get(why, DUE)
-    return TokenState(each, state, reason, expires_at, left)
+    return TokenState(each, state, reason, each.expires_at, left)

@@ -1,12 +1,10 @@
-"""The table of `status`: a line for each token, or, where a line has no room for everything, a line and its
-details."""
+"""The table of `status`: one line for each token. On a narrow terminal, details follow below each line."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from rich import box
 from rich.cells import cell_len
@@ -27,18 +25,17 @@ _STYLES = {
     s.FAILED: "bold red",
     s.MISSING: "bold red",
 }
-# Without a terminal nothing is folded: the lines are for grep.
+# Columns without a terminal: nothing is folded, because the lines are for grep.
 _UNBOUNDED = 10_000
-# With less than this for each of them, the columns of many words cannot be read.
+# Columns that GRANTS and LAST FAILURE need each to be readable.
 _READABLE = 36
-# Between the columns of a line, and what a frame takes for each of its columns.
+# Between the columns of a grid, and around each column of a table.
 _GAP = 2
 _FRAME = 3
 _NONE = "-"
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     token: str
     account: str
     state: str
@@ -52,7 +49,7 @@ _HEADINGS = _Row("TOKEN", "ACCOUNT", "STATE", "LEFT", "GRANTS", "PATH", "LAST FA
 
 
 def render(states: Sequence[TokenState], now: float, width: Optional[int], color: bool) -> str:
-    """`width` in columns, None for no limit."""
+    """The whole text. `width` is the terminal's in columns, None for no limit; `color` allows ANSI colors."""
     if not states:
         return "no token is configured\n"
     target = io.StringIO()
@@ -73,14 +70,12 @@ def render(states: Sequence[TokenState], now: float, width: Optional[int], color
 
 
 def _widest(rows: Sequence[_Row]) -> dict[str, int]:
-    return {
-        field.name: max(cell_len(getattr(row, field.name)) for row in (_HEADINGS, *rows))
-        for field in fields(_Row)
-    }
+    columns = zip(_HEADINGS, *rows)
+    return {name: max(map(cell_len, column)) for name, column in zip(_Row._fields, columns)}
 
 
 def _least(rows: Sequence[_Row]) -> int:
-    """The columns that lines need, when those of many words are folded to what can still be read."""
+    """The width of the table when its columns of many words are folded as narrow as they can be read."""
     widest = _widest(rows)
     for words in ("grants", "failure"):
         widest[words] = min(widest[words], _READABLE)
@@ -90,28 +85,20 @@ def _least(rows: Sequence[_Row]) -> int:
 def _lines(rows: Sequence[_Row], style: Optional[box.Box], fold: bool) -> Table:
     """One line for each token; `fold`: the columns of many words may be folded."""
     table = Table(box=style, pad_edge=False, header_style="bold")
-    words = (_HEADINGS.grants, _HEADINGS.failure)
-    for heading in (
-        _HEADINGS.token,
-        _HEADINGS.account,
-        _HEADINGS.state,
-        _HEADINGS.left,
-        words[0],
-        _HEADINGS.path,
-        words[1],
-    ):
-        table.add_column(heading, no_wrap=not (fold and heading in words), overflow="fold")
+    for heading in _HEADINGS:
+        folds = fold and heading in (_HEADINGS.grants, _HEADINGS.failure)
+        table.add_column(heading, no_wrap=not folds, overflow="fold")
     for row in rows:
-        cells = (row.token, row.account, _colored(row.state), row.left, row.grants, row.path, row.failure)
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
+        cells = row._asdict()
+        table.add_row(*(_colored(cells[name]) if name == "state" else Text(cells[name]) for name in cells))
     return table
 
 
 def _stacks(rows: Sequence[_Row], width: int) -> list[RenderableType]:
-    """For each token a line with what an operator looks for first, and its details below it."""
+    """For each token a line with what an operator looks for first, and below it the details."""
     widest = _widest(rows)
     room = width - widest["state"] - widest["left"] - 2 * _GAP
-    # The account has its place in the line where it fits beside the longest name.
+    # The account stands in the line if it fits beside the longest name.
     beside = widest["token"] + _GAP + widest["account"] <= room
     token = widest["token"] if beside else max(1, min(widest["token"], room))
 
@@ -154,12 +141,16 @@ def _colored(state: str) -> Text:
 
 def _row(state: TokenState, now: float) -> _Row:
     spec = state.planned.spec
-    grants = _grants(state.planned.published.token)
-    # A path may hold any character but a line break, and whoever can write to the history may have written to
-    # it.
-    failure = outside(_failure(state, now), limit=2 * OUTSIDE_LIMIT)
     return _Row(
-        spec.name, spec.account, state.state, _left(state.seconds_left), grants, escaped(spec.path), failure
+        spec.name,
+        spec.account,
+        state.state,
+        _left(state.seconds_left),
+        _grants(state.planned.published.token),
+        # A path may hold any character but a line break.
+        escaped(spec.path),
+        # Others may have written to the history.
+        outside(_failure(state, now), limit=2 * OUTSIDE_LIMIT),
     )
 
 
@@ -180,9 +171,8 @@ def _grants(token: Optional[AccessToken]) -> str:
 
 
 def _failure(state: TokenState, now: float) -> str:
-    """What went wrong last, and, when that is over, why the state is not well all the same."""
+    """What went wrong last; if that is over and the state is not well, why."""
     record = state.planned.record
-    # A state that is not well explains itself, also before anything was tried.
     reason = "" if state.well or (record is not None and record.failures_in_row) else state.reason
     if record is None or record.failed_at is None:
         return reason or _NONE

@@ -25,13 +25,13 @@ def secret(host: Host) -> Path:
     return host.secret("secret", "hunter2\n")
 
 
-def test_a_good_configuration_is_one_line_that_counts(host: Host) -> None:
+def test_a_good_configuration_prints_one_line_with_counts(host: Host) -> None:
     host.configure(GOOD + "[token y]\naccount = probe\ntoken_path = {host.tokens}/y\n")
     done = host.run("check")
     assert (done.status, done.stdout, done.stderr) == (0, f"{host.config}: 1 account, 2 tokens\n", "")
 
 
-def test_no_token_is_said_and_is_well(host: Host) -> None:
+def test_a_configuration_without_tokens_is_well_and_says_so(host: Host) -> None:
     host.configure("")
     done = host.run("check")
     assert (done.status, done.stdout, done.stderr) == (0, f"{host.config}: 0 accounts, 0 tokens\n", "")
@@ -52,7 +52,8 @@ def test_each_problem_is_a_line_with_its_place(host: Host) -> None:
 
 def test_an_unknown_option_is_a_warning_and_an_error_when_strict(host: Host) -> None:
     host.configure(GOOD + "audiance = ce\n")
-    warning = f"{host.config}:8: [token x] audiance: is not an option here and is ignored; did you mean audience? (warning)\n"
+    ignored = "is not an option here and is ignored; did you mean audience?"
+    warning = f"{host.config}:8: [token x] audiance: {ignored} (warning)\n"
 
     done = host.run("check")
     assert (done.status, done.stdout) == (0, f"{warning}{host.config}: 1 account, 1 token, 1 warning\n")
@@ -68,7 +69,7 @@ def test_an_unknown_option_is_a_warning_and_an_error_when_strict(host: Host) -> 
     ]
 
 
-def test_strict_minds_only_what_is_there_to_mind(host: Host) -> None:
+def test_strict_changes_nothing_without_warnings(host: Host) -> None:
     host.configure(GOOD)
     assert host.run("check", "--strict").status == 0
 
@@ -90,7 +91,7 @@ def test_secrets_that_others_can_read_are_a_warning(host: Host, secret: Path) ->
 
 
 @pytest.mark.parametrize("what", ["configuration", "secret", "directory"])
-def test_what_others_can_change_is_refused_by_each_command_and_nothing_is_attempted(
+def test_every_command_refuses_files_that_others_can_change_and_attempts_nothing(
     host: Host, secret: Path, what: str
 ) -> None:
     host.configure(GOOD)
@@ -123,7 +124,7 @@ def test_drop_ins_are_checked_too(host: Host) -> None:
         ("dangling", "No such file or directory"),
     ],
 )
-def test_a_configuration_that_cannot_be_read_is_said_with_path_and_reason(
+def test_check_prints_path_and_reason_of_a_configuration_that_cannot_be_read(
     host: Host, kind: str, why: str
 ) -> None:
     if kind == "directory":
@@ -134,7 +135,7 @@ def test_a_configuration_that_cannot_be_read_is_said_with_path_and_reason(
     assert (done.status, done.stdout) == (78, f"{host.config}: cannot be read: {why}\n")
 
 
-def test_nothing_is_written_and_no_program_is_needed(host: Host) -> None:
+def test_check_writes_nothing_and_needs_no_program(host: Host) -> None:
     host.configure(GOOD + "[account robot]\npassword_file = {host.root}/secret\n")
     done = host.run("check", env={"PATH": "/nonexistent"})
     assert done.status == 0
@@ -145,7 +146,8 @@ def test_nothing_is_written_and_no_program_is_needed(host: Host) -> None:
 
 def test_a_secret_in_a_broken_line_is_not_shown(host: Host) -> None:
     host.write_config(
-        "S3cr3tW0rd\n[account a]\nclient_secret\n S3cr3tW0rd\nS3cr3tW0rd==\n[S3cr3tW0rd\nsource = S3cr3tW0rd\n"
+        "S3cr3tW0rd\n[account a]\nclient_secret\n S3cr3tW0rd\n"
+        "S3cr3tW0rd==\n[S3cr3tW0rd\nsource = S3cr3tW0rd\n"
     )
     for arguments in (["check"], ["check", "--strict"], ["renew"], ["status"]):
         done = host.run(*arguments)

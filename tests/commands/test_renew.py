@@ -36,7 +36,8 @@ def test_root_is_told_how_to_renew_as_the_service_and_nothing_is_attempted(host:
             assert (done.status, done.stdout) == (1, "")
             assert done.stderr == (
                 "this is root, not the service user osg-token-svc: nothing was attempted; use: "
-                "systemctl start osg-token-renewer.service, or: runuser -u osg-token-svc -- osg-token-renewer renew\n"
+                "systemctl start osg-token-renewer.service, "
+                "or: runuser -u osg-token-svc -- osg-token-renewer renew\n"
             )
         # What only looks at things is allowed.
         for harmless in (("renew", "--dry-run"), ("status",), ("check",)):
@@ -52,9 +53,9 @@ def test_root_may_renew_with_a_configuration_of_its_own_and_is_warned(host: Host
         done = host.run()
         assert done.status == 0
         warning, *rest = done.stderr.splitlines()
-        assert (
-            warning
-            == "warning: this is root: new files will be root's, and oidc-agent accounts are those of root's home"
+        assert warning == (
+            "warning: this is root: new files will be root's, "
+            "and oidc-agent accounts are those of root's home"
         )
         assert not any("this is root" in line for line in rest)
 
@@ -62,7 +63,7 @@ def test_root_may_renew_with_a_configuration_of_its_own_and_is_warned(host: Host
     assert issuer.verify(host.read("t").strip())
 
 
-def test_root_is_alone_where_there_is_no_service_user(host: Host) -> None:
+def test_without_a_service_user_root_gets_no_warning(host: Host) -> None:
     host.configure("")
 
     def body() -> None:

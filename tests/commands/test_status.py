@@ -75,7 +75,7 @@ def full(host: Host) -> Host:
     return host
 
 
-def test_a_token_that_spread_moves_ahead_is_due(host: Host) -> None:
+def test_a_token_whose_renewal_spread_brings_forward_is_due(host: Host) -> None:
     token, renewer = host.token("ce", "probe", min_lifetime=600), f"[renewer]\nstate_dir = {host.state}\n"
     host.configure(ACCOUNT + token + renewer + "spread = 100000000\n")
     publish(host, "ce", DAY)
@@ -158,14 +158,14 @@ def test_a_wide_terminal_shows_one_row_a_token(full: Host) -> None:
     assert lines[0].split() == ["TOKEN", "ACCOUNT", "STATE", "LEFT", "GRANTS", "PATH", "LAST", "FAILURE"]
 
 
-def test_no_color_is_heeded_and_a_terminal_of_unknown_width_gets_everything(full: Host) -> None:
+def test_no_color_turns_colors_off_and_a_terminal_of_unknown_width_gets_everything(full: Host) -> None:
     assert "\x1b" not in on_a_terminal(full, 80, NO_COLOR="1")[1]
     text = without_colors(on_a_terminal(full, 0)[1])
     assert len(text.splitlines()) == 1 + len(STATES)
     assert str(full.tokens / "refused") in text
 
 
-def test_json_has_each_token_and_the_same_exit_status(full: Host) -> None:
+def test_json_shows_each_token_and_has_the_same_exit_status(full: Host) -> None:
     done = full.run("status", "--json")
     assert (done.status, done.stderr) == (1, "")
     content = json.loads(done.stdout)
@@ -193,7 +193,7 @@ def test_the_exit_status_is_1_only_when_a_consumer_would_notice(
     assert host.run("status").status == expected
 
 
-def test_no_token_is_said_and_is_well(host: Host) -> None:
+def test_a_configuration_without_tokens_is_well_and_says_so(host: Host) -> None:
     host.configure("")
     done = host.run("status")
     assert (done.status, done.stdout, done.stderr) == (0, "no token is configured\n", "")
@@ -208,13 +208,13 @@ def test_status_changes_nothing_and_leaves_no_history_behind(host: Host) -> None
     ] == []
 
 
-def test_a_wrong_configuration_is_not_a_state(host: Host) -> None:
+def test_a_wrong_configuration_is_exit_78(host: Host) -> None:
     host.configure(ACCOUNT + "[token x]\naccount = nobody\ntoken_path = relative\n")
     done = host.run("status")
     assert (done.status, done.stdout) == (78, "")
 
 
-def test_a_damaged_history_is_a_warning_and_the_files_are_shown_all_the_same(full: Host) -> None:
+def test_a_damaged_history_is_a_warning_and_status_still_shows_the_files(full: Host) -> None:
     (full.state / "history.sqlite").write_bytes(b"no database at all")
     done = full.run("status", "--json")
     assert done.line("warning: the history is damaged (")
@@ -233,7 +233,7 @@ def test_a_path_that_is_not_utf_8_is_shown(host: Host) -> None:
     assert json.loads(host.run("status", "--json").stdout)["tokens"][0]["path"] == f"{host.tokens}/\udcff"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(full: Host) -> None:
+def test_a_reader_that_closes_the_pipe_early_is_not_an_error(full: Host) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with subprocess.Popen(

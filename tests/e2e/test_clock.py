@@ -17,7 +17,7 @@ def run_at(host: Host, offset: int) -> tuple[int, str]:
     return done.status, done.stderr
 
 
-def test_a_clock_that_is_wrong_is_named_in_seconds_with_what_comes_of_it(host: Host, issuer: Issuer) -> None:
+def test_a_wrong_clock_is_named_in_seconds_with_its_consequences(host: Host, issuer: Issuer) -> None:
     host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("t", "probe"))
     name = re.escape(issuer.url[8:])
 
@@ -49,10 +49,10 @@ def test_a_clock_that_is_wrong_is_named_in_seconds_with_what_comes_of_it(host: H
     assert (status, "clock" in said) == (0, False)
 
 
-def test_a_clock_so_wrong_that_no_certificate_is_valid_by_it_is_what_is_to_be_looked_at(
+def test_if_no_certificate_is_valid_by_the_clock_the_message_says_to_check_the_clock(
     host: Host, issuer: Issuer
 ) -> None:
-    """As that of a machine whose battery is empty. Of it a library warns by itself, in its own words."""
+    """Like the clock of a machine whose battery is empty. A library warns of it in its own words."""
     host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("t", "probe"))
     host.prefix = ["faketime", "--exclude-monotonic", "-f", "@1999-01-01 00:00:00"]
 

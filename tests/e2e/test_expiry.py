@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from osg_token_renewer import config
-from osg_token_renewer.engine import run as engine
+from osg_token_renewer.engine.run import begin_run
 from osg_token_renewer.system.signals import Stop
 from testbed import Issuer
 from tests.host import Host, without_roots_privileges
@@ -37,14 +37,14 @@ def publish(path: Path, left: float) -> None:
 
 @pytest.fixture
 def shut(host: Host) -> Iterator[Path]:
-    """A directory that becomes shut for whoever is not root."""
+    """A directory that the test can close to everybody but root."""
     directory = host.root / "shut"
     directory.mkdir()
     yield directory
     directory.chmod(0o700)
 
 
-def test_an_expired_token_is_removed_only_where_that_is_configured_and_it_could_not_be_renewed(
+def test_an_expired_token_is_removed_only_if_that_is_configured_and_its_renewal_failed(
     host: Host, issuer: Issuer, shut: Path
 ) -> None:
     lost = issuer.add_client()
@@ -102,9 +102,7 @@ def test_an_expired_token_is_removed_only_where_that_is_configured_and_it_could_
     assert issuer.verify(host.read("good").strip())
 
 
-def test_what_will_become_of_an_expired_token_is_told_beforehand_and_afterwards(
-    host: Host, issuer: Issuer
-) -> None:
+def test_dry_run_and_status_say_that_an_expired_token_will_be_removed(host: Host, issuer: Issuer) -> None:
     client = issuer.add_client()
     host.configure(
         host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove")
@@ -128,18 +126,18 @@ def test_what_will_become_of_an_expired_token_is_told_beforehand_and_afterwards(
     assert issuer.verify(host.read("t").strip())
 
 
-def test_an_expired_token_that_a_stopped_run_did_not_come_to_is_removed(host: Host, issuer: Issuer) -> None:
+def test_a_stopped_run_removes_an_expired_token_that_it_did_not_begin(host: Host, issuer: Issuer) -> None:
     client = issuer.add_client()
     host.configure(
         host.credentials_account(issuer, "probe", client) + host.token("t", "probe", on_expiry="remove")
     )
     publish(host.tokens / "t", -DAY)
     stop = Stop()
-    run = engine.Run(config.load(str(host.config)), force=False, stop=stop)
-    planned = run.plan()
-    stop.signal = signal.SIGTERM
+    with begin_run(lambda: config.load(str(host.config)), stop=stop) as run:
+        planned = run.plan()
+        stop.signal = signal.SIGTERM
 
-    (outcome,) = run.outcomes(planned)
+        (outcome,) = run.outcomes(planned)
 
     assert (outcome.reason, outcome.consequence, outcome.expires_at) == (
         "stopped",

@@ -36,7 +36,10 @@ def test_a_run_ends_at_its_time_limit_when_an_issuer_never_answers(
     done = host.run()
     assert done.status == 1
     # Where a program takes seconds to start, too little is left to ask at all.
-    late = "only [0-2] s of the run were left, too little for a request that must not be cut off|the 4 s of the run were over before .*"
+    late = (
+        "only [0-2] s of the run were left, too little for a request that must not be cut off"
+        "|the 4 s of the run were over before .*"
+    )
     for name, who in (("ce", "the issuer of account robot"), ("monitoring", issuer.url[8:])):
         line = done.line(f"token {name}: ")
         assert re.match(
@@ -169,7 +172,7 @@ def test_four_failures_of_four_kinds_among_ten_good_tokens(
 
 
 def test_a_limit_on_the_size_of_files_costs_no_token(host: Host, issuer: Issuer) -> None:
-    """As a quota does: what is written before it is reached is written."""
+    """A quota acts like this: what the program writes before the limit stays written."""
     host.configure(host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("t", "probe"))
     with_old_token(host, "t")
     host.prefix = ["prlimit", f"--fsize={len(OLD)}"]
@@ -182,9 +185,7 @@ def test_a_limit_on_the_size_of_files_costs_no_token(host: Host, issuer: Issuer)
     assert "the history cannot be written" in done.stderr
 
 
-def test_where_others_could_replace_a_token_none_is_published_and_none_is_asked_for(
-    host: Host, issuer: Issuer
-) -> None:
+def test_no_token_is_requested_or_published_where_others_could_replace_it(host: Host, issuer: Issuer) -> None:
     shared = host.root / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -262,7 +263,7 @@ def test_an_issuer_that_answers_badly_fails_that_token_and_keeps_the_old_one(
     assert host.leftovers() == []
 
 
-def test_without_oidc_agent_the_accounts_that_need_it_name_the_package_and_the_others_work(
+def test_without_oidc_agent_its_accounts_name_the_package_and_the_others_work(
     host: Host, issuer: Issuer, registry: Host
 ) -> None:
     host.configure(
@@ -276,7 +277,8 @@ def test_without_oidc_agent_the_accounts_that_need_it_name_the_package_and_the_o
 
     assert done.status == 1
     assert done.line("token ce: ") == (
-        "token ce: failed (local): oidc-agent is not installed: no token is published; install the package oidc-agent-cli"
+        "token ce: failed (local): oidc-agent is not installed: no token is published; "
+        "install the package oidc-agent-cli"
     )
     assert issuer.verify(host.read("monitoring").strip())
 

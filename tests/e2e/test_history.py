@@ -34,7 +34,7 @@ def warnings(done: Result) -> list[str]:
 
 
 def renews(host: Host, *, and_remembers: bool) -> list[str]:
-    """A run renews the token, whatever it thinks of the history; its warnings."""
+    """Runs, sees the token renewed whatever the history is like, and returns the run's warnings."""
     before = host.read("x")
     done = host.run()
     assert done.status == 0, done.stderr
@@ -79,7 +79,7 @@ def overwritten(path: Path) -> None:
     ],
     ids=["truncated", "overwritten", "another table", "other values"],
 )
-def test_a_damaged_history_is_put_aside_and_begun_anew(renewed: Host, how: Callable[[Path], None]) -> None:
+def test_a_damaged_history_is_put_aside_and_starts_anew(renewed: Host, how: Callable[[Path], None]) -> None:
     how(database(renewed))
     damaged = database(renewed).read_bytes()
 
@@ -90,17 +90,17 @@ def test_a_damaged_history_is_put_aside_and_begun_anew(renewed: Host, how: Calla
     assert [path.read_bytes() for path in renewed.state.glob("*.damaged-*")] == [damaged]
 
 
-def test_an_empty_history_is_begun_anew(renewed: Host) -> None:
+def test_an_empty_history_starts_anew(renewed: Host) -> None:
     emptied(database(renewed))
     assert len(renews(renewed, and_remembers=True)) == 1
 
 
-def test_a_missing_history_is_begun_without_a_word(renewed: Host) -> None:
+def test_a_missing_history_starts_without_a_message(renewed: Host) -> None:
     database(renewed).unlink()
     assert renews(renewed, and_remembers=True) == []
 
 
-def test_a_missing_state_directory_is_made_without_a_word(renewed: Host) -> None:
+def test_a_missing_state_directory_is_made_without_a_message(renewed: Host) -> None:
     for path in renewed.state.iterdir():
         path.unlink()
     renewed.state.rmdir()
@@ -117,18 +117,18 @@ def test_a_history_of_a_newer_version_is_left_alone(renewed: Host) -> None:
     assert database(renewed).read_bytes() == before
 
 
-def test_a_history_that_another_program_has_locked_is_waited_for_a_moment(renewed: Host) -> None:
+def test_a_run_waits_a_moment_for_a_locked_history(renewed: Host) -> None:
     with closing(sqlite3.connect(database(renewed))) as other:
         other.execute("BEGIN EXCLUSIVE")
         (read, written) = renews(renewed, and_remembers=False)
     assert "database is locked" in read
     for line in (read, written):
-        assert line.endswith("; accounts with a dead grant do not rest meanwhile")
+        assert line.endswith("; accounts with a dead grant are not paused meanwhile")
     assert "what this run did is not remembered" in written
     assert renews(renewed, and_remembers=True) == []
 
 
-def test_a_state_directory_that_may_only_be_read_stops_nothing(renewed: Host) -> None:
+def test_a_read_only_state_directory_stops_nothing(renewed: Host) -> None:
     renewed.prefix = without_roots_privileges()
     before = database(renewed).read_bytes()
     database(renewed).chmod(0o400)
@@ -171,9 +171,7 @@ def test_a_full_file_system_stops_nothing(renewed: Host) -> None:
     apart(body, tmpfs={renewed.state: "size=64k,mode=700"})
 
 
-def test_a_failed_token_is_remembered_with_its_reason_and_forgotten_with_the_next_success(
-    renewed: Host, issuer: Issuer
-) -> None:
+def test_status_shows_a_failure_with_its_reason_until_the_next_success(renewed: Host, issuer: Issuer) -> None:
     issuer.fault(endpoint="token", times=2, status=500)
     assert [renewed.run().status for _ in range(2)] == [1, 1]
     failed = renewed.status()["x"]

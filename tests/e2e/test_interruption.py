@@ -289,7 +289,7 @@ def test_a_dead_grant_is_not_asked_again_until_it_is_another_one(host: Host, iss
         assert remedy in line
     assert issuer.counts().total == 0
     assert (
-        "but its account mortal rests: the issuer refused the refresh token"
+        "but its account mortal is paused: the issuer refused the refresh token"
         in host.run("renew", "--dry-run").stdout
     )
     attempt = calendar.timegm(time.strptime(host.status()["one"]["next_attempt_at"], "%Y-%m-%dT%H:%M:%SZ"))

@@ -35,7 +35,7 @@ FULL, NO_ROOM, CLOSED = "mode=700,nr_inodes=1", "mode=700,size=4k", "mode=700,ro
         ),
     ],
 )
-def test_tokens_are_renewed_and_what_cannot_be_done_is_said(
+def test_a_run_renews_tokens_and_says_what_it_cannot_do(
     host: Host, issuer: Issuer, registry: Host, runtime: str, state: str, said: list[str]
 ) -> None:
     host.configure(host.adopt(registry, "robot") + host.token("one", "robot", audience="one"))
@@ -54,7 +54,7 @@ def test_tokens_are_renewed_and_what_cannot_be_done_is_said(
     assert issuer.verify(host.read("one").strip())["aud"] == "one"
 
 
-def test_a_full_run_costs_the_service_only_what_needs_an_agent(
+def test_a_full_run_directory_stops_only_accounts_that_need_an_agent(
     host: Host, issuer: Issuer, registry: Host
 ) -> None:
     probe = host.credentials_account(issuer, "probe", issuer.add_client())

@@ -51,7 +51,7 @@ def waiting(
 # what is due
 
 
-def test_only_what_is_due_is_renewed_unless_forced_and_only_the_tokens_named(
+def test_a_run_renews_only_due_tokens_unless_forced_and_only_those_named(
     host: Host, issuer: Issuer, probe: str
 ) -> None:
     tokens = [host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")]
@@ -80,7 +80,7 @@ def test_an_unknown_token_is_wrong_usage_and_nothing_is_attempted(
     assert (list(host.tokens.iterdir()), issuer.counts().total) == ([], 0)
 
 
-def test_no_token_configured_is_well_and_said(host: Host, probe: str) -> None:
+def test_a_run_without_tokens_is_well_and_says_so(host: Host, probe: str) -> None:
     host.configure(probe)
     done = host.run()
     assert (done.status, done.stderr) == (0, "no token is configured: nothing to do\n")
@@ -114,7 +114,9 @@ def test_a_dry_run_says_what_is_due_and_why_and_touches_nothing(
     assert host.run("renew", "--dry-run", "--force").line("3 tokens:") == "3 tokens: 3 due, 0 fresh"
 
 
-def test_what_is_asked_for_differently_is_due(host: Host, issuer: Issuer, probe: str) -> None:
+def test_a_token_is_due_when_its_section_asks_for_something_else(
+    host: Host, issuer: Issuer, probe: str
+) -> None:
     changes: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         "other": ({"audience": "one"}, {"audience": "two"}, "audience changed since it was published"),
         "less": (
@@ -276,9 +278,7 @@ def test_a_stopped_run_finishes_the_requests_under_way_and_fails_the_rest(
     assert host.run().line("4 tokens:") == "4 tokens: 2 renewed, 2 fresh, 0 failed"
 
 
-def test_a_run_that_waited_for_another_finds_fresh_what_that_one_renewed(
-    host: Host, issuer: Issuer, probe: str
-) -> None:
+def test_a_run_that_waited_for_another_finds_its_tokens_fresh(host: Host, issuer: Issuer, probe: str) -> None:
     host.configure(
         probe + "".join(host.token(name, "probe", audience=name, min_lifetime=600) for name in ("a", "b")),
         workers=1,
@@ -300,7 +300,7 @@ def test_a_run_that_waited_for_another_finds_fresh_what_that_one_renewed(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_a_run_that_is_stopped_while_it_waits_for_another_ends_before_that_one_and_as_stopped(
+def test_a_run_that_is_stopped_while_it_waits_for_another_ends_at_once_as_stopped(
     host: Host, issuer: Issuer, probe: str, number: signal.Signals
 ) -> None:
     host.configure(probe + host.token("t", "probe"))
@@ -319,7 +319,7 @@ def test_a_run_that_is_stopped_while_it_waits_for_another_ends_before_that_one_a
 # a terminal
 
 
-def test_on_a_terminal_progress_is_shown_and_failures_stand_above_it(host: Host, issuer: Issuer) -> None:
+def test_a_terminal_shows_progress_with_failures_above_it(host: Host, issuer: Issuer) -> None:
     clients = {name: issuer.add_client() for name in ("good", "bad")}
     host.configure(
         "".join(host.credentials_account(issuer, name, client) for name, client in clients.items())
@@ -358,7 +358,7 @@ def test_on_a_terminal_progress_is_shown_and_failures_stand_above_it(host: Host,
     assert terminal.shown.rfind("\x1b[?25h") > terminal.shown.rfind("\x1b[?25l")
 
 
-def test_without_a_terminal_nothing_is_drawn(host: Host, probe: str) -> None:
+def test_without_a_terminal_there_is_no_progress_display(host: Host, probe: str) -> None:
     host.configure(probe + host.token("t", "probe"))
     done = host.run(env={"TERM": "xterm", "FORCE_COLOR": "1"})
     assert (done.status, done.stdout) == (0, "")

@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 import pytest
 
+from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.engine.workers import deal, run_lanes
 from osg_token_renewer.errors import Stopped
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
@@ -66,9 +67,8 @@ class Lanes:
             specs,
             self.accounts,
             context=where,
-            configured_workers=workers,
-            stop=self.stop,
-            run_timeout=run_timeout,
+            limits=Limits(run_timeout, self.stop.requested),
+            workers=workers,
         )
 
     def run(self, specs: Sequence[TokenSpec], workers: Optional[int] = None) -> dict[str, str]:
@@ -88,7 +88,7 @@ def lanes(issuer: Issuer, tmp_path: Path) -> Lanes:
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What is logged, as warnings or worse, from here on."""
+    """The warnings and errors that are logged from here on."""
     return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -97,7 +97,7 @@ def lane_threads() -> list[str]:
 
 
 @pytest.mark.parametrize(("workers", "at_once"), [(None, 3), (10, 3), (2, 2), (1, 1)])
-def test_accounts_are_asked_for_beside_each_other_as_many_as_there_are_workers(
+def test_accounts_are_renewed_in_parallel_as_many_as_there_are_workers(
     lanes: Lanes, workers: Optional[int], at_once: int
 ) -> None:
     # None of the first is answered before there are so many; another one would have the time to come.
@@ -107,7 +107,7 @@ def test_accounts_are_asked_for_beside_each_other_as_many_as_there_are_workers(
     assert lanes.issuer.counts().max_in_flight == at_once
 
 
-def test_the_tokens_of_an_account_are_asked_for_one_after_the_other_in_their_order(lanes: Lanes) -> None:
+def test_the_tokens_of_an_account_are_obtained_one_after_the_other_in_their_order(lanes: Lanes) -> None:
     lanes.issuer.settings(latency_ms=50)
     assert list(lanes.run([lanes.token("a", number) for number in range(4)], workers=1)) == [
         "a0",
@@ -119,7 +119,7 @@ def test_the_tokens_of_an_account_are_asked_for_one_after_the_other_in_their_ord
     assert (counts.token, counts.max_in_flight, counts.connections) == (4, 1, 1)
 
 
-def test_where_nothing_rotates_the_tokens_of_an_account_are_asked_for_beside_each_other(lanes: Lanes) -> None:
+def test_an_account_without_a_refresh_token_has_several_lanes(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", gather=3)
     assert set(lanes.run([lanes.token("a", number) for number in range(6)], workers=3).values()) == {
         "renewed"
@@ -138,7 +138,7 @@ def test_tokens_that_ask_for_the_same_are_served_by_one_request(lanes: Lanes) ->
     assert one == two == three != four
 
 
-def test_one_of_those_that_cannot_be_published_does_not_keep_the_others_from_it(lanes: Lanes) -> None:
+def test_a_token_that_cannot_be_published_does_not_stop_others_of_the_same_request(lanes: Lanes) -> None:
     (lanes.tokens / "a1").mkdir()
     assert lanes.run([lanes.token("a", number, audience=("x",)) for number in (1, 2)]) == {
         "a1": "local",
@@ -147,7 +147,7 @@ def test_one_of_those_that_cannot_be_published_does_not_keep_the_others_from_it(
     assert lanes.issuer.counts().token == 1
 
 
-def test_outcomes_come_as_they_are_and_not_in_the_order_of_the_accounts(lanes: Lanes) -> None:
+def test_outcomes_come_as_they_happen_not_in_the_order_of_the_accounts(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], hold=True)
     outcomes = lanes.start([lanes.token("a"), lanes.token("b", 1), lanes.token("b", 2)], workers=2)
     assert [next(outcomes).spec.name for _ in range(2)] == ["b1", "b2"]
@@ -178,7 +178,7 @@ def test_a_failed_token_does_not_stop_the_next_one_of_its_account(lanes: Lanes) 
     }
 
 
-def test_an_account_whose_issuer_does_not_answer_is_asked_once_and_no_more(lanes: Lanes) -> None:
+def test_an_issuer_that_does_not_answer_is_asked_once_for_an_account(lanes: Lanes) -> None:
     lanes.accounts["a"] = replace(lanes.accounts["a"], timeout=0.4)
     lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], hang=True)
     specs = [*(lanes.token("a", number) for number in (1, 2, 3)), lanes.token("b")]
@@ -192,7 +192,7 @@ def test_an_account_whose_issuer_does_not_answer_is_asked_once_and_no_more(lanes
     assert lanes.issuer.counts().token <= 2
 
 
-def test_a_failure_that_may_pass_says_that_it_is_tried_again(lanes: Lanes) -> None:
+def test_a_passing_failure_says_that_the_next_run_tries_again(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", status=500)
     (outcome,) = lanes.start([lanes.token("a")])
     assert (
@@ -223,7 +223,7 @@ def test_the_issuer_is_not_asked_for_a_token_that_could_not_be_published(lanes: 
     assert lanes.issuer.counts().total == 0
 
 
-def test_a_bug_in_one_lane_is_its_tokens_outcome_and_tells_no_secret(
+def test_a_bug_in_one_lane_is_the_outcome_of_its_tokens_and_shows_no_secret(
     lanes: Lanes, warnings: Callable[[], list[str]]
 ) -> None:
     # Settings of another kind than the source's own, as no loader would make them.
@@ -246,12 +246,12 @@ class Leaving:
         raise SystemExit
 
 
-def test_a_lane_that_dies_hangs_neither_the_run_nor_the_lanes_behind_it(lanes: Lanes) -> None:
+def test_a_lane_that_dies_stops_neither_the_run_nor_the_lanes_behind_it(lanes: Lanes) -> None:
     lanes.accounts["odd"] = Account("odd", client_credentials.ClientCredentials.NAME, Leaving())
     assert lanes.run([lanes.token("odd"), lanes.token("a")], workers=1) == {"odd1": "bug", "a1": "renewed"}
 
 
-def test_what_is_under_way_when_the_run_is_stopped_is_published_and_the_rest_is_not_begun(
+def test_a_stopped_run_publishes_the_tokens_under_way_and_begins_no_others(
     lanes: Lanes,
 ) -> None:
     specs = [lanes.token(name, number) for number in (1, 2, 3) for name in ("a", "b")]
@@ -272,7 +272,7 @@ def test_what_is_under_way_when_the_run_is_stopped_is_published_and_the_rest_is_
     assert {path.name for path in lanes.tokens.iterdir()} == renewed
 
 
-def test_an_opaque_token_is_said_to_be_one_where_there_was_something_to_check(lanes: Lanes) -> None:
+def test_the_message_says_that_an_opaque_token_could_not_be_checked(lanes: Lanes) -> None:
     lanes.issuer.settings(opaque_audiences=["*"], access_token_ttl=3630)
     outcomes = [
         *lanes.start(
@@ -296,7 +296,7 @@ def test_a_run_that_is_stopped_before_it_begins_asks_for_nothing(lanes: Lanes) -
     assert lanes.issuer.counts().total == 0
 
 
-def test_a_run_that_nobody_follows_to_its_end_leaves_no_lane_behind(lanes: Lanes) -> None:
+def test_a_run_that_is_closed_early_leaves_no_lane_behind(lanes: Lanes) -> None:
     # All of them would take minutes.
     lanes.issuer.settings(latency_ms=300)
     outcomes = lanes.start([lanes.token("a", number) for number in range(1000)], workers=1)
@@ -322,14 +322,14 @@ def test_an_account_whose_refresh_token_may_rotate_is_one_lane_in_file_order(lan
     assert names_in(due, {"robot": robot}, 32) == [[["robot0"], ["robot1"], ["robot2"]]]
 
 
-def test_other_accounts_share_the_lanes_there_are_room_for(lanes: Lanes) -> None:
+def test_accounts_without_a_refresh_token_share_the_lanes(lanes: Lanes) -> None:
     due = [lanes.token(name, number) for name in "ab" for number in range(3)]
     assert names_in(due, lanes.accounts, 1) == [[["a0"], ["a1"], ["a2"]], [["b0"], ["b1"], ["b2"]]]
     assert names_in(due, lanes.accounts, 4) == [[["a0"], ["a2"]], [["a1"]], [["b0"], ["b2"]], [["b1"]]]
     assert len(names_in(due, lanes.accounts, 100)) == 6
 
 
-def test_what_became_of_a_token_is_told_with_its_lifetime_and_fingerprint(lanes: Lanes) -> None:
+def test_the_outcome_of_a_renewal_has_lifetime_and_fingerprint(lanes: Lanes) -> None:
     lanes.issuer.settings(access_token_ttl=7230)
     (outcome,) = lanes.start([lanes.token("a", min_lifetime=8000, audience=("x",))])
     assert outcome.message == "renewed, valid for 2 h"
@@ -349,14 +349,14 @@ BOUND = 60.0
 
 @contextmanager
 def silent() -> Iterator[str]:
-    """The host of an issuer that accepts connections and never says a word."""
+    """The host of an issuer that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
         yield f"localhost:{listening.getsockname()[1]}"
 
 
 @contextmanager
 def stopping_after(lanes: Lanes, requests: int) -> Iterator[None]:
-    """The run is told to stop once the issuer was asked so often."""
+    """Stops the run once it has made so many requests."""
 
     def stop() -> None:
         until(lambda: lanes.issuer.counts().token == requests)
@@ -372,7 +372,7 @@ def bounded(began: float) -> bool:
     return time.monotonic() - began < BOUND
 
 
-def test_what_failed_in_passing_is_asked_for_again(lanes: Lanes) -> None:
+def test_a_request_that_failed_in_passing_is_repeated(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], times=1, status=502)
     lanes.issuer.fault(endpoint="token", client_id=lanes.clients["a"], times=1, status=504)
     assert lanes.run([lanes.token("a")]) == {"a1": "renewed"}
@@ -380,7 +380,7 @@ def test_what_failed_in_passing_is_asked_for_again(lanes: Lanes) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_what_goes_on_failing_is_asked_for_three_times(lanes: Lanes, status: int) -> None:
+def test_a_request_that_keeps_failing_is_made_three_times(lanes: Lanes, status: int) -> None:
     lanes.issuer.fault(endpoint="token", status=status)
     (outcome,) = lanes.start([lanes.token("a")])
     assert (outcome.reason, outcome.message) == (
@@ -391,7 +391,7 @@ def test_what_goes_on_failing_is_asked_for_three_times(lanes: Lanes, status: int
 
 
 @pytest.mark.parametrize("status", [500, 501, 302, 400, 401])
-def test_what_another_try_would_not_mend_is_asked_for_once(lanes: Lanes, status: int) -> None:
+def test_a_request_that_would_fail_again_is_made_once(lanes: Lanes, status: int) -> None:
     lanes.issuer.fault(endpoint="token", status=status, body="")
     (outcome,) = lanes.start([lanes.token("a")])
     assert (outcome.state, lanes.issuer.counts().token) == (State.FAILED, 1)
@@ -414,14 +414,14 @@ def test_an_issuer_that_cannot_be_reached_is_tried_three_times(lanes: Lanes, url
     assert why in outcome.message or "resolution" in outcome.message
 
 
-def test_an_issuer_that_wants_a_pause_has_it(lanes: Lanes) -> None:
+def test_retry_after_is_honoured(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", times=1, status=503, headers={"Retry-After": "3"})
     began = time.monotonic()
     assert lanes.run([lanes.token("a")]) == {"a1": "renewed"}
     assert time.monotonic() - began > 3
 
 
-def test_an_issuer_that_wants_to_be_left_alone_for_an_hour_is(lanes: Lanes) -> None:
+def test_an_issuer_that_asks_for_an_hour_is_left_alone_in_this_run(lanes: Lanes) -> None:
     lanes.issuer.fault(endpoint="token", status=429, headers={"Retry-After": "3600"})
     outcomes = list(lanes.start([lanes.token("a", number) for number in range(3)], workers=1))
     assert {one.message for one in outcomes} == {
@@ -461,7 +461,7 @@ def test_200_accounts_of_a_dead_issuer_take_no_longer_than_two_timeouts(lanes: L
     assert 4 <= took < BOUND
 
 
-def test_200_accounts_of_a_gateway_that_takes_its_time_to_say_that_nobody_is_there_neither(
+def test_200_accounts_behind_a_slow_gateway_take_no_longer_than_two_timeouts(
     lanes: Lanes,
 ) -> None:
     names = [f"dead{number}" for number in range(200)]
@@ -481,7 +481,7 @@ def test_200_accounts_of_a_gateway_that_takes_its_time_to_say_that_nobody_is_the
     assert lanes.issuer.counts().token == 2
 
 
-def test_an_issuer_that_fails_now_and_then_is_asked_for_all(lanes: Lanes) -> None:
+def test_an_issuer_that_fails_now_and_then_is_asked_for_all_accounts(lanes: Lanes) -> None:
     for name in "ac":
         lanes.accounts[name] = replace(lanes.accounts[name], timeout=1.0)
         lanes.issuer.fault(endpoint="token", client_id=lanes.clients[name], hang=True)
@@ -490,7 +490,7 @@ def test_an_issuer_that_fails_now_and_then_is_asked_for_all(lanes: Lanes) -> Non
     assert reasons == {"a1": "unavailable", "b1": "renewed", "c1": "unavailable", "d1": "renewed"}
 
 
-def test_an_issuer_that_refuses_between_two_failures_is_there_and_an_account_that_cannot_be_opened_is_no_sign_of_it(
+def test_a_refusal_between_two_failures_shows_that_the_issuer_is_there_but_a_local_failure_does_not(
     lanes: Lanes,
 ) -> None:
     for name in "ac":
@@ -539,8 +539,8 @@ def test_a_run_ends_at_its_deadline_with_an_outcome_for_what_it_did_not_begin(la
     )
 
 
-def test_a_lane_that_is_stuck_where_no_limit_holds_keeps_nobody_waiting(lanes: Lanes) -> None:
-    """Whoever opens a pipe waits for its other end, as on a file system whose server is gone."""
+def test_a_lane_that_is_stuck_keeps_no_other_waiting(lanes: Lanes) -> None:
+    """To open a pipe blocks until somebody opens its other end, as on a file system whose server is gone."""
     pipe = lanes.tokens / "ca.pem"
     os.mkfifo(pipe)
     lanes.accounts["a"] = replace(
@@ -568,7 +568,7 @@ def test_a_lane_that_is_stuck_where_no_limit_holds_keeps_nobody_waiting(lanes: L
 
 
 def old_token(lanes: Lanes, spec: TokenSpec, lifetime: int) -> str:
-    """Has a token published that is good for so many seconds."""
+    """Publishes a token that is valid for so many seconds; returns its text."""
     lanes.issuer.settings(access_token_ttl=lifetime)
     assert lanes.run([spec]) == {spec.name: "renewed"}
     lanes.issuer.settings(access_token_ttl=3600)
@@ -590,7 +590,7 @@ def test_a_token_that_is_not_valid_yet_is_published_when_it_is_and_other_lanes_g
     assert Path(patient.path).stat().st_mtime >= claims["nbf"] > claims["iat"]
 
 
-def test_a_token_that_is_not_valid_yet_waits_no_longer_than_the_old_one_is_good(lanes: Lanes) -> None:
+def test_a_token_that_is_not_valid_yet_is_published_when_the_old_one_expires(lanes: Lanes) -> None:
     expired, expiring = lanes.token("a"), lanes.token("b")
     ends = time.time() + 4
     for spec, expires_at in ((expired, ends - 60), (expiring, ends)):
@@ -640,7 +640,7 @@ def test_an_issuers_clock_that_differs_is_named_in_seconds_once_in_a_run(
     )
 
 
-def test_a_token_from_the_future_tells_of_the_issuers_clock(
+def test_a_token_from_the_future_shows_that_the_issuers_clock_is_wrong(
     lanes: Lanes, warnings: Callable[[], list[str]]
 ) -> None:
     lanes.issuer.settings(iat_offset=3000)
@@ -649,7 +649,7 @@ def test_a_token_from_the_future_tells_of_the_issuers_clock(
     assert re.search(r"the issuer's clock is (3000|29\d\d) s ahead of this host's", said)
 
 
-def test_clocks_that_agree_are_not_worth_a_word(lanes: Lanes, warnings: Callable[[], list[str]]) -> None:
+def test_clocks_that_agree_cause_no_message(lanes: Lanes, warnings: Callable[[], list[str]]) -> None:
     # What an issuer backdates, or gives out twice, says nothing where its answer has a date.
     lanes.issuer.settings(iat_offset=-300)
     assert lanes.run([lanes.token("a")]) == {"a1": "renewed"}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 
-from osg_token_renewer.engine.planner import decide, expiry, plan, to_be_removed
+from osg_token_renewer.engine.planner import decide, expiry, plan
 from osg_token_renewer.model import Decision, Found, Published, TokenRecord, TokenSpec, Why
-from osg_token_renewer.sinks.file import FileSink
+from osg_token_renewer.sinks.file import FileSettings, FileSink
 from osg_token_renewer.tokens import jwt
 from tests.specs import file_token
 from tests.tokens.test_jwt import jws
@@ -20,8 +21,8 @@ SPEC = file_token("x", "robot", "/x", ("aud1", "aud2"), ("read", "write"), min_l
 GRANTED = {"aud": ["aud1", "aud2"], "scope": "read write"}
 
 
-def spec(**changes: Any) -> TokenSpec:
-    return file_token(**{**vars(SPEC), **changes})
+def spec(path: str = SPEC.path, mode: Optional[int] = None, **changes: Any) -> TokenSpec:
+    return replace(SPEC, destination=FileSettings(path, mode), **changes)
 
 
 def published(text: str, difference: Optional[str] = None) -> Published:
@@ -117,11 +118,11 @@ def test_without_min_lifetime_a_token_is_due_in_every_run() -> None:
     assert decide(spec(min_lifetime=None), OPAQUE, record(OPAQUE), NOW).why is Why.EVERY_RUN
 
 
-def test_a_min_lifetime_of_zero_is_one() -> None:
+def test_a_min_lifetime_of_zero_counts() -> None:
     assert decide(spec(min_lifetime=0), signed(1), None, NOW).why is Why.FRESH
 
 
-def test_the_tokens_own_expiry_counts_before_the_records() -> None:
+def test_the_tokens_own_expiry_comes_before_the_records() -> None:
     token = signed(3600)
     assert decide(SPEC, token, record(token, expires_at=NOW - 1), NOW).why is Why.FRESH
     assert expiry(token, record(token, expires_at=NOW - 1)) == NOW + 3600
@@ -130,7 +131,7 @@ def test_the_tokens_own_expiry_counts_before_the_records() -> None:
 @pytest.mark.parametrize(
     ("left", "why"), [(3600, Why.FRESH), (599, Why.EXPIRING), (0, Why.EXPIRED), (None, Why.UNKNOWN_EXPIRY)]
 )
-def test_the_record_knows_the_expiry_of_a_token_that_does_not_say(left: Optional[float], why: Why) -> None:
+def test_the_record_knows_the_expiry_of_a_token_without_one(left: Optional[float], why: Why) -> None:
     for token in (OPAQUE, signed(None)):
         known = record(token, expires_at=None if left is None else NOW + left)
         assert decide(SPEC, token, known, NOW).why is why
@@ -145,7 +146,7 @@ def test_an_opaque_token_without_a_record_is_due() -> None:
     )
 
 
-def test_an_opaque_token_that_somebody_put_there_is_due_whatever_the_record_says_of_another() -> None:
+def test_an_opaque_token_that_somebody_put_there_is_due_whatever_the_record_says() -> None:
     assert decide(SPEC, OPAQUE, record(published("another-token")), NOW).why is Why.UNKNOWN_EXPIRY
     assert expiry(OPAQUE, record(published("another-token"))) is None
 
@@ -166,8 +167,7 @@ LIFETIME = 600 + 4 * SPREAD
 def when(
     left: float, run: float = 0, lifetime: float = LIFETIME, spread: float = SPREAD, **changes: Any
 ) -> Decision:
-    """What is decided of a token when it has so much left; `run` tells the run that obtained it from
-    others."""
+    """The decision about a token with so many seconds left. Each `run` obtained it at another time."""
     wanted, obtained_at = spec(**changes), NOW + run
     token = published(jws({**GRANTED, "exp": obtained_at + lifetime}))
     known = TokenRecord("x", token.fingerprint, wanted.asked, obtained_at=obtained_at)
@@ -175,18 +175,18 @@ def when(
 
 
 def ahead(run: float, **changes: Any) -> int:
-    """By how many seconds the token is moved, rounded up; it is due before that, and stays so."""
+    """The seconds by which the renewal is brought forward, rounded up."""
     return [when(600 + seconds, run, **changes).due for seconds in range(SPREAD + 1)].index(False)
 
 
-def test_a_token_that_is_moved_says_so() -> None:
+def test_a_renewal_that_is_brought_forward_says_so() -> None:
     decision = when(600, run=1)
     assert (decision.due, decision.why) == (True, Why.SPREAD)
     assert decision.text == "10 min left, moved 38 s ahead of the 10 min of min_lifetime by spread"
     assert when(599, run=1) == when(599, run=1, spread=0)
 
 
-def test_a_token_is_moved_ahead_by_less_than_spread_and_never_back() -> None:
+def test_a_renewal_is_brought_forward_by_less_than_spread_and_never_delayed() -> None:
     for run in range(50):
         assert 0 <= ahead(run) <= SPREAD
         for left in (599, 1, 0, -1):
@@ -195,8 +195,7 @@ def test_a_token_is_moved_ahead_by_less_than_spread_and_never_back() -> None:
 
 
 def test_the_runs_of_many_hosts_are_spread_evenly() -> None:
-    """Hosts that start together do so within some seconds, and obtain their tokens in the order of the same
-    configuration."""
+    """Hosts that start together obtain their tokens within seconds, in the order of one configuration."""
     found = [ahead(0.37 * run) for run in range(400)]
     quarters = [
         sum(first < each <= first + SPREAD / 4 for each in found) for first in range(0, SPREAD, SPREAD // 4)
@@ -213,7 +212,7 @@ def test_accounts_of_a_run_are_spread_evenly() -> None:
 
 
 def test_tokens_of_an_account_that_were_obtained_together_stay_together() -> None:
-    """To open an account is what costs most."""
+    """Opening the account costs most."""
     assert (
         len({ahead(7, name=f"token{number}", path=f"/{number}", audience=("aud1",)) for number in range(20)})
         == 1
@@ -222,15 +221,15 @@ def test_tokens_of_an_account_that_were_obtained_together_stay_together() -> Non
 
 
 @pytest.mark.parametrize("lifetime", [LIFETIME - 1, 700, 600, 60])
-def test_a_token_that_has_not_enough_life_is_not_moved(lifetime: float) -> None:
-    """It would only be obtained more often; were it younger than it is moved, in every run."""
+def test_the_renewal_of_a_short_lived_token_is_not_brought_forward(lifetime: float) -> None:
+    """It would only be obtained more often, perhaps in every run."""
     for run in range(20):
         for left in (599, 600, 600 + SPREAD):
             assert when(left, run, lifetime) == when(left, run, lifetime, spread=0)
     assert not any(when(LIFETIME, run, spread=10**6).due for run in range(20))
 
 
-def test_a_token_of_which_little_is_known_is_not_moved() -> None:
+def test_a_renewal_is_not_brought_forward_without_a_record_of_the_token() -> None:
     token, changes = signed(600), ({"min_lifetime": None}, {"min_lifetime": 0})
     enough: dict[str, Any] = {"expires_at": NOW + 600, "obtained_at": NOW - 10**6}
     others = TokenRecord("x", "another", SPEC.asked, **enough)
@@ -245,7 +244,7 @@ def test_a_token_of_which_little_is_known_is_not_moved() -> None:
     assert decide(SPEC, OPAQUE, record(OPAQUE, expires_at=None), NOW, spread=10).why is Why.UNKNOWN_EXPIRY
 
 
-def test_an_opaque_token_is_moved_as_any_other() -> None:
+def test_the_renewal_of_an_opaque_token_is_brought_forward_too() -> None:
     known = TokenRecord("x", OPAQUE.fingerprint, SPEC.asked, expires_at=NOW + 600, obtained_at=NOW - 10**6)
     assert decide(SPEC, OPAQUE, known, NOW, spread=100_000).why is Why.SPREAD
 
@@ -253,31 +252,7 @@ def test_an_opaque_token_is_moved_as_any_other() -> None:
 # What becomes of an expired token
 
 
-@pytest.mark.parametrize(
-    ("left", "removed"),
-    [(3600, False), (1, False), (0.001, False), (0, True), (-90, True), (None, False)],
-)
-@pytest.mark.parametrize("on_expiry", ["keep", "remove"])
-def test_only_a_token_without_any_life_left_is_to_be_removed_and_only_where_that_is_configured(
-    left: Optional[float], removed: bool, on_expiry: str
-) -> None:
-    wanted = spec(remove_expired=on_expiry == "remove")
-    opaque = record(OPAQUE, expires_at=None if left is None else NOW + left)
-    for planned in (plan(wanted, signed(left), None, NOW), plan(wanted, OPAQUE, opaque, NOW)):
-        assert to_be_removed(planned, NOW) is (removed and on_expiry == "remove")
-
-
-def test_what_is_no_token_is_never_to_be_removed() -> None:
-    wanted = spec(remove_expired=True)
-    expired = record(signed(-90), expires_at=NOW - 90)
-    for found in Found:
-        if found is not Found.TOKEN:
-            assert not to_be_removed(plan(wanted, Published(found), expired, NOW), NOW)
-    # Nor one of which only the history of another token speaks.
-    assert not to_be_removed(plan(wanted, OPAQUE, expired, NOW), NOW)
-
-
-def test_the_fate_of_an_expired_token_is_told() -> None:
+def test_the_reason_says_that_an_expired_token_will_be_removed() -> None:
     assert (
         decide(spec(remove_expired=True), signed(-90), None, NOW).text
         == "expired 1 min ago, to be removed if it cannot be renewed"
@@ -292,7 +267,7 @@ def test_the_fate_of_an_expired_token_is_told() -> None:
         (None, "no file"),
     ],
 )
-def test_a_missing_file_may_be_missing_because_it_expired(known: Optional[float], text: str) -> None:
+def test_the_reason_says_that_a_missing_token_was_removed(known: Optional[float], text: str) -> None:
     nothing, before = (
         Published(Found.NOTHING, "no file"),
         record(signed(), expires_at=None if known is None else NOW + known),
@@ -328,14 +303,14 @@ def test_a_token_that_was_asked_for_differently_is_due(change: dict[str, Any], t
         {"path": "/elsewhere", "enforce_claims": True, "min_lifetime": 60},
     ],
 )
-def test_the_order_of_words_and_what_the_issuer_is_not_asked_make_no_difference(
+def test_neither_the_order_of_words_nor_options_outside_the_request_make_a_token_due(
     change: dict[str, Any],
 ) -> None:
     for token in (signed(), OPAQUE):
         assert decide(spec(**change), token, record(token), NOW).why is Why.FRESH
 
 
-def test_a_token_is_fresh_when_the_issuer_granted_something_else_than_what_is_still_asked_for() -> None:
+def test_a_token_is_fresh_if_the_issuer_granted_less_and_the_request_is_the_same() -> None:
     # Asking again would bring the same token again.
     token = signed(aud="other", scope="read")
     assert decide(SPEC, token, record(token), NOW).why is Why.FRESH
@@ -350,7 +325,7 @@ def test_a_token_is_fresh_when_the_issuer_granted_something_else_than_what_is_st
         ({"aud": "other", "scope": "other"}, "audience is not what is asked for"),
     ],
 )
-def test_without_a_record_the_token_itself_tells_that_it_is_another_one(
+def test_without_a_record_a_token_that_grants_less_than_asked_for_is_due(
     claims: dict[str, Any], text: str
 ) -> None:
     token = signed(**claims)
@@ -385,7 +360,7 @@ def test_a_forced_token_is_due() -> None:
     assert (decision.due, decision.why, decision.text) == (True, Why.FORCED, "forced")
 
 
-def test_force_does_not_hide_what_is_wrong_with_the_published_token() -> None:
+def test_force_does_not_hide_the_state_of_the_published_token() -> None:
     assert decide(SPEC, Published(Found.NOTHING, "no file"), None, NOW, force=True).why is Why.MISSING
     assert decide(SPEC, signed(-1), None, NOW, force=True).why is Why.EXPIRED
 

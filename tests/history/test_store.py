@@ -67,14 +67,14 @@ def used(history: History) -> History:
 # What it remembers
 
 
-def test_nothing_is_known_where_there_is_no_history_and_looking_makes_none(
+def test_without_a_history_nothing_is_known_and_reading_makes_no_file(
     history: History, tmp_path: Path
 ) -> None:
     assert history.records() == {}
     assert os.listdir(tmp_path) == []
 
 
-def test_a_renewed_token_is_remembered_with_what_was_asked_and_what_came(history: History) -> None:
+def test_the_history_keeps_what_was_asked_for_a_renewed_token_and_what_came(history: History) -> None:
     history.record([renewed()], NOW)
     assert history.records() == {
         "x": TokenRecord(
@@ -107,7 +107,7 @@ def test_failures_in_a_row_are_counted_and_a_renewal_ends_the_row_but_the_last_f
     ]
 
 
-def test_a_failure_keeps_what_is_known_of_the_token_that_is_still_published(history: History) -> None:
+def test_a_failure_does_not_change_what_is_known_of_the_published_token(history: History) -> None:
     history.record([renewed()], NOW)
     history.record([failed()], NOW + 1)
     record = history.records()["x"]
@@ -118,13 +118,13 @@ def test_a_failure_keeps_what_is_known_of_the_token_that_is_still_published(hist
     )
 
 
-def test_fresh_tokens_change_nothing_and_make_no_history(history: History, tmp_path: Path) -> None:
+def test_fresh_tokens_change_nothing_and_make_no_file(history: History, tmp_path: Path) -> None:
     history.record([Outcome(spec(), State.FRESH, "fresh", "1 h left")], NOW)
     history.record([], NOW)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_token_whose_turn_did_not_come_before_the_run_was_stopped_is_no_failure(history: History) -> None:
+def test_a_token_that_a_stopped_run_did_not_begin_has_not_failed(history: History) -> None:
     history.record([renewed("x")], NOW)
     before = history.records()
     stopped = [
@@ -135,23 +135,21 @@ def test_a_token_whose_turn_did_not_come_before_the_run_was_stopped_is_no_failur
     assert history.records() == before
 
 
-def test_what_is_unknown_is_remembered_as_unknown(history: History) -> None:
+def test_unknown_values_stay_unknown(history: History) -> None:
     history.record([renewed(expires_at=None, iss=None)], NOW)
     record = history.records()["x"]
     assert (record.expires_at, record.issuer) == (None, None)
 
 
 @pytest.mark.parametrize("text", ["/tokens/\udcff", "\ud800", "'; DROP TABLE token; --", "\x00", "漢" * 1000])
-def test_any_text_can_be_remembered(history: History, text: str) -> None:
+def test_the_history_takes_any_text(history: History, text: str) -> None:
     # A path that is not UTF-8, half a character from JSON: SQLite takes neither as it is.
     history.record([failed("x", text), renewed("y", iss=text)], NOW)
     messages = {name: record.failure_message for name, record in history.records().items()}
     assert messages == {"x": text.encode("utf-8", "backslashreplace").decode(), "y": None}
 
 
-def test_the_file_and_what_sqlite_puts_beside_it_are_for_their_owner_alone(
-    history: History, tmp_path: Path
-) -> None:
+def test_only_the_owner_can_read_the_file_and_its_journals(history: History, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         history.record([renewed()], NOW)
@@ -204,7 +202,7 @@ def test_two_writers_at_once_lose_nothing(history: History, monkeypatch: pytest.
     }
 
 
-def test_a_history_that_another_connection_has_locked_is_no_damage(used: History) -> None:
+def test_a_locked_history_is_not_damaged(used: History) -> None:
     with closing(sqlite3.connect(used.path)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(HistoryError, match="database is locked") as error:
@@ -213,8 +211,8 @@ def test_a_history_that_another_connection_has_locked_is_no_damage(used: History
     assert len(used.records()) == 52
 
 
-def test_a_program_that_is_killed_while_it_writes_costs_the_next_one_no_history(used: History) -> None:
-    """At each moment. SQLite notes beside the file what was there before it writes to it."""
+def test_a_program_that_is_killed_while_it_writes_loses_no_history(used: History) -> None:
+    """At any moment: before SQLite writes to the file, it notes beside it what was there."""
     used.record([Outcome(spec("dead"), State.FAILED, "refused", "dead", dead_grant="g")], NOW)
     old, rests, content = used.records(), used.rests(), Path(used.path).read_bytes()
     journals = 0
@@ -234,8 +232,7 @@ def test_a_program_that_is_killed_while_it_writes_costs_the_next_one_no_history(
 
 
 def damaged(history: History, how: Callable[[Path], None]) -> None:
-    """Neither reading nor writing goes on with such a file; put aside, it makes room for a new one and is not
-    lost."""
+    """Reading and writing stop at such a file. Once it is put aside, whole, a new one begins."""
     path = Path(history.path)
     how(path)
     before = path.read_bytes()
@@ -272,7 +269,7 @@ DAMAGES = [truncated, garbage_in_the_middle, of_another_program]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_file_that_is_no_database_any_more_is_damaged(used: History, how: Callable[[Path], None]) -> None:
+def test_a_file_that_is_not_a_database_is_damaged(used: History, how: Callable[[Path], None]) -> None:
     damaged(used, how)
 
 
@@ -280,21 +277,23 @@ COLUMNS = (
     "name TEXT PRIMARY KEY, fingerprint TEXT, asked TEXT, issuer TEXT, expires_at REAL, obtained_at REAL, "
     "failed_at REAL, failure_reason TEXT, failure_message TEXT, failures_in_row INTEGER NOT NULL DEFAULT 0"
 )
+TABLE = f"CREATE TABLE token ({COLUMNS})"
+TEXT = "CAST(x'ff1b' AS TEXT)"
 SCHEMAS = {
     "no table": "CREATE TABLE other (name TEXT)",
     "a column is missing": f"CREATE TABLE token ({COLUMNS.replace(' issuer TEXT,', '')})",
     "a view": "CREATE VIEW token AS SELECT 'x' AS name",
-    "a value of another kind": f"CREATE TABLE token ({COLUMNS}); INSERT INTO token (name, expires_at) VALUES ('x', 'soon')",
-    "an endless time": f"CREATE TABLE token ({COLUMNS}); INSERT INTO token (name, expires_at) VALUES ('x', 9e999)",
-    "a time before all times": f"CREATE TABLE token ({COLUMNS}); INSERT INTO token (name, failed_at) VALUES ('x', -1e18)",
-    "a question that was not asked": f"CREATE TABLE token ({COLUMNS}); INSERT INTO token (name, asked) VALUES ('x', '[\"a\", [')",
-    "a question of another form": f"CREATE TABLE token ({COLUMNS}); INSERT INTO token (name, asked) VALUES ('x', '[1]')",
-    "a text that is not UTF-8": f"CREATE TABLE token ({COLUMNS}); INSERT INTO token (name, issuer) VALUES ('x', CAST(x'ff1b' AS TEXT))",
+    "a value of another kind": f"{TABLE}; INSERT INTO token (name, expires_at) VALUES ('x', 'soon')",
+    "an endless time": f"{TABLE}; INSERT INTO token (name, expires_at) VALUES ('x', 9e999)",
+    "a time before all times": f"{TABLE}; INSERT INTO token (name, failed_at) VALUES ('x', -1e18)",
+    "a question that was not asked": f"{TABLE}; INSERT INTO token (name, asked) VALUES ('x', '[\"a\", [')",
+    "a question of another form": f"{TABLE}; INSERT INTO token (name, asked) VALUES ('x', '[1]')",
+    "a text that is not UTF-8": f"{TABLE}; INSERT INTO token (name, issuer) VALUES ('x', {TEXT})",
 }
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
-def test_a_database_with_something_else_in_it_is_damaged(history: History, kind: str) -> None:
+def test_a_database_with_other_content_is_damaged(history: History, kind: str) -> None:
     def make(path: Path) -> None:
         with closing(sqlite3.connect(path)) as database:
             database.executescript(f"{SCHEMAS[kind]}; PRAGMA user_version = 1;")
@@ -302,7 +301,7 @@ def test_a_database_with_something_else_in_it_is_damaged(history: History, kind:
     damaged(history, make)
 
 
-def test_a_table_that_cannot_tell_one_token_from_another_is_found_when_it_is_written(
+def test_a_table_without_a_key_is_found_when_the_run_writes_to_it(
     history: History,
 ) -> None:
     with closing(sqlite3.connect(history.path)) as database:
@@ -313,7 +312,7 @@ def test_a_table_that_cannot_tell_one_token_from_another_is_found_when_it_is_wri
         history.record([renewed()], NOW)
 
 
-def test_an_empty_file_holds_no_history_and_is_begun(history: History) -> None:
+def test_an_empty_file_becomes_a_new_history(history: History) -> None:
     # What a crash right after the file was made leaves.
     Path(history.path).touch(0o600)
     with pytest.raises(DamagedError):
@@ -333,7 +332,7 @@ def test_a_history_of_a_newer_version_is_left_alone(used: History) -> None:
     assert Path(used.path).read_bytes() == before
 
 
-def test_a_message_about_damage_has_no_say_over_the_terminal(history: History) -> None:
+def test_a_message_about_damage_holds_no_control_characters(history: History) -> None:
     with closing(sqlite3.connect(history.path)) as database:
         database.executescript(SCHEMAS["a text that is not UTF-8"])
     with pytest.raises(DamagedError) as error:
@@ -359,7 +358,7 @@ def unusable(history: History, *attempts: Callable[[], object]) -> None:
         assert not isinstance(error.value, DamagedError)
 
 
-def test_a_history_that_may_only_be_read_is_read(open_directory: Path) -> None:
+def test_a_read_only_history_is_read(open_directory: Path) -> None:
     history = History(str(open_directory))
     history.record([renewed()], NOW)
     os.chmod(history.path, 0o444)
@@ -374,7 +373,7 @@ def test_a_history_that_may_only_be_read_is_read(open_directory: Path) -> None:
     assert history.records()["x"].failures_in_row == 0
 
 
-def test_a_history_that_may_not_even_be_read_is_no_damage(open_directory: Path) -> None:
+def test_a_history_without_read_permission_is_not_damaged(open_directory: Path) -> None:
     history = History(str(open_directory))
     history.record([renewed()], NOW)
     os.chmod(history.path, 0o000)
@@ -397,7 +396,7 @@ def test_a_history_on_a_read_only_file_system_is_read(tmp_path: Path) -> None:
     apart(body, tmpfs={tmp_path: "size=1m"})
 
 
-def test_a_full_file_system_is_no_damage_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_file_system_is_not_damage_and_loses_nothing(tmp_path: Path) -> None:
     history = History(str(tmp_path))
 
     def body() -> None:
@@ -417,7 +416,7 @@ def test_a_full_file_system_is_no_damage_and_loses_nothing(tmp_path: Path) -> No
     apart(body, tmpfs={tmp_path: "size=256k"})
 
 
-def test_a_missing_directory_and_a_directory_in_its_place_are_no_damage(tmp_path: Path) -> None:
+def test_neither_a_missing_directory_nor_a_directory_in_place_of_the_file_is_damage(tmp_path: Path) -> None:
     missing = History(str(tmp_path / "missing"))
     assert missing.records() == {}
     unusable(missing, lambda: missing.record([renewed()], NOW))
@@ -426,7 +425,7 @@ def test_a_missing_directory_and_a_directory_in_its_place_are_no_damage(tmp_path
     unusable(in_the_way, in_the_way.records, lambda: in_the_way.record([renewed()], NOW))
 
 
-def test_what_was_put_aside_takes_its_journal_along(used: History, tmp_path: Path) -> None:
+def test_putting_a_history_aside_removes_its_journals(used: History, tmp_path: Path) -> None:
     # Otherwise SQLite would apply the old journal to the new file.
     Path(f"{used.path}-journal").write_bytes(b"rest of a write that was cut off")
     used.put_aside()

@@ -148,7 +148,7 @@ VALUES = st.one_of(
     st.binary(max_size=20),
     st.just("[1, 2, 3]"),
 )
-COLUMNS = [name for name in TokenRecord.__dataclass_fields__ if name != "name"]
+COLUMNS = [name for name in TokenRecord._fields if name != "name"]
 RENEWED = Outcome(SPEC, State.RENEWED, "renewed", "renewed", expires_at=NOW + 3600, fingerprint="f")
 FAILED = Outcome(SPEC, State.FAILED, "refused", "\ud800\x1b[31m\nthe issuer said so")
 

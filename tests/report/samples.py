@@ -10,10 +10,10 @@ from typing import Any, Optional
 from osg_token_renewer.engine import planner
 from osg_token_renewer.model import Found, Planned, Published, TokenRecord, TokenSpec
 from osg_token_renewer.tokens import jwt
+from tests.specs import file_token
 
 # 2026-11-22T12:00:00Z
 NOW = 1795348800.0
-from tests.specs import file_token
 
 
 def spec(name: str = "x", **options: Any) -> TokenSpec:

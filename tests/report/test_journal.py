@@ -32,7 +32,8 @@ FAILED = Outcome(
                 "run: setup",
                 "the published token is valid for 5 min more",
             ),
-            "token ce: failed (refused): the issuer refused it: the published token is valid for 5 min more; run: setup",
+            "token ce: failed (refused): the issuer refused it: "
+            "the published token is valid for 5 min more; run: setup",
         ),
         (
             Outcome(
@@ -46,7 +47,7 @@ def test_a_line_says_what_happened_why_what_it_means_and_what_to_do(outcome: Out
     assert journal.line(outcome) == line
 
 
-def test_a_failure_is_an_error_a_note_a_warning_and_all_else_information() -> None:
+def test_a_failure_is_an_error_and_a_note_is_a_warning_and_the_rest_is_information() -> None:
     noted = Outcome(spec("ce"), State.RENEWED, "renewed", "renewed", notes=("lacks scope a",))
     assert [journal.level(one) for one in (RENEWED, FRESH, noted, FAILED)] == [
         logging.INFO,
@@ -56,7 +57,7 @@ def test_a_failure_is_an_error_a_note_a_warning_and_all_else_information() -> No
     ]
 
 
-def test_the_summary_counts_and_names_what_failed() -> None:
+def test_the_summary_counts_the_outcomes_and_names_the_failed_tokens() -> None:
     assert journal.summary([RENEWED]) == "1 token: 1 renewed, 0 fresh, 0 failed"
     assert journal.summary([FAILED, RENEWED, FRESH, FRESH]) == "4 tokens: 1 renewed, 2 fresh, 1 failed (ce)"
     assert journal.summary([]) == "no token is configured: nothing to do"

@@ -51,7 +51,7 @@ def rendered(*plans: Any) -> dict[str, Any]:
     return content
 
 
-def test_the_whole_has_a_version_a_time_and_the_tokens() -> None:
+def test_the_document_has_a_version_a_time_and_the_tokens() -> None:
     content = rendered(*EVERY)
     assert list(content) == ["schema_version", "generated_at", "tokens"]
     assert (content["schema_version"], content["generated_at"]) == (1, "2026-11-22T12:00:00Z")
@@ -74,7 +74,7 @@ def test_each_token_has_all_keys_with_the_types_of_the_schema(number: int) -> No
         assert TIME.fullmatch(token["last_failure"]["at"])
 
 
-def test_a_renewed_token_is_told_in_full() -> None:
+def test_a_renewed_token_shows_all_that_is_known() -> None:
     (token,) = rendered(planned(published(aud=["one", "two"]), failed(0, obtained_at=NOW - 60, ago=7200)))[
         "tokens"
     ]
@@ -101,13 +101,13 @@ def test_a_renewed_token_is_told_in_full() -> None:
     }
 
 
-def test_what_is_unknown_is_null() -> None:
+def test_unknown_values_are_null() -> None:
     (token,) = rendered(planned(NO_FILE))["tokens"]
     unknown = {key for key, value in token.items() if value is None}
     assert unknown == set(KEYS) - {"name", "account", "state", "reason", "path", "failures_in_row"}
 
 
-def test_an_opaque_token_grants_what_nobody_knows_and_a_token_without_claims_nothing() -> None:
+def test_audience_and_scope_are_null_for_an_opaque_token_and_empty_for_a_token_without_claims() -> None:
     opaque = published("opaque-token")
     record = TokenRecord(
         "x", issuer="https://issuer.example.org", fingerprint=opaque.fingerprint, expires_at=NOW + 1
@@ -118,7 +118,7 @@ def test_an_opaque_token_grants_what_nobody_knows_and_a_token_without_claims_not
     assert (second["audience"], second["scope"]) == ([], [])
 
 
-def test_a_token_itself_is_not_in_it() -> None:
+def test_the_document_does_not_hold_the_token() -> None:
     found: Published = published("very-opaque-token")
     assert "very-opaque" not in report.render(states([planned(found)], NOW), NOW)
 

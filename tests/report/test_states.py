@@ -56,7 +56,7 @@ def test_the_state_of(
     assert (shown.state, shown.reason, shown.well) == (state, reason, well)
 
 
-def test_the_time_left_is_negative_after_the_expiry_and_unknown_where_nobody_said() -> None:
+def test_the_time_left_is_negative_after_the_expiry_and_unknown_without_one() -> None:
     shown = states.states(
         [planned(found) for found in (published(left=90), published(left=-90), published("opaque"), NO_FILE)],
         NOW,

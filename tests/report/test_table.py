@@ -13,8 +13,14 @@ from osg_token_renewer.report import table
 from osg_token_renewer.report.states import states
 from tests.report.samples import EMPTY, NO_FILE, NOW, failed, planned, published
 
-LONG_PATH = "/etc/osg/tokens/of-an-experiment-with-a-long-name/monitoring-probe-production.a-token-with-a-long-name.token"
-LONG_SCOPE = "storage.read:/ storage.create:/experiment/user/production storage.modify:/experiment/user/scratch offline_access openid"
+LONG_PATH = (
+    "/etc/osg/tokens/of-an-experiment-with-a-long-name/"
+    "monitoring-probe-production.a-token-with-a-long-name.token"
+)
+LONG_SCOPE = (
+    "storage.read:/ storage.create:/experiment/user/production "
+    "storage.modify:/experiment/user/scratch offline_access openid"
+)
 LONG: list[Planned] = [
     planned(published(), name="ce"),
     planned(published(scope=LONG_SCOPE), name="storage", path=LONG_PATH, min_lifetime=None),
@@ -58,7 +64,7 @@ def one(found: Published, *given: Any, **options: Any) -> str:
     return line
 
 
-def test_no_token_is_said_to_be_none() -> None:
+def test_a_table_without_tokens_says_so() -> None:
     assert render([]) == "no token is configured\n"
 
 
@@ -72,7 +78,7 @@ def test_without_a_terminal_each_token_is_one_line_that_is_never_cut() -> None:
     assert "…" not in "".join(lines)
 
 
-def test_a_line_says_what_is_granted() -> None:
+def test_a_line_shows_what_the_token_grants() -> None:
     assert "  compute.read compute.create for ce  /tokens/x  -" in one(published())
     assert "  compute.read for one two  /tokens/x  -" in one(
         published(scope="compute.read", aud=["one", "two"])
@@ -81,7 +87,7 @@ def test_a_line_says_what_is_granted() -> None:
     assert "  -  /tokens/x  -" in re.sub(" +", "  ", one(published(scope=None, aud=None)))
 
 
-def test_a_line_says_what_failed_last() -> None:
+def test_a_line_shows_the_last_failure() -> None:
     assert one(published(), failed()).endswith(
         "/tokens/x  3 min ago, refused: the issuer refused the refresh token (invalid_grant)"
     )
@@ -94,7 +100,7 @@ def test_a_line_says_what_failed_last() -> None:
     assert healed.endswith("  3 min ago, refused: the issuer refused the refresh token (invalid_grant)")
 
 
-def test_a_state_that_is_not_well_explains_itself_before_anything_was_tried_and_when_something_else_had_failed_before() -> (
+def test_a_state_that_is_not_well_says_why_even_if_nothing_was_tried_or_something_else_failed_before() -> (
     None
 ):
     assert one(NO_FILE).endswith("/tokens/x  no file")
@@ -151,7 +157,7 @@ def test_a_name_longer_than_the_terminal_is_folded() -> None:
     assert text.count("t") >= 100
 
 
-def test_what_fits_is_one_line_on_a_terminal_too() -> None:
+def test_a_wide_terminal_has_one_line_for_each_token() -> None:
     lines = render(LONG[:1], 120).splitlines()
     assert len(lines) == 3
     assert lines[2].split()[:5] == ["ce", "robot", "fresh", "1", "h"]
@@ -166,7 +172,7 @@ def test_color_changes_nothing_but_color() -> None:
         assert [line.rstrip() for line in stripped.splitlines()] == plain.splitlines()
 
 
-def test_what_comes_from_an_issuer_or_a_path_has_no_say_over_the_terminal() -> None:
+def test_text_of_an_issuer_or_a_path_cannot_control_the_terminal() -> None:
     nasty = "\x1b]0;title\x07[bold]x[/bold]\u202e"
     for width in (80, None):
         text = render([planned(published(scope=nasty, aud=[nasty, "a\nb"]), path=f"/tokens/{nasty}")], width)

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from osg_token_renewer.engine import workers
+from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.errors import Failure, Local, Refused, TimedOut, Unavailable, Unreachable, Unsuitable
 from osg_token_renewer.model import Account, Outcome, Secret, State, TokenSpec
 from osg_token_renewer.options import SecretFile
@@ -55,7 +56,7 @@ def fetch(account: Account, spec: Optional[TokenSpec] = None) -> Fetched:
 def renew(account: Account, spec: TokenSpec) -> Outcome:
     """What a run does with this one token: it obtains, checks and publishes it."""
     (outcome,) = workers.run_lanes(
-        [spec], {"probe": account}, context=Context(), configured_workers=None, stop=Stop()
+        [spec], {"probe": account}, context=Context(), limits=Limits(600.0, Stop().requested)
     )
     return outcome
 
@@ -79,7 +80,9 @@ def test_accounts_of_an_issuer_share_one_connection_for_each_worker(issuer: Issu
     accounts = {f"a{number}": account_of(issuer, issuer.add_client()) for number in range(6)}
     named = {name: replace(account, name=name) for name, account in accounts.items()}
     specs = [file_token(name, name, str(tmp_path / name)) for name in named]
-    outcomes = list(workers.run_lanes(specs, named, context=Context(), configured_workers=2, stop=Stop()))
+    outcomes = list(
+        workers.run_lanes(specs, named, context=Context(), limits=Limits(600.0, Stop().requested), workers=2)
+    )
     assert [outcome.state for outcome in outcomes] == [State.RENEWED] * 6
     whose = {name: issuer.verify((tmp_path / name).read_text().strip())["client_id"] for name in named}
     assert whose == {name: account.settings.client_id for name, account in named.items()}

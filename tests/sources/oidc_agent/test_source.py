@@ -17,7 +17,8 @@ from typing import Any, Optional
 import pytest
 
 from osg_token_renewer.engine import workers
-from osg_token_renewer.engine.attempts import AT_RISK
+from osg_token_renewer.engine.lane_queue import AT_RISK
+from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.errors import (
     DeadGrant,
     Failure,
@@ -283,11 +284,7 @@ def run(
     host: Host, specs: Sequence[TokenSpec], account: Optional[Account] = None, run_timeout: float = 600
 ) -> list[Outcome]:
     accounts, where = {"robot": account or account_of(host)}, directories(host)
-    return [
-        *workers.run_lanes(
-            specs, accounts, context=where, configured_workers=None, stop=Stop(), run_timeout=run_timeout
-        )
-    ]
+    return [*workers.run_lanes(specs, accounts, context=where, limits=Limits(run_timeout, Stop().requested))]
 
 
 def test_a_hanging_issuer_is_left_at_the_deadline_and_not_asked_for_the_other_tokens(
@@ -498,8 +495,7 @@ def test_a_runtime_directory_without_room_fails_the_tokens_and_is_no_bug(
             specs,
             {"robot": account_of(robot)},
             context=directories(robot),
-            configured_workers=None,
-            stop=Stop(),
+            limits=Limits(600.0, Stop().requested),
         )
         for outcome in outcomes:
             assert outcome.reason == "local"
@@ -603,7 +599,10 @@ def test_an_expiry_of_0_is_an_unknown_one(issuer: Issuer, robot: Host) -> None:
         spec_of(str(robot.tokens / name), audience=(name,), min_lifetime=60) for name in ("dark", "clear")
     ]
     dark, clear = workers.run_lanes(
-        specs, {"robot": account_of(robot)}, context=directories(robot), configured_workers=None, stop=Stop()
+        specs,
+        {"robot": account_of(robot)},
+        context=directories(robot),
+        limits=Limits(600.0, Stop().requested),
     )
     assert (dark.state, dark.expires_at) == (State.RENEWED, None)
     assert "nobody said when it expires, so it is obtained in every run" in dark.notes
@@ -626,7 +625,10 @@ def test_odd_output_of_oidc_token_is_taken_for_what_it_is(issuer: Issuer, robot:
         spec_of(str(robot.tokens / name), audience=(name,)) for name in ("nothing", "blank", "words", "short")
     ]
     *useless, short = workers.run_lanes(
-        specs, {"robot": account_of(robot)}, context=directories(robot), configured_workers=None, stop=Stop()
+        specs,
+        {"robot": account_of(robot)},
+        context=directories(robot),
+        limits=Limits(600.0, Stop().requested),
     )
     assert [(outcome.state, outcome.reason) for outcome in useless] == [(State.FAILED, "unsuitable")] * 3
     assert (short.state, short.expires_at) == (State.RENEWED, None)
