@@ -147,7 +147,7 @@ export class Store {
   /** One stored payload; changes to it stay. */
   static live(model, id) { return Store.models.get(model)?.get(id)?.payload; }
 
-  /** Forgets all entries of some models that `matches(payload)`; returns how many. */
+  /** Forgets all entries of some models for which `matches(payload)` is true; returns how many. */
   static forget(models, matches) {
     let forgotten = 0;
     for (const model of models) {
