@@ -1,6 +1,6 @@
 #!/bin/sh
-# The reference of the benchmarks: obtains one token after the other, as a script with oidc-agent or curl would.
-# Usage: reference.sh LIST
+# The reference of the benchmarks: obtains one token after the other, as a script with oidc-agent or curl
+# would: reference.sh LIST
 #
 # Each line of LIST has fields with a tab between them; no field may be empty:
 #   account NAME PASSWORD_FILE                       load the account into the one agent
@@ -29,7 +29,8 @@ while IFS="$tab" read -r kind a b c d e f g; do
     barely) oidc-add --pw-file="$b" "$a" >/dev/null ;;
     token) save "$(oidc-token --aud="$b" --scope="$c" "$a")" "$d" ;;
     client)
-        answer=$(curl --silent --show-error --fail --cacert "$b" --user "$c:$d" --data grant_type=client_credentials \
+        answer=$(curl --silent --show-error --fail --cacert "$b" --user "$c:$d" \
+            --data grant_type=client_credentials \
             --data-urlencode "audience=$e" --data-urlencode "scope=$f" "$a")
         answer=${answer#*'"access_token":"'}
         save "${answer%%'"'*}" "$g"
