@@ -22,7 +22,7 @@ from benchmarks.rows import ROWS
 from benchmarks.world import FULL, QUICK, Broken, World
 
 OUTPUT = report.ROOT / "build" / "bench"
-# The goals are for as many.
+# The goals are for a machine with two cores.
 CORES = 2
 
 

@@ -147,7 +147,7 @@ class Floor:
         ]
 
     def in_order(self, asked: Sequence[Asked]) -> list[float]:
-        """What no order of the work goes below unless each token costs a key derivation: the lane that
+        """Seconds that no order of the work can beat, unless each token costs a key derivation: the lane that
         derives its keys last still has to make all of its requests. The issuer's work is left out, because
         it could fill the gaps."""
         accounts = self._world.sizes.agent_accounts
