@@ -1,11 +1,11 @@
-"""A day of a large site in a minute or two: what its issuers see, and how much life its tokens have left,
-without and with `spread`.
+"""The row `day`: a simulated day of a large site, without and with `spread`. What do its issuers see, and how
+much lifetime do its tokens have left?
 
-All hosts obtained all of their tokens within the same three minutes, as when a configuration management set
-them up, and each has the service's timer. Planner, runner and publisher are the program's own, and so are the
-token files, which are in memory (tmpfs). Simulated are the source and the time, of which each lane has its
-own. The rest of the engine is left out (lock, history, reading files that did not change), for it would take
-most of the time. Hosts have nothing in common but the issuers, so they are simulated apart from each other.
+All hosts obtain their first tokens within the same three minutes, as if a configuration management had set
+them up, and each has the service's timer. The planner, the lanes, the file sink and the token files (in
+memory, tmpfs) are real. The source and the time are simulated; each lane has a time of its own. The lock, the
+history and the reading of unchanged files are left out, because they would take most of the time. Hosts share
+nothing but the issuers, so each host is simulated by itself.
 """
 
 from __future__ import annotations
@@ -46,23 +46,24 @@ SPREAD = HOUR
 # systemd/osg-token-renewer.timer
 INTERVAL = 900
 DELAY = 180
-# What a host has, and what opening an account costs there (oidc-agent derives a key), in seconds.
+# The cores of a host; the seconds that one of them needs to open an account (oidc-agent derives a key); the
+# seconds of a request.
 CORES = 4
 OPENING = 0.35
 LATENCY = 0.3
-# As long as a signature by RS256.
+# As long as an RS256 signature.
 SIGNATURE = "A" * 342
 
 
 class Kind(NamedTuple):
-    """What an issuer gives, and what the site wants of it, in seconds."""
+    """The lifetime of an issuer's tokens and the `min_lifetime` that the site wants of them, in seconds."""
 
     lifetime: int
     min_lifetime: int
 
 
-# One for each issuer. The first one's tokens live hardly longer than an interval of the timer: they are due
-# in every run.
+# One for each issuer. The first issuer's tokens live hardly longer than an interval of the timer, so that
+# they are due in every run.
 ISSUERS = (
     Kind(1200, 1000),
     *[Kind(HOUR, 1800)] * 3,
@@ -72,7 +73,8 @@ ISSUERS = (
 
 
 class Request(NamedTuple):
-    """`left`: what the token that it replaced had left when the answer came; None for the first."""
+    """`left`: seconds of lifetime that the replaced token had when the answer came; None for the first
+    token."""
 
     issuer: int
     begin: float
@@ -93,10 +95,9 @@ class Host(NamedTuple):
 
 
 class Clock(threading.local):
-    """Stands in for time.time. Each lane, which is a thread, has a time of its own, from the beginning of the
-    run."""
+    """Stands in for time.time. Each lane is a thread and has a time of its own, which starts with the run."""
 
-    # What the threads have in common.
+    # All threads share it.
     began = 0.0
 
     def __init__(self) -> None:
@@ -110,8 +111,7 @@ class Clock(threading.local):
 
 
 class Simulated(Source):
-    """Accounts as slow to open as oidc-agent's, issuers that sign nothing and
-    never fail."""
+    """Accounts that take as long to open as oidc-agent's, and issuers that sign nothing and never fail."""
 
     NAME = MARKER = "simulated"
     OPTIONS: tuple[Option, ...] = ()
@@ -128,7 +128,7 @@ class Simulated(Source):
     def settings(self, values: Mapping[str, Any]) -> Any:
         return values
 
-    def issuer(self, account: Account, known: Optional[str]) -> str:
+    def issuer(self, account: Account, known: Optional[str]) -> str:  # noqa: ARG002
         return f"https://issuer{account.settings}.example.org"
 
     @contextmanager
@@ -169,8 +169,8 @@ class Simulated(Source):
 
 
 def simulated(host: Host, where: str) -> Seen:
-    """The day of one host, and the run at its beginning that finds no token; for a process in which nothing
-    else looks at the time."""
+    """The day of one host, with a first run that finds no token. It replaces time.time, so it must have a
+    process of its own."""
     clock = Clock()
     source = Simulated(clock)
     sources = {source.NAME: source}
@@ -219,7 +219,7 @@ def _spec(account: Account, n: int, directory: str) -> TokenSpec:
 
 
 def _record(outcome: Outcome, now: float) -> TokenRecord:
-    """What the history would know of it."""
+    """The record that the history would have of it."""
     if outcome.state is not State.RENEWED:
         raise Broken(f"token {outcome.spec.name}: {outcome.message}")
     return TokenRecord(
@@ -232,12 +232,12 @@ def _record(outcome: Outcome, now: float) -> TokenRecord:
 
 
 class Load(NamedTuple):
-    """What an issuer sees in the day after the first run, and the shortest lifetime that its tokens had
-    left."""
+    """What an issuer sees in the day after the first run, and the shortest lifetime in seconds that one of
+    its tokens had left."""
 
     hourly: Sequence[int]
-    minute: int  # the most requests that begin in one
-    in_flight: int  # the most at a time
+    minute: int  # the most requests that begin in one minute
+    in_flight: int  # the most at the same time
     left: float
 
     def __str__(self) -> str:
@@ -255,7 +255,7 @@ def load(requests: Sequence[Request]) -> Load:
 
 
 class Day:
-    """What all hosts together asked."""
+    """What all hosts together asked. Raises Broken if a token had too little lifetime left."""
 
     def __init__(self, seen: Sequence[Seen]) -> None:
         requests = [each for one in seen for each in one.requests]
@@ -267,8 +267,7 @@ class Day:
             load([each for each in later if each.issuer == number]) for number in range(len(ISSUERS))
         ]
         for kind, each in zip(ISSUERS, self.loads):
-            # Just enough at one run, and the next as late as can be; then it has a minute for all that is
-            # due.
+            # The worst case: just enough at one run, the next run as late as possible, and a minute for it.
             if each.left < kind.min_lifetime - INTERVAL - DELAY - 60 or each.left <= 0:
                 raise Broken(f"a token of {duration(kind.lifetime)} had only {duration(each.left)} left")
 
@@ -285,7 +284,7 @@ def day(world: World) -> Result:
     site = [
         Host(f"host{number}", accounts, tokens, spread) for spread in (0, SPREAD) for number in range(hosts)
     ]
-    # A process that begins anew: nothing of the benchmark's own threads is in it.
+    # A spawned process has none of the benchmark's own threads.
     with ProcessPoolExecutor(world.cores, multiprocessing.get_context("spawn")) as pool:
         seen = list(pool.map(simulated, site, repeat(where)))
     without, with_it = Day(seen[:hosts]), Day(seen[hosts:])
@@ -299,7 +298,8 @@ def day(world: World) -> Result:
     peaks = [with_it.loads[number].minute / without.loads[number].minute for number in lived]
     return Result(
         "day",
-        f"{hosts * accounts} accounts x {tokens} tokens on {hosts} hosts that started together, a simulated day, spread = {SPREAD}",
+        f"{hosts * accounts} accounts x {tokens} tokens on {hosts} hosts that started together,"
+        f" a simulated day, spread = {SPREAD}",
         [
             Figure(
                 "highest load in a minute, to that without spread (issuers whose tokens are moved, mean)",
@@ -309,14 +309,14 @@ def day(world: World) -> Result:
             Figure(
                 "requests, to those without spread", [with_it.requests / without.requests], goal=Goal(1.05)
             ),
-            Figure("the issuer that gains least by it", [max(peaks)]),
+            Figure("the same, of the issuer that gains least", [max(peaks)]),
             Figure("requests without spread", [without.requests]),
             Figure("requests with spread", [with_it.requests]),
-            Figure("tokens each time that an account is opened, without spread", [without.of_session]),
-            Figure("tokens each time that an account is opened, with spread", [with_it.of_session]),
+            Figure("tokens for each opening of an account, without spread", [without.of_session]),
+            Figure("tokens for each opening of an account, with spread", [with_it.of_session]),
         ],
         [
-            "each issuer without spread (the first run, which obtains all, is left out):",
+            "each issuer without spread (without the first run, which obtains all tokens):",
             str(without),
             "and with spread:",
             str(with_it),

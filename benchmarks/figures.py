@@ -1,4 +1,4 @@
-"""What a row brings: figures with their goals. Pure: no figure is measured here."""
+"""The result of a row: figures with their goals. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Optional
 
 @dataclass(frozen=True)
 class Goal:
-    """`least`: not less than the limit; otherwise not more."""
+    """A limit: with `least` the least good value, otherwise the largest."""
 
     limit: float
     least: bool = False
@@ -24,7 +24,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """One value a round; what counts is the median. Without a goal it only explains another figure."""
+    """One value a round; the median counts. A figure without a goal explains another one."""
 
     what: str
     values: Sequence[float]
@@ -40,7 +40,7 @@ class Figure:
         return None if self.goal is None else self.goal.met(self.median)
 
     def __str__(self) -> str:
-        """'6.1 (5.8 to 6.3) s'; without the spread where there is none."""
+        """For example '6.1 (5.8 to 6.3) s', or '6.1 s' if all values are the same."""
         low, high = number(min(self.values)), number(max(self.values))
         spread = "" if low == high else f" ({low} to {high})"
         return f"{number(self.median)}{spread}{self.unit and ' ' + self.unit}"
@@ -62,7 +62,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """`notes` say what stands behind the figures, for people."""
+    """What one row found. `notes` are lines for people."""
 
     name: str
     title: str
@@ -71,12 +71,13 @@ class Result:
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Of each round: both were measured under the same circumstances only there."""
+    """The ratio of each round, because only values of one round were measured under the same
+    circumstances."""
     return [one / other for one, other in zip(above, below)]
 
 
 def number(value: float) -> str:
-    """Three digits are more than such measurements tell."""
+    """About three digits: such measurements tell no more."""
     if value == int(value):
         return str(int(value))
     if abs(value) >= 100:

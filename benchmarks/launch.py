@@ -1,8 +1,9 @@
 """Runs one command and writes what it cost: launch.py RESULT COMMAND [ARGUMENT ...]
 
-A program of its own, started without site-packages, because a process begins with the peak memory of the one
-that started it, and because the CPU time of a process that goes into the background is told only to whom it
-is left to (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+It is a program of its own, without site-packages, because a process starts with the peak memory of its
+parent. It becomes the subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), because only a parent learns the CPU time
+of a process, and background processes lose theirs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import sys
 import time
 
 PR_SET_CHILD_SUBREAPER = 36
-# An agent that is told to end needs far less, however slow the machine.
+# An agent ends far sooner once it is told to, even on a slow machine.
 LAST_GONE = 300
 
 

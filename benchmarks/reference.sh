@@ -1,11 +1,12 @@
 #!/bin/sh
-# What the benchmarks compare with: one token after the other, as a script with oidc-agent or curl does it: reference.sh LIST
+# The reference of the benchmarks: obtains one token after the other, as a script with oidc-agent or curl
+# would: reference.sh LIST
 #
-# A line of LIST has fields with a tab between, none of them empty:
-#   account NAME PASSWORD_FILE                       loaded into the one agent
-#   barely NAME PASSWORD_FILE                        the same, with no key derived that is not needed
-#   token ACCOUNT AUDIENCE SCOPE FILE                asked of the agent
-#   client URL CA_FILE ID SECRET AUDIENCE SCOPE FILE asked of the issuer by client credentials
+# Each line of LIST has fields with a tab between them; no field may be empty:
+#   account NAME PASSWORD_FILE                       load the account into the one agent
+#   barely NAME PASSWORD_FILE                        the same, without the key derivation of --pw-store
+#   token ACCOUNT AUDIENCE SCOPE FILE                ask the agent
+#   client URL CA_FILE ID SECRET AUDIENCE SCOPE FILE ask the issuer by client credentials
 set -eu
 umask 077
 tab=$(printf '\t')
@@ -18,7 +19,7 @@ save() {
 if grep -Eq '^(account|barely)' "$1"; then
     eval "$(oidc-agent)" >/dev/null
     trap 'oidc-agent -k >/dev/null' EXIT
-    # On a busy machine it takes a moment until it listens.
+    # It may take a moment until the agent listens.
     tries=0
     until oidc-agent --status >/dev/null 2>&1 || [ $((tries += 1)) -gt 2000 ]; do sleep 0.05; done
 fi
@@ -28,7 +29,8 @@ while IFS="$tab" read -r kind a b c d e f g; do
     barely) oidc-add --pw-file="$b" "$a" >/dev/null ;;
     token) save "$(oidc-token --aud="$b" --scope="$c" "$a")" "$d" ;;
     client)
-        answer=$(curl --silent --show-error --fail --cacert "$b" --user "$c:$d" --data grant_type=client_credentials \
+        answer=$(curl --silent --show-error --fail --cacert "$b" --user "$c:$d" \
+            --data grant_type=client_credentials \
             --data-urlencode "audience=$e" --data-urlencode "scope=$f" "$a")
         answer=${answer#*'"access_token":"'}
         save "${answer%%'"'*}" "$g"

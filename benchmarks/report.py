@@ -1,4 +1,4 @@
-"""Results as text for people and as JSON for programs, with the machine that they are of."""
+"""Results as text for people and as JSON for programs, with a description of the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def machine() -> dict[str, object]:
     node = str(NODE) if NODE.exists() else "node"
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "revision": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+        "revision": revision(ROOT),
         "cores used": len(os.sched_getaffinity(0)),
         "cores": os.cpu_count(),
         "cpu": _line("/proc/cpuinfo", "model name"),
@@ -34,8 +34,12 @@ def machine() -> dict[str, object]:
     }
 
 
+def revision(checkout: Path) -> str:
+    return _said("git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12")
+
+
 def text(result: Result, judged: bool) -> str:
-    """A row's figures, those with a goal first."""
+    """A row: its title, a line for each figure, its notes. `judged`: also whether each goal is met."""
     lines = [f"{result.name}: {result.title}"]
     width = max(len(figure.what) for figure in result.figures)
     lines += [f"  {figure.what:{width}}  {figure}{_verdict(figure, judged)}" for figure in result.figures]
@@ -47,7 +51,7 @@ def heading(described: Mapping[str, object]) -> str:
 
 
 def summary(results: Sequence[Result], broken: Iterable[str]) -> str:
-    """The rows whose goals are not met, and those that brought nothing."""
+    """How many goals are met, which are not, and which rows did not work."""
     figures = [(result.name, figure) for result in results for figure in result.figures if figure.goal]
     missed = [
         f"{name} ({figure.what}: {figure}, goal {figure.goal})" for name, figure in figures if not figure.met
@@ -76,7 +80,7 @@ def _verdict(figure: Figure, judged: bool) -> str:
 
 
 def _said(*command: str) -> str:
-    """The first line that a program prints."""
+    """The first line that a program prints; "not there" without the program."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

@@ -1,6 +1,6 @@
-"""Runs a Python program and writes what it did beyond computing: watch.py RESULT PROGRAM [ARGUMENT ...]
+"""Runs a Python program and writes what it did besides computing: watch.py RESULT PROGRAM [ARGUMENT ...]
 
-It sees what Python's audit events tell (PEP 578): each process that is started and each socket that is made.
+Python's audit events (PEP 578) show each process that it starts and each socket that it makes.
 """
 
 from __future__ import annotations

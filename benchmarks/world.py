@@ -1,28 +1,25 @@
-"""What the rows measure on: the testbed's issuer, hosts with accounts and tokens, and a way to run a program
-and learn its cost."""
+"""What the rows measure on: the testbed's issuer, hosts, the programs, and what a run of one costs."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, TypeVar
 
-import jwt
-
-from testbed import Client, Issuer
-from tests.host import RENEWER, SCOPE, Host, section
+from testbed import Client, Issuer, approve
+from tests.host import RENEWER, ROOT, SCOPE, Host
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE / "reference.sh"
@@ -30,10 +27,9 @@ T = TypeVar("T")
 TICKS = os.sysconf("SC_CLK_TCK")
 # Longer than the slowest reference takes.
 LONGEST = 900.0
-# What the service runs with. It has nothing but what comes with it; the other one, which has the libraries,
-# is slower to start.
+# The service runs with this one. It has no libraries and starts faster than the virtual environment's.
 SYSTEM_PYTHON = "/usr/bin/python3"
-# How many accounts are registered at a time: each of them waits most of its time.
+# Accounts that are registered at the same time: each registration mostly waits.
 REGISTRARS = 4
 
 
@@ -57,7 +53,7 @@ class Sizes:
     due: int
     repeats: int  # of a short run, in each round
     timeout: int  # seconds that a dead issuer is waited for
-    site: tuple[int, int, int]  # simulated hosts, accounts of each, tokens of each of these
+    site: tuple[int, int, int]  # simulated hosts, accounts of each host, tokens of each account
 
 
 FULL = Sizes(5, 300, 16, 4, 4, 200, 1000, 10_000, 100, 5, 5, 5, (50, 40, 5))
@@ -66,33 +62,25 @@ QUICK = Sizes(1, 50, 2, 2, 2, 10, 100, 1000, 10, 5, 1, 1, (2, 10, 2))
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the clock; seconds of CPU time of the program and all that it started; peak memory of the
-    program alone, in bytes."""
+    """What a program took: elapsed seconds; CPU seconds of it and all that it started; its own peak memory
+    in bytes."""
 
     seconds: float
     cpu: float
     peak: int
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One token, as the program's configuration and the reference's list say it."""
-
-    name: str
-    account: str
-    audience: str
-    scope: str
-    path: Path
-
-
 class World:
-    """Everything is under `directory`, and what was started ends with the context. The parts are made when
-    they are first asked for."""
+    """Keeps everything under `directory` and ends what it started when the context ends. It makes each part
+    when somebody first asks for it. With `against`, another checkout, it can run that checkout's program
+    too."""
 
-    def __init__(self, directory: Path, sizes: Sizes) -> None:
+    def __init__(self, directory: Path, sizes: Sizes, against: Optional[Path] = None) -> None:
         self.directory = directory
         self.sizes = sizes
+        self.against = against
         self.cores = len(os.sched_getaffinity(0))
+        self._checkout = ROOT
         self._stack = ExitStack()
         self._made: dict[str, Any] = {}
 
@@ -114,11 +102,11 @@ class World:
 
     @cached_property
     def clients(self) -> list[Client]:
-        """As many as the largest row has accounts."""
+        """One client for each account of the largest row."""
         return [self.issuer.add_client() for _ in range(self.sizes.accounts_of_many)]
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What more than one row uses, made by the first of them."""
+        """Something that several rows use; the first of them makes it."""
         if name not in self._made:
             self._made[name] = make()
         made: T = self._made[name]
@@ -129,8 +117,7 @@ class World:
 
     @cached_property
     def agent_host(self) -> Host:
-        """A host with oidc-agent's accounts. They are used by one row after the other, never by two programs
-        at a time."""
+        """A host with the accounts of oidc-agent. Rows and programs use it one after the other."""
         host = self.host("agents")
         names = [f"account{number}" for number in range(self.sizes.agent_accounts)]
         over = threading.Event()
@@ -145,28 +132,61 @@ class World:
 
     @cached_property
     def requests_of_adding(self) -> dict[str, int]:
-        """Which requests one oidc-add makes by itself: from 5.1 on, which has --skip-check, none need be
-        made."""
+        """The requests that one oidc-add makes by itself, by endpoint. --skip-check, new in 5.1, avoids
+        them."""
         shown = subprocess.run(["oidc-add", "--help"], capture_output=True, text=True, check=False)
         return {} if "--skip-check" in shown.stdout + shown.stderr else {"discovery": 1, "token": 1}
 
     # running programs
 
+    @contextmanager
+    def checked_out(self, checkout: Path) -> Iterator[None]:
+        """Within the context, `program` is the one of this checkout."""
+        before, self._checkout = self._checkout, checkout
+        try:
+            yield
+        finally:
+            self._checkout = before
+
+    def program(self, host: Host, python: str = sys.executable) -> list[str]:
+        """The command line of the renewal program as the service starts it: isolated from the user's
+        environment."""
+        # Both sides of a comparison keep byte code here, so that nothing is written to the other checkout.
+        cached = ["-X", f"pycache_prefix={self.directory}/bytecode"] if self.against else []
+        renewer = self._checkout / RENEWER.relative_to(ROOT)
+        return [python, "-I", *cached, str(renewer), "--config", str(host.config)]
+
+    def environment(self, host: Host) -> dict[str, str]:
+        """The environment as the service manager makes it, with the service's directories."""
+        return host.environment(
+            {"STATE_DIRECTORY": str(self._state(host)), "RUNTIME_DIRECTORY": str(host.runtime)}
+        )
+
+    def _state(self, host: Host) -> Path:
+        """The other checkout's program has a copy of its own, since its history may have another form."""
+        if self._checkout == ROOT:
+            return host.state
+        theirs = host.root / "their-state"
+        if not theirs.exists():
+            shutil.copytree(host.state, theirs)
+        return theirs
+
     def renew(self, host: Host, quiet: bool = False, python: str = sys.executable) -> Cost:
-        """One run of the program; Broken unless all is well."""
-        return self.cost(host, program(host, python), quiet=quiet)
+        """Runs the program once; raises Broken unless it succeeds."""
+        return self.cost(host, self.program(host, python), quiet=quiet)
 
     def reference(self, host: Host, listed: Path) -> Cost:
         return self.cost(host, [str(REFERENCE), str(listed)])
 
     def cost(self, host: Host, command: Sequence[str], *, quiet: bool = False) -> Cost:
-        """`quiet`: what it says goes nowhere, not even to a file."""
+        """Runs a command; raises Broken unless it succeeds. `quiet`: its output goes nowhere, not even to a
+        file."""
         result = host.short / f"cost-{threading.get_ident()}.json"
         log = Path(os.devnull) if quiet else result.with_suffix(".log")
         with open(log, "wb") as output:
             subprocess.run(
                 [sys.executable, "-I", "-S", str(HERE / "launch.py"), str(result), *command],
-                env=environment(host),
+                env=self.environment(host),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -180,136 +200,37 @@ class World:
         return Cost(read["seconds"], read["cpu"], read["peak"])
 
     def issuer_cpu(self) -> float:
-        """Seconds of CPU time that the issuer has used (proc(5): utime and stime of all its threads)."""
+        """CPU seconds that the issuer has used (proc(5): utime and stime of all its threads)."""
         fields = Path(f"/proc/{self.issuer.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def busy(self) -> float:
-        """Seconds that the cores in use have spent on anything, since the machine started (proc(5): all of a
-        line but idle and iowait)."""
+        """Seconds that the cores in use have been busy since the machine started (proc(5): every field of a
+        cpu line except idle, iowait and guest times)."""
         names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
-        return (
-            sum(int(field) for line in lines if line[0] in names for field in (*line[1:4], *line[6:9]))
-            / TICKS
-        )
-
-
-def program(host: Host, python: str = sys.executable) -> list[str]:
-    """The renewal program as the service starts it: isolated from the user's environment."""
-    return [python, "-I", str(RENEWER), "--config", str(host.config)]
-
-
-def environment(host: Host) -> dict[str, str]:
-    """As the service manager makes it, which has directories for the service."""
-    return host.environment({"STATE_DIRECTORY": str(host.state), "RUNTIME_DIRECTORY": str(host.runtime)})
-
-
-def wanted(host: Host, accounts: Sequence[str], tokens: int, directory: str = "tokens") -> list[Wanted]:
-    """`tokens` for each account. No two of an account are the same, so that each needs a request of its
-    own."""
-    place = host.root / directory
-    place.mkdir(mode=0o700, exist_ok=True)
-    return [
-        Wanted(
-            f"{account}.{number}",
-            account,
-            f"https://service{number}.example.org",
-            "compute.read",
-            place / f"{account}.{number}.token",
-        )
-        for account in accounts
-        for number in range(tokens)
-    ]
-
-
-def section_of(token: Wanted, **options: object) -> str:
-    given = {
-        "account": token.account,
-        "token_path": token.path,
-        "audience": token.audience,
-        "scope": token.scope,
-    }
-    return section(f"token {token.name}", {**given, **options})
-
-
-def remove(tokens: Iterable[Wanted]) -> None:
-    for token in tokens:
-        token.path.unlink(missing_ok=True)
-
-
-def check_published(tokens: Iterable[Wanted]) -> None:
-    """Broken unless each token is there, and is for its audience."""
-    for token in tokens:
-        try:
-            claims = jwt.decode(token.path.read_text().strip(), options={"verify_signature": False})
-        except (OSError, jwt.InvalidTokenError) as error:
-            raise Broken(f"token {token.name}: {error}") from None
-        if token.audience not in (claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]):
-            raise Broken(f"token {token.name} is for {claims['aud']}, not for {token.audience}")
+        counted = [field for line in lines if line[0] in names for field in (*line[1:4], *line[6:9])]
+        return sum(map(int, counted)) / TICKS
 
 
 def check_same(what: str, found: int, expected: int) -> None:
+    """Raises Broken unless both numbers are the same."""
     if found != expected:
         raise Broken(f"{what}: {found} instead of {expected}")
 
 
 def _register(host: Host, issuer: Issuer, account: str) -> None:
-    password = host.root / f"{account}.pw"
-    given = [
-        "--issuer",
-        issuer.url,
-        "--ca-file",
-        str(issuer.ca_file),
-        "--scope",
-        SCOPE,
-        "--pw-file",
-        str(password),
-    ]
-    done = host.setup(*given, "--create-pw-file", account)
+    given = ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", SCOPE]
+    done = host.setup(*given, "--pw-file", str(host.root / f"{account}.pw"), "--create-pw-file", account)
     if done.status != 0:
         raise Broken(f"account {account} cannot be registered: {done.stderr}")
 
 
 def _approve_all(issuer: Issuer, over: threading.Event) -> None:
-    """A user who approves whatever device asks, until all is over."""
-    from testbed.user import approve
-
+    """A user who approves every device's request until `over` is set."""
     seen: set[str] = set()
     while not over.is_set():
         for code in set(issuer.pending_user_codes()) - seen:
             seen.add(code)
             approve(issuer.url + "/device", code, ca_file=issuer.ca_file)
         time.sleep(0.05)
-
-
-class Arrivals:
-    """One run whose lines are timed as they come: when each token had its outcome, in seconds after the
-    start."""
-
-    _RENEWED = re.compile(r"token (\S+): renewed")
-
-    def __init__(self, host: Host) -> None:
-        self.renewed: dict[str, float] = {}
-        self.said: list[str] = []
-        pipe = subprocess.PIPE
-        started = time.monotonic()
-        with subprocess.Popen(
-            program(host),
-            env=environment(host),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=pipe,
-            text=True,
-        ) as process:
-            assert process.stderr is not None
-            try:
-                for line in process.stderr:
-                    self.said.append(line)
-                    found = self._RENEWED.search(line)
-                    if found:
-                        self.renewed[found[1]] = time.monotonic() - started
-            except BaseException:
-                process.terminate()
-                raise
-        self.status = process.returncode

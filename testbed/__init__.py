@@ -1,4 +1,4 @@
-"""A real OpenID provider on loopback, for the demonstration, the tests and the benchmarks."""
+"""A real OpenID provider on loopback for the demo, the tests and the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m testbed`: an issuer to try things on, until Ctrl-C."""
+"""`python -m testbed`: runs an issuer to try things on, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from testbed.issuer import Client, Issuer, TestbedError
+from testbed.issuer import Client, Issuer, TestbedError, write_private
 from testbed.user import UnexpectedPage, approve
 
 POLL_INTERVAL = 0.5
@@ -20,7 +20,8 @@ POLL_INTERVAL = 0.5
 
 def main() -> int:
     args = _parser().parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
+    # A shell starts background jobs with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     settings: dict[str, Any] = {
         "latency_ms": args.latency,
@@ -44,34 +45,22 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m testbed", description="A real OpenID provider on loopback, until Ctrl-C."
+        prog="python -m testbed", description="Runs a real OpenID provider on loopback, until Ctrl-C."
     )
-    parser.add_argument("--port", type=int, default=8443, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument(
-        "--dir", help="where its CA, key and secret are written (default: a temporary directory)"
-    )
-    parser.add_argument(
-        "--latency", type=int, default=0, metavar="MS", help="delay of each answer in milliseconds"
-    )
-    parser.add_argument(
-        "--ttl",
-        type=int,
-        default=3600,
-        metavar="S",
-        help="lifetime of access tokens in seconds (default: %(default)s)",
-    )
-    parser.add_argument("--rotate", action="store_true", help="replace the refresh token at each refresh")
-    parser.add_argument(
-        "--approve-all", action="store_true", help="approve each device's request as the scripted user alice"
-    )
+    add = parser.add_argument
+    add("--port", type=int, default=8443, help="0 takes a free port (default: %(default)s)")
+    add("--dir", help="directory for its CA, key and secret (default: a temporary one)")
+    add("--latency", type=int, default=0, metavar="MS", help="delay of each answer in milliseconds")
+    lifetime = "lifetime of access tokens in seconds (default: %(default)s)"
+    add("--ttl", type=int, default=3600, metavar="S", help=lifetime)
+    add("--rotate", action="store_true", help="replace the refresh token at each refresh")
+    add("--approve-all", action="store_true", help="approve each device's request as the user alice")
     return parser
 
 
 def _secret_file(directory: Path, client: Client) -> Path:
     path = directory / "client-secret"
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"{client.client_secret}\n")
+    write_private(path, f"{client.client_secret}\n".encode())
     return path
 
 
@@ -84,17 +73,19 @@ client id       {client.client_id}
 client secret   in {secret_file}
 token endpoint  {issuer.url}/token
 
-a token by client credentials, in /etc/osg/token-renewer/config.ini:
+to obtain a token by client credentials, write into /etc/osg/token-renewer/config.ini:
   [account testbed]
   client_id = {client.client_id}
   client_secret_file = {secret_file}
+  issuer = {issuer.url}
   token_request_url = {issuer.url}/token
   ca_file = {issuer.ca_file}
 
-an account of oidc-agent (any login name and password will do):
-  oidc-gen -w device --iss {issuer.url} --cp {issuer.ca_file} --scope "{scope}" --pw-file FILE --no-url-call NAME
+to register an account with oidc-agent (with any login name and password):
+  oidc-gen -w device --iss {issuer.url} --cp {issuer.ca_file} \\
+      --scope "{scope}" --pw-file FILE --no-url-call NAME
 
-Ctrl-C ends it."""
+Ctrl-C ends the issuer."""
 
 
 def _serve(issuer: Issuer, *, approve_all: bool) -> None:
@@ -111,7 +102,7 @@ def _approve(issuer: Issuer, code: str) -> None:
         approve(f"{issuer.url}/device", code, ca_file=issuer.ca_file)
         print(f"approved {code}", flush=True)
     except (UnexpectedPage, requests.RequestException) as error:
-        print(f"not approved {code}: {error}", flush=True)
+        print(f"could not approve {code}: {error}", flush=True)
 
 
 if __name__ == "__main__":

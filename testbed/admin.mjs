@@ -1,4 +1,4 @@
-// The administration under /testbed/: JSON in, JSON out. Nothing here is counted, delayed or faulted.
+// The administration under /testbed/: JSON in, JSON out. Counts, latency and faults do not apply to it.
 import { completeClient, Store } from './state.mjs';
 
 const TOKENS = ['Grant', 'RefreshToken', 'AccessToken', 'ClientCredentials', 'DeviceCode', 'AuthorizationCode'];
@@ -29,7 +29,7 @@ export function administration(provider, state, publicJwks) {
     'GET clients': () => Store.all('Client').map(({ client_id, client_name, scope }) => ({ client_id, client_name, scope })),
     'POST clients': (body) => addClient(provider, body),
     'POST revoke': ({ client_id: id }) => ({ revoked: Store.forget(TOKENS, (one) => one.clientId === id) }),
-    // the codes that wait for a user, for a scripted one
+    // The codes that nobody has approved or denied yet: the scripted user asks for them.
     'GET device-codes': () => Store.all('DeviceCode').filter((one) => !one.accountId && !one.error && !one.inFlight && !one.consumed)
       .map((one) => ({ user_code: one.userCode, client_id: one.clientId })),
     'GET jwks': () => publicJwks,

@@ -1,12 +1,14 @@
-"""`make demo`: what a host with this program does, from registration to the second renewal, against a real
+"""`make demo`: shows what a host with this program does, from registration to the second run, with a real
 issuer on loopback.
 
-Everything is under demo/ in the checkout; everything that is started is stopped again."""
+It writes everything to demo/ in the checkout, and stops everything that it started.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import pwd
 import shlex
 import shutil
 import subprocess
@@ -62,46 +64,38 @@ def main() -> int:
         )
         config.write_text(text)
         config.chmod(0o600)
-        _say("The configuration that was made of it (demo/config.ini)")
+        _say("This is the resulting configuration (demo/config.ini)")
         print(text)
-        _say("Check it, and renew what is due: everything, the first time")
+        _say("Check it, and renew what is due: the first time that is everything")
         issuer.reset_counts()
         status = _run(RENEWER, "--config", config, "check") or _run(RENEWER, "--config", config, "renew")
         asked = issuer.counts().token
-        _say("How the tokens are")
+        _say("Show the state of the tokens")
         status = _run(RENEWER, "--config", config, "status") or status
-        _say("The claims of one token, its signature verified with the issuer's public key")
+        _say("Verify the signature of one token with the issuer's public key, and show its claims")
         token = (DEMO / "tokens" / "robot.ce.token").read_text().strip()
         print(json.dumps(issuer.verify(token), indent=2))
-        _say("A second run: fresh tokens are left alone")
+        _say("Run again: fresh tokens are left alone")
         issuer.reset_counts()
         status = _run(RENEWER, "--config", config, "renew") or status
         again = issuer.counts().total
         print(f"requests for tokens in the first run: {asked}; requests of any kind in the second: {again}")
-    _say("The issuer is stopped; what was made is in demo/")
+    _say("The issuer has stopped; all files are in demo/")
     return status or int(again != 0)
 
 
 def _register(issuer: Issuer) -> list[str]:
     """Registers two accounts through the setup program; returns their sections as it printed them."""
-    user = _user()
-    common = [
-        "--config",
-        DEMO / "config.ini",
-        "--service-user",
-        user,
-        "--issuer",
-        issuer.url,
-        "--ca-file",
-        issuer.ca_file,
-    ]
-    _say("Register an account by the device flow; a scripted user logs in and approves")
+    user = pwd.getpwuid(os.getuid()).pw_name
+    common = ["--config", DEMO / "config.ini", "--service-user", user]
+    common += ["--issuer", issuer.url, "--ca-file", issuer.ca_file]
+    _say("Register an account with the device flow; a scripted user logs in and approves")
     approval = threading.Thread(target=issuer.approve_next, daemon=True)
     approval.start()
     pw_file = ["--pw-file", DEMO / "tokens" / "robot.pw", "--create-pw-file"]
     scope = "openid offline_access compute.read compute.create storage.read:/"
     robot = _output(SETUP, *common, "--scope", scope, *pw_file, "robot")
-    _say("Register an account that has a client id and secret")
+    _say("Register an account with a client id and a client secret")
     client = issuer.add_client(client_id="probe", client_secret="not-a-real-secret")
     secret = DEMO / "tokens" / "probe.secret"
     secret.touch(mode=0o600)
@@ -112,25 +106,20 @@ def _register(issuer: Issuer) -> list[str]:
 
 
 def _section(printed: str) -> str:
+    """The [account] section in what the setup program printed."""
     lines = printed.split("\n")
     start = next(number for number, line in enumerate(lines) if line.startswith("[account "))
     return "\n".join(lines[start : lines.index("", start)]) + "\n"
 
 
-def _user() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.getuid()).pw_name
-
-
 def _environment() -> dict[str, str]:
-    """Nothing outside of demo/ is read or written; a path that is too long for a socket is the only reason to
-    use /tmp."""
+    """Keeps the programs within demo/. Only sockets are in /tmp if the path of demo/ is too long for them."""
     temporary = str(DEMO / "tmp")
     return {**os.environ, "HOME": str(DEMO / "home"), "TMPDIR": temporary if len(temporary) < 60 else "/tmp"}
 
 
 def _run(program: Path, *arguments: object) -> int:
+    """Runs a program; returns its exit status."""
     command = _command(program, arguments)
     return subprocess.run(command, env=_environment(), check=False).returncode
 

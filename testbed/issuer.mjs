@@ -1,9 +1,9 @@
-// node issuer.mjs CONFIG.json: a real OpenID provider on https://localhost:PORT, for demonstrations, tests and benchmarks.
+// node issuer.mjs CONFIG.json: runs a real OpenID provider on https://localhost:PORT for the demo, tests and benchmarks.
 //
 // CONFIG.json: {"key": FILE, "cert": FILE, "port": 0, "exit_with_stdin": true,
-//               "settings": {...}, "scopes": [...], "clients": [{...}]}; all but key and cert are optional.
-// When it is ready it prints one line: {"issuer": URL, "pid": NUMBER}. Each line on stdin is a command, "pause" (refuse
-// connections) or "resume", and is answered by one line on stdout.
+//               "settings": {...}, "scopes": [...], "clients": [{...}]}; only key and cert are required.
+// Once it is ready, it prints one line: {"issuer": URL, "pid": NUMBER}. Each line on stdin is a command, "pause" (refuse
+// connections) or "resume"; it answers each with one line on stdout.
 import { generateKeyPair } from 'node:crypto';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -14,7 +14,7 @@ import { addClient, administration } from './admin.mjs';
 import { requestPipeline } from './requests.mjs';
 import { State, Store } from './state.mjs';
 
-console.info = console.error; // stdout is for the lines above
+console.info = console.error; // stdout has nothing but the lines described above
 
 const config = JSON.parse(readFileSync(process.argv[2], 'utf8'));
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
@@ -34,7 +34,7 @@ async function listen(server, port) {
   return server.address().port;
 }
 
-/** Counts the connections that carry requests; those of the administration do not count. */
+/** Counts the connections that carry requests, without those of the administration. */
 function countConnections(server, state) {
   const seen = new WeakSet();
   server.prependListener('request', ({ socket, url }) => {
@@ -60,12 +60,12 @@ async function obey(command, server, port) {
 async function main() {
   const state = new State(config.scopes);
   state.change(config.settings ?? {});
-  // Making the key and loading oidc-provider take about as long: they go side by side. Both come before the port is
-  // open, so that whoever connects finds a provider.
+  // Making the key and loading oidc-provider take about equally long, so they run in parallel. The port opens after both,
+  // so that nobody connects before the provider works.
   const [jwk, { createProvider }] = await Promise.all([signingKey(), import('./provider.mjs')]);
   const server = createServer({ key: readFileSync(config.key), cert: readFileSync(config.cert) });
-  // A connection stays until its client closes it: one that ends by itself after five idle seconds is cut while a request is on its way
-  // to it, now and then, and has another number of connections counted for a client that was slow.
+  // A connection stays open until its client closes it. Otherwise it would end after five idle seconds, sometimes while a
+  // request is on its way, and a slow client would need more connections than a fast one.
   server.keepAliveTimeout = 0;
   const port = await listen(server, config.port ?? 0);
   const issuer = `https://localhost:${port}`;

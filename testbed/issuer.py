@@ -1,4 +1,4 @@
-"""The issuer as a Python object: starts the node process, administers it, and verifies what it signed."""
+"""The issuer as a Python object: starts the Node.js process, administers it, and verifies its tokens."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ import trustme
 from testbed.user import approve, deny
 
 HERE = Path(__file__).resolve().parent
-# The one that the Makefile installs, else the one on PATH.
+# The Makefile installs this one; without it, the one on PATH is used.
 NODE = HERE.parent / ".venv" / "bin" / "node"
-# However slow the machine: only what hangs takes longer to start or to answer.
+# Seconds. On the slowest machine, only an issuer that hangs takes longer to start or to answer.
 PATIENCE = 120.0
 STOP_DEADLINE = 5.0
 DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
 
 class TestbedError(Exception):
-    """The issuer could not be started, or refused what its administration was asked."""
+    """The issuer could not start, or its administration refused a request."""
 
-    __test__ = False  # it is no test class, whatever its name tells pytest
+    __test__ = False  # pytest would take a class of this name for tests
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client that was added by the administration; `metadata` is all of what the issuer registered."""
+    """A client that `add_client` added; `metadata` is all that the issuer registered (RFC 7591)."""
 
     client_id: str
     client_secret: str | None
@@ -46,7 +46,8 @@ class Client:
 
 @dataclass(frozen=True)
 class Counts:
-    """Requests that arrived since the last reset, without those of the administration."""
+    """The requests since the last reset, in all, by endpoint and by grant type, without those of the
+    administration."""
 
     total: int
     endpoints: Mapping[str, int]
@@ -76,10 +77,11 @@ class Counts:
 
 
 class Issuer:
-    """A running OpenID provider on https://localhost:PORT; its files are in `directory`.
+    """A running OpenID provider on https://localhost:PORT, with its files in `directory`.
 
-    It ends with the context, with `stop()`, and, since it watches its standard input, with the process that
-    started it."""
+    It ends with the context or with `stop()`. It also watches its standard input, and so ends with the
+    process that started it. Raises TestbedError if it cannot start.
+    """
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class Issuer:
         self.ca_file = self.directory / "ca.pem"
         self._log_file = self.directory / "issuer.log"
         self._session = requests.Session()
-        self._session.trust_env = False  # else $REQUESTS_CA_BUNDLE and proxies come first
+        self._session.trust_env = False  # otherwise $REQUESTS_CA_BUNDLE and proxies would come first
         self._session.verify = str(self.ca_file)
         # Two processes cannot use one TLS connection.
         os.register_at_fork(after_in_child=self._session.close)
@@ -113,7 +115,7 @@ class Issuer:
         if scopes is not None:
             config["scopes"] = list(scopes)
         self._config_file = self.directory / "issuer.json"
-        _write_private(self._config_file, json.dumps(config).encode())
+        write_private(self._config_file, json.dumps(config).encode())
         self.process, self.url = self._start()
 
     def __enter__(self) -> Issuer:
@@ -125,7 +127,7 @@ class Issuer:
         self.stop()
 
     def stop(self) -> None:
-        """Ends the node process. Its state is lost: it was in memory."""
+        """Ends the process. Its state is lost, because it was in memory."""
         self._session.close()
         if self.process.stdin is not None:
             self.process.stdin.close()
@@ -142,7 +144,7 @@ class Issuer:
             self._port.close()
 
     def pause(self) -> None:
-        """Refuses connections, with all state kept, until `resume()`: for a client, the issuer is down."""
+        """Keeps all state but refuses connections until `resume()`: for a client, the issuer is down."""
         self._command("pause")
 
     def resume(self) -> None:
@@ -164,13 +166,13 @@ class Issuer:
         self._admin("DELETE", "counts")
 
     def secrets(self) -> dict[str, list[str]]:
-        """The secrets that clients were given since the counts were reset, by the name of the answer's
-        member: refresh_token, …"""
+        """The secrets that clients got since the counts were reset, by the member of the answer that holds
+        them, such as refresh_token."""
         answer: dict[str, list[str]] = self._admin("GET", "secrets")
         return answer
 
     def add_client(self, **metadata: Any) -> Client:
-        """Adds a client (RFC 7591 metadata); without `client_id` and `client_secret` they are made up."""
+        """Adds a client with RFC 7591 metadata; makes up `client_id` and `client_secret` if not given."""
         number = len(self.clients()) + 1
         metadata.setdefault("client_id", f"client-{number}")
         if metadata.get("token_endpoint_auth_method") != "none":
@@ -179,44 +181,50 @@ class Issuer:
         return Client(registered["client_id"], registered.get("client_secret"), registered)
 
     def clients(self) -> list[dict[str, Any]]:
-        """`client_id`, and if they are known `client_name` and `scope`, of each client."""
+        """The `client_id` of each client, and its `client_name` and `scope` if known."""
         answer: list[dict[str, Any]] = self._admin("GET", "clients")
         return answer
 
     def client_id(self, name: str) -> str:
-        """The id of the newest client whose name contains `name` (oidc-agent registers
-        "oidc-agent:NAME-HOST")."""
+        """The id of the newest client whose client_name contains `name` (oidc-agent registers
+        "oidc-agent:NAME-HOST"). Raises TestbedError if there is none."""
         found = [client["client_id"] for client in self.clients() if name in client.get("client_name", "")]
         if not found:
             raise TestbedError(f"no client has a name with {name!r}")
         return str(found[-1])
 
     def revoke(self, client_id: str) -> int:
-        """Forgets all grants and tokens of a client, so that its next refresh is answered with invalid_grant;
-        tells how many."""
+        """Forgets all grants and tokens of a client, so that its next refresh gets invalid_grant; returns
+        how many."""
         return int(self._admin("POST", "revoke", {"client_id": client_id})["revoked"])
 
     def fault(self, **spec: Any) -> None:
-        """Makes requests to `endpoint` ("*": all) fail: `client_id`, `grant_type`, `times`, `status`,
-        `headers`, `body`, `hang`, `drop`, `after`, or be late: `delay_ms`, `hold` (until the faults are
-        cleared), `gather` (until so many are there at a time). The first fault that applies is taken; one
-        that says nothing of this keeps its requests from the others."""
+        """Makes requests to `endpoint` ("*": all) fail or wait.
+
+        `client_id` and `grant_type` choose the requests, `times` is how many of them. `status`, `headers` and
+        `body` are the answer; `hang` sends none, `drop` closes the connection; with `after` the issuer first
+        does its work. `delay_ms` waits, `hold` waits until the faults are cleared, `gather` until so many
+        requests wait. The first fault that applies counts. A fault with none of these only shields its
+        requests from the faults after it.
+        """
         self._admin("POST", "faults", spec)
 
     def clear_faults(self) -> None:
         self._admin("DELETE", "faults")
 
     def pending_user_codes(self) -> list[str]:
-        """The user codes (RFC 8628) that wait for a user."""
+        """The user codes (RFC 8628) that nobody has approved or denied yet."""
         return [code["user_code"] for code in self._admin("GET", "device-codes")]
 
     def approve_next(self, *, deadline: float = PATIENCE, login: str = "alice") -> str:
-        """Waits for a device to ask and approves as the scripted user; returns the user code."""
+        """Waits until a device asks, and approves as the scripted user; returns the user code. Raises
+        TestbedError if no device asks within `deadline` seconds."""
         code = self._next_user_code(deadline)
         approve(self.url + "/device", code, ca_file=self.ca_file, login=login)
         return code
 
     def deny_next(self, *, deadline: float = PATIENCE) -> str:
+        """Like `approve_next`, but denies."""
         code = self._next_user_code(deadline)
         deny(self.url + "/device", code, ca_file=self.ca_file)
         return code
@@ -224,16 +232,16 @@ class Issuer:
     # tokens
 
     def jwks(self) -> dict[str, Any]:
-        """The public keys, kept here after the first call: neither counted nor subject to faults."""
+        """The public keys. The request is neither counted nor subject to faults, and made only once."""
         if self._public_keys is None:
             self._public_keys = self._admin("GET", "jwks")
         return self._public_keys
 
     def verify(self, token: str, *, check_times: bool = True) -> dict[str, Any]:
-        """The claims of an access token, once signature, issuer and (unless told otherwise) times are found
-        good.
+        """The claims of an access token; the caller compares the audience.
 
-        The audience is for the caller to compare. Raises `jwt.InvalidTokenError`."""
+        Raises `jwt.InvalidTokenError` if the signature, the issuer or (with `check_times`) a time is wrong.
+        """
         keys = jwt.PyJWKSet.from_dict(self.jwks())
         kid = jwt.get_unverified_header(token)["kid"]
         key = next(one for one in keys.keys if one.key_id == kid)
@@ -249,8 +257,7 @@ class Issuer:
         return claims
 
     def introspect(self, token: str, client: Client) -> dict[str, Any]:
-        """What the issuer tells about an opaque token (RFC 7662); JWTs can not be introspected at this
-        provider."""
+        """The issuer's answer about an opaque token (RFC 7662). This provider introspects no JWTs."""
         response = self._session.post(
             self.url + "/token/introspection",
             data={"token": token},
@@ -262,7 +269,7 @@ class Issuer:
         answer: dict[str, Any] = response.json()
         return answer
 
-    # how it is done
+    # the process and its administration
 
     def _make_certificates(self) -> tuple[Path, Path]:
         authority = trustme.CA()
@@ -270,19 +277,19 @@ class Issuer:
         key, cert = self.directory / "server.key", self.directory / "server.pem"
         authority.cert_pem.write_to_path(str(self.ca_file))
         leaf.cert_chain_pems[0].write_to_path(str(cert))
-        _write_private(key, leaf.private_key_pem.bytes())
+        write_private(key, leaf.private_key_pem.bytes())
         return key, cert
 
     def _start(self) -> tuple[subprocess.Popen[bytes], str]:
         if not (HERE / "node_modules").is_dir():
-            raise TestbedError("run first: make demo (or make test, make issuer)")
+            raise TestbedError("node_modules is missing: run make demo, make test or make issuer")
         with open(self._log_file, "wb") as log:
             self.process = subprocess.Popen(
                 [str(NODE) if NODE.exists() else "node", str(HERE / "issuer.mjs"), str(self._config_file)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in a terminal is for the caller to handle
+                start_new_session=True,  # the caller handles Ctrl-C in a terminal
             )
         try:
             ready = self._read_line(PATIENCE)
@@ -292,8 +299,8 @@ class Issuer:
         return self.process, str(ready["issuer"])
 
     def _read_line(self, timeout: float) -> dict[str, Any]:
-        """One line of JSON from the process. It prints one per command and nothing else, so that none stays
-        in a buffer."""
+        """One line of JSON from the process. It prints one line for each command and nothing else, so no line
+        stays in a buffer."""
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], timeout)
         line = self.process.stdout.readline() if readable else b""
@@ -312,7 +319,7 @@ class Issuer:
             raise TestbedError(f"{command}: {answer['error']}")
 
     def _admin(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        # A connection that the pause has cut is replaced by the session itself.
+        # The session itself replaces a connection that a pause has cut.
         response = self._session.request(method, f"{self.url}/testbed/{path}", json=body, timeout=PATIENCE)
         if not response.ok:
             raise TestbedError(f"{method} {path}: {response.status_code} {response.text}")
@@ -329,16 +336,17 @@ class Issuer:
 
 
 def _taken() -> socket.socket:
-    """A port of loopback that nobody else is given, also while the issuer, which listens on it by its number,
-    is paused."""
+    """Takes a free port of loopback. The issuer listens on it too, but nobody else can, even during a
+    pause."""
     taken = socket.socket()
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     taken.bind(("127.0.0.1", 0))
     return taken
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)  # else an old file would keep its mode
+def write_private(path: Path, content: bytes) -> None:
+    """Writes a file that only its owner can read."""
+    path.unlink(missing_ok=True)  # an old file would keep its mode
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

@@ -3,8 +3,8 @@ import { randomBytes } from 'node:crypto';
 import { Provider } from 'oidc-provider';
 import { Store } from './state.mjs';
 
-// oidc-provider grants scopes per resource, one resource for a request, and wants URIs. Audiences on the grid are free
-// strings, and several may be asked for at once. So all grants are for this one resource, and the audiences asked for
+// oidc-provider grants scopes per resource, takes one resource a request, and requires a URI. Audiences on the grid are
+// free strings, and a request may name several. So all grants are for this one resource, and the requested audiences
 // (see requests.mjs) only become the token's "aud".
 const RESOURCE = 'urn:osg-token-renewer:testbed';
 

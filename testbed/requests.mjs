@@ -1,5 +1,5 @@
-// What happens to a request on its way to oidc-provider and to its answer: counting, latency, faults, and the
-// differences between what grid clients send and what oidc-provider takes.
+// The path of a request to oidc-provider and back: counting, latency, faults, and the differences between what grid
+// clients send and what oidc-provider takes.
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Store } from './state.mjs';
@@ -30,7 +30,7 @@ async function readBody(ctx) {
   return Buffer.concat(chunks).toString();
 }
 
-/** Reads what the other steps need to know. The body that oidc-provider sees is put in ctx.req.body by `adapt`. */
+/** Reads what the other steps need to know. Later `adapt` puts the body that oidc-provider sees into ctx.req.body. */
 async function describe(ctx) {
   const endpoint = ENDPOINTS.find(([, path]) => path.test(ctx.path))?.[0] ?? 'other';
   const isForm = WITH_FORM.has(endpoint) && ctx.is('application/x-www-form-urlencoded');
@@ -38,17 +38,17 @@ async function describe(ctx) {
   return { endpoint, form, client_id: clientIdOf(ctx, form), grant_type: endpoint === 'token' ? form?.get('grant_type') : undefined };
 }
 
-/** oidc-agent registers as a web client with loopback redirect URIs, which only a native client may have. */
+/** Makes oidc-agent a native client: it registers as a web client, which may have no loopback redirect URIs. */
 async function adaptRegistration(ctx, state) {
   const text = await readBody(ctx);
   try {
     ctx.req.body = JSON.stringify({ scope: state.scopes.join(' '), ...JSON.parse(text), application_type: 'native' });
   } catch {
-    ctx.req.body = text; // let oidc-provider say what is wrong with it
+    ctx.req.body = text; // oidc-provider says what is wrong with it
   }
 }
 
-/** "audience=a b" (oidc-agent 4) and "resource=a&resource=b" (RFC 8707, oidc-agent 5) both become ctx.state.audiences. */
+/** Puts "audience=a b" (oidc-agent 4) and "resource=a&resource=b" (RFC 8707, oidc-agent 5) into ctx.state.audiences. */
 function adaptAudience(ctx, form, settings) {
   const asked = [...form.getAll('audience').flatMap((value) => value.split(/\s+/)), ...form.getAll('resource')].filter(Boolean);
   form.delete('audience');
@@ -81,7 +81,7 @@ function refuse(ctx, error, description) {
   ctx.body = { error, error_description: description };
 }
 
-/** Behaviours of refresh tokens that oidc-provider has no option for. They follow a successful refresh. */
+/** Adds behaviours that oidc-provider has no option for, after a successful refresh. */
 async function afterRefresh(ctx, state, scope) {
   const { AccessToken: token, RefreshToken: refresh } = ctx.oidc.entities;
   const { settings } = state;
@@ -97,7 +97,7 @@ function boundElsewhere(ctx, form) {
   return bound !== undefined && bound !== String(ctx.state.audiences ?? '');
 }
 
-/** Hands the request on in the form that oidc-provider takes, and touches up its answer. */
+/** Passes the request on in the form that oidc-provider takes, and adapts its answer. */
 async function adapt(ctx, next, request, state) {
   const { settings } = state;
   const { form, endpoint } = request;
@@ -125,7 +125,7 @@ async function adapt(ctx, next, request, state) {
   return undefined;
 }
 
-/** Answers as the fault says. `after` faults come when oidc-provider has done its work: only the answer is lost. */
+/** Answers as the fault says. With `after`, oidc-provider does its work first, and only the answer is lost. */
 async function fail(ctx, fault, state, proceed) {
   if (fault.hold || fault.gather) await state.hold(fault);
   if (fault.delay_ms) await sleep(fault.delay_ms);
@@ -139,7 +139,7 @@ async function fail(ctx, fault, state, proceed) {
     ctx.body = fault.body ?? '';
     ctx.set(fault.headers ?? {});
   } else if (!fault.after) {
-    await proceed(); // it only came late
+    await proceed(); // the fault only delays
   }
 }
 
@@ -149,7 +149,7 @@ export function requestPipeline(state) {
     state.counts.max_in_flight = Math.max(state.counts.max_in_flight, state.inFlight);
     try {
       const request = await describe(ctx);
-      state.count(request); // on arrival, so that a client that has its answer finds it counted
+      state.count(request); // before the answer, so that a client that has its answer sees the request counted
       if (state.settings.latency_ms) await sleep(state.settings.latency_ms);
       const fault = state.takeFault(request);
       const proceed = () => adapt(ctx, next, request, state);

@@ -1,4 +1,4 @@
-// What the issuer knows and how it is told to behave: settings, counts, and the tokens and clients it stores.
+// The issuer's state: its settings, faults and counts, and the tokens and clients that it stores.
 
 export const DEFAULT_SCOPES = [
   'openid', 'profile', 'offline_access', 'wlcg.groups',
@@ -11,26 +11,26 @@ const DEFAULT_SETTINGS = {
   latency_ms: 0,              // delay of each request
   access_token_ttl: 3600,     // seconds
   device_code_ttl: 300,       // seconds
-  device_interval: 1,         // seconds between two polls of a device; a client's default of 5 would only slow tests
-  rotate: false,              // each refresh replaces the refresh token; using an old one kills the whole grant
+  device_interval: 1,         // seconds between two polls of a device; the usual 5 would only slow down tests
+  rotate: false,              // each refresh replaces the refresh token; the use of an old one ends the whole grant
   revoke_previous: false,     // each refresh revokes the grant's earlier (opaque) access tokens
   narrow_on_refresh: false,   // a refresh for fewer scopes narrows the refresh token for good
-  bind_audience: false,       // a refresh binds the refresh token to the audience it was used with
+  bind_audience: false,       // a refresh binds the refresh token to the requested audience
   opaque_audiences: [],       // audiences whose access tokens are opaque; ["*"] is all
   default_audience: 'https://wlcg.cern.ch/jwt/v1/any',
-  ignore_scope: false,        // grant the full set whatever was asked for
-  ignore_audience: false,     // grant the default audience whatever was asked for
-  refuse_blank_scope: false,  // "scope=" or "scope=+" is invalid_scope; otherwise such a parameter is dropped
-  raw_basic: false,           // take HTTP Basic credentials that are not form-encoded (RFC 6749 2.3.1 wants them to be)
+  ignore_scope: false,        // grant all scopes of the client, whatever the request asks for
+  ignore_audience: false,     // grant the default audience, whatever the request asks for
+  refuse_blank_scope: false,  // answer "scope=" and "scope=+" with invalid_scope; otherwise ignore them
+  raw_basic: false,           // take HTTP Basic credentials that are not form-encoded (RFC 6749 section 2.3.1 wants the encoding)
   registration_without_scope: false, // leave "scope" out of the answer to a registration
   omit_expires_in: false,     // leave "expires_in" out of the token answer
   nbf_offset: 0,              // seconds added to the claims of the same name
   exp_offset: 0,
   iat_offset: 0,
-  date_offset: 0,             // seconds added to the Date of each answer
+  date_offset: 0,             // seconds added to the Date header of each answer
 };
 
-// What only the client may know.
+// The members of answers that only the client may know.
 const SECRETS = ['access_token', 'id_token', 'refresh_token', 'device_code', 'client_secret', 'registration_access_token'];
 
 const DEFAULT_CLIENT = {
@@ -40,7 +40,7 @@ const DEFAULT_CLIENT = {
   grant_types: ['authorization_code', 'refresh_token', 'client_credentials', 'urn:ietf:params:oauth:grant-type:device_code'],
 };
 
-/** Completes the metadata of a client that the configuration or the administration gives. */
+/** Completes the metadata of a client from the configuration or the administration. */
 export function completeClient(metadata) {
   if (!metadata.client_id) throw new RangeError('a client needs a client_id');
   const client = { ...DEFAULT_CLIENT, ...metadata };
@@ -54,7 +54,7 @@ export class State {
 
   faults = [];
 
-  // What lets go of the requests that a fault holds, for each fault.
+  // For each fault, the functions that release the requests which it holds.
   held = new Map();
 
   constructor(scopes) {
@@ -63,7 +63,7 @@ export class State {
     this.resetCounts();
   }
 
-  /** Takes over some settings. An unknown name is an error: a test with a typing error must not pass. */
+  /** Changes some settings. An unknown name is an error, because a test with a typing error must not pass. */
   change(changes) {
     for (const [name, value] of Object.entries(changes)) {
       const known = DEFAULT_SETTINGS[name];
@@ -79,7 +79,7 @@ export class State {
     this.faults.push({ ...fault });
   }
 
-  /** The first fault that applies, with one of its `times` used up. */
+  /** Returns the first fault that applies, and uses up one of its `times`. */
   takeFault(request) {
     const applies = (fault) => (fault.endpoint === '*' || fault.endpoint === request.endpoint)
       && ['client_id', 'grant_type'].every((key) => fault[key] === undefined || fault[key] === request[key])
@@ -89,7 +89,7 @@ export class State {
     return fault;
   }
 
-  /** Resolves when the faults are cleared or, if the fault has a number to `gather`, when it holds so many requests. */
+  /** Resolves when the faults are cleared, or when the fault holds as many requests as it has to `gather`. */
   hold(fault) {
     return new Promise((resolve) => {
       const waiting = [...(this.held.get(fault) ?? []), resolve];
@@ -108,7 +108,7 @@ export class State {
     for (const fault of this.held.keys()) this.release(fault);
   }
 
-  /** Remembers the secrets in an answer, by the name of the member that holds them. */
+  /** Remembers the secrets in an answer by the name of their member. */
   handOut(answer) {
     for (const name of SECRETS) if (answer[name]) (this.secrets[name] ??= new Set()).add(answer[name]);
   }
@@ -126,12 +126,9 @@ export class State {
   }
 }
 
-/**
- * Storage for oidc-provider. Its own in-memory adapter keeps no more than 1000 entries, so that a benchmark would
- * push out clients and refresh tokens.
- */
+/** Storage for oidc-provider. Its own in-memory adapter keeps only 1000 entries: a benchmark needs more. */
 export class Store {
-  // What has expired is kept for a minute more, so that it is answered with "expired" and not with "unknown".
+  // Expired entries stay for another minute, so that the issuer can answer "expired" instead of "unknown".
   static GRACE_MS = 60_000;
 
   static models = new Map();
@@ -141,16 +138,16 @@ export class Store {
     Store.models.set(model, this.entries);
   }
 
-  /** All living payloads of a model. */
+  /** All payloads of a model that have not expired. */
   static all(model) {
     const alive = [...(Store.models.get(model) ?? [])].filter(([, entry]) => entry.expires > Date.now());
     return alive.map(([, entry]) => entry.payload);
   }
 
-  /** One payload as it is stored: changes to it stay. */
+  /** One stored payload; changes to it stay. */
   static live(model, id) { return Store.models.get(model)?.get(id)?.payload; }
 
-  /** Forgets what `matches(payload)`, in the models named; tells how many. */
+  /** Forgets all entries of some models for which `matches(payload)` is true; returns how many. */
   static forget(models, matches) {
     let forgotten = 0;
     for (const model of models) {

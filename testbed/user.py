@@ -1,5 +1,5 @@
-"""The scripted user: logs in at the issuer's own pages and answers a device's request, as a person with a
-browser would."""
+"""The scripted user: logs in at the issuer's pages and answers a device's request, as a person with a browser
+would."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from urllib.parse import urljoin
 import requests
 
 TIMEOUT = 60.0
-MOST_PAGES = 12  # a login takes six; more means that it goes round in circles
+MOST_PAGES = 12  # a login takes six; the user gives up on a loop
 
 
 class UnexpectedPage(Exception):
-    """The issuer showed a page that the scripted user can not answer."""
+    """The issuer showed a page that the scripted user cannot answer."""
 
 
 @dataclass
 class Form:
-    """A form of a page: where it goes, its named fields with their values, and its named buttons."""
+    """A form of a page: its target, its named fields with their values, and its named buttons."""
 
     identity: str
     action: str
@@ -29,8 +29,8 @@ class Form:
 
 
 class _Page(HTMLParser):
-    """Collects forms, also fields that name their form by its id from elsewhere in the page, and the text to
-    be seen."""
+    """Collects the visible text and the forms of a page. A field may stand elsewhere and name its form by
+    id."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -69,9 +69,9 @@ def approve(
     ca_file: str | os.PathLike[str],
     login: str = "alice",
 ) -> None:
-    """Approves the request behind a verification URI, complete or with its user code, as the user `login`.
+    """Approves a device's request as the user `login`: at a complete verification URI, or with a user code.
 
-    Returns when the issuer has confirmed it; raises UnexpectedPage at anything else.
+    Returns when the issuer has confirmed it; otherwise raises UnexpectedPage.
     """
     text = _walk(verification_uri, user_code, ca_file=ca_file, login=login, button="confirm")
     if "success" not in text.lower():
@@ -85,7 +85,7 @@ def deny(
     ca_file: str | os.PathLike[str],
     login: str = "alice",
 ) -> None:
-    """Refuses the request instead."""
+    """Like `approve`, but denies."""
     text = _walk(verification_uri, user_code, ca_file=ca_file, login=login, button="abort")
     if "interrupted" not in text.lower():
         raise UnexpectedPage(f"refused, but the issuer says: {text}")
@@ -94,9 +94,9 @@ def deny(
 def _walk(
     uri: str, user_code: str | None, *, ca_file: str | os.PathLike[str], login: str, button: str
 ) -> str:
-    """Answers page after page; returns the text of the first one that asks for nothing more."""
+    """Answers page after page; returns the text of the first page that asks for nothing more."""
     with requests.Session() as session:
-        session.trust_env = False  # else $REQUESTS_CA_BUNDLE and proxies come first
+        session.trust_env = False  # otherwise $REQUESTS_CA_BUNDLE and proxies would come first
         session.verify = os.fspath(ca_file)
         response = session.get(uri, timeout=TIMEOUT)
         answered: set[str] = set()
@@ -109,13 +109,13 @@ def _walk(
                 return page.text
             action, data = answer
             response = session.post(urljoin(response.url, action), data=data, timeout=TIMEOUT)
-        raise UnexpectedPage(f"no end after {MOST_PAGES} pages; the last one: {page.text}")
+        raise UnexpectedPage(f"the login does not end after {MOST_PAGES} pages; the last page: {page.text}")
 
 
 def _answer(  # noqa: C901
     page: _Page, answered: set[str], *, user_code: str | None, login: str, button: str
 ) -> tuple[str, dict[str, str]] | None:
-    """The form to send and its data, or None when nothing is left to answer."""
+    """The form to send and its data; None if nothing is left to answer."""
     if not page.forms:
         return None
     form = page.forms[0]
@@ -131,7 +131,7 @@ def _answer(  # noqa: C901
             data["abort"] = form.buttons.get("abort") or "yes"
     elif kind == "code":
         if "decision" in answered or ("code given" in answered):
-            return None  # the form again, with a word on what became of the last try
+            return None  # the form is shown again, with the result of the last try
         if not data.get("user_code"):
             if user_code is None:
                 raise UnexpectedPage("asked for a user code, and none is known")

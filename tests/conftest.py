@@ -1,4 +1,4 @@
-"""The parts that the tests share: a real issuer, and hosts of their own on which the real program runs."""
+"""What all tests share: a real issuer, and for each test hosts of its own, where the real program runs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from tests.host import Host
 
 
 def pytest_configure() -> None:
-    """A shell has its background jobs, and all that they start, ignore Ctrl-C; the programs under test are to
-    heed it all the same."""
+    """Makes the programs under test react to Ctrl-C, which a shell lets its background jobs ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The files with the longest tests, longest first.
+SLOW = ("test_rotation.py", "test_chaos.py", "test_source.py", "test_secrets.py", "test_watchdog.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first: with several workers, the others do the rest meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_rotation.py")
+    """Slow tests come first, so that no worker starts one when the others have nothing left to do."""
+    order = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: order.get(item.path.name, len(SLOW)))
 
 
 @pytest.fixture(autouse=True)
 def _messages_as_in_a_new_process() -> None:
-    """Whoever called a program's main() in this process has set them up for that program, which caplog knows
-    nothing of."""
+    """Undoes what a program's main() did to the logging if a test called it in this process: caplog would see
+    nothing."""
     logger = logging.getLogger(log.ROOT)
     logger.handlers = []
     logger.propagate = True
@@ -45,8 +49,8 @@ def running_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]
 
 @pytest.fixture(scope="session")
 def registry(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host with the oidc-agent account `robot`, for other hosts to adopt: registering takes a second,
-    adopting nothing."""
+    """A host with the oidc-agent account `robot`. Other hosts adopt it, because that takes no time, and a
+    registration takes a second."""
     with Host.made(tmp_path_factory.mktemp("registry")) as host:
         host.register(running_issuer, "robot")
         yield host
@@ -54,14 +58,14 @@ def registry(running_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def registry_of_two(running_issuer: Issuer, registry: Host) -> Host:
-    """The same host, with the account `drone` too."""
+    """The same host, which also has the account `drone`."""
     registry.register(running_issuer, "drone")
     return registry
 
 
 @pytest.fixture
 def issuer(running_issuer: Issuer) -> Iterator[Issuer]:
-    """The session's issuer as it was when it started: no faults, no counts, its first settings."""
+    """The session's issuer as it was at its start: without faults and counts, with its first settings."""
     before = running_issuer.settings()
     running_issuer.reset_counts()
     yield running_issuer
@@ -71,7 +75,7 @@ def issuer(running_issuer: Issuer) -> Iterator[Issuer]:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    """A host with nothing on it yet. When the test is over, nothing that was started on it may be left."""
+    """An empty host. After the test, nothing that ran on it may be left."""
     with Host.made(tmp_path) as made:
         yield made
         assert made.leftovers() == []
@@ -79,7 +83,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Callable[[str], Host]]:
-    """As many hosts as a test needs, by name."""
+    """Makes as many hosts as a test needs, by name. After the test, nothing that ran on them may be left."""
     made: list[Host] = []
 
     def make(name: str) -> Host:

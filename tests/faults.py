@@ -1,5 +1,5 @@
-"""Faults that need a process of their own: file systems that are full or read-only, a silent name server, and
-a user who may not."""
+"""Faults that need a process of their own: a file system that is full or read-only, a silent name server, an
+unprivileged user."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ def apart(
     silent_names: bool = False,
     longest: float = LONGEST,
 ) -> None:
-    """Runs a part of a test in a child process: what fails in it is printed there, and fails the test.
+    """Runs a part of a test in a child process. If it fails, the child prints why, and the test fails.
 
-    `tmpfs` are directories on which file systems of the child's own are mounted, with the mount's options:
-    nothing of them is left when it has ended. `users`: all that there are, besides root, with their ids.
-    `unprivileged`: as a user who is not root, if this one is. `silent_names`: on a network where nobody is
-    but a name server that hears what it is asked and never answers. After `longest` seconds it is killed."""
+    tmpfs: directories on which the child mounts file systems of its own, with their mount options. They
+        vanish with the child.
+    users: the ids of the only users besides root.
+    unprivileged: the child is not root, even if the parent is.
+    silent_names: the child's network has only a name server, which never answers.
+    longest: seconds after which the child is killed, and the test fails.
+    """
 
     def child() -> None:
         if tmpfs is not None or users is not None or silent_names:
@@ -65,7 +68,7 @@ def apart(
 def _mount(tmpfs: Mapping[Path, str], also: int) -> None:
     uid, gid = os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
-    # Root may mount; anyone else is root in a user namespace.
+    # Root may mount. Any other user becomes root in a user namespace.
     if libc.unshare(CLONE_NEWNS | also | (0 if uid == 0 else CLONE_NEWUSER)) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     if uid != 0:
@@ -78,12 +81,11 @@ def _mount(tmpfs: Mapping[Path, str], also: int) -> None:
 
 
 def _silent_name_server() -> socket.socket:
-    """On loopback, which a new network has, but not up (netdevice(7)); the resolver would ask it for
-    minutes."""
+    """A server on loopback that the resolver would ask for minutes. Loopback is down in a new network
+    namespace (netdevice(7))."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
-    # In a container it is a mount already, perhaps of a file that is gone, and nothing can be mounted on
-    # that.
+    # In a container it already is a mount. If the mounted file is deleted, nothing can be mounted over it.
     subprocess.run(["umount", "-q", "/etc/resolv.conf"], check=False, stderr=subprocess.DEVNULL)
     _instead_of("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n")
     heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -104,7 +106,7 @@ def _instead_of(path: str, content: str) -> None:
 
 
 def never_answering(path: Path) -> None:
-    """To be called apart: mounts a file system whose server, this process, never answers (fuse(4))."""
+    """Mounts a file system whose server, this process, never answers (fuse(4)). Call it within `apart`."""
     server = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={server},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
     subprocess.run(
@@ -113,5 +115,5 @@ def never_answering(path: Path) -> None:
 
 
 def mount(path: Path, options: str) -> None:
-    """To be called apart: mounts another file system, or with `remount` changes one."""
+    """Mounts a tmpfs, or changes one with the option `remount`. Call it within `apart`."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], check=True)

@@ -1,4 +1,4 @@
-"""An issuer that answers with any bytes, as no real one would."""
+"""An issuer that answers with any bytes that a test wants, valid or not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 class Listener:
-    """Answers each request with the bytes that it was given last, and then closes the connection."""
+    """Answers each request with the bytes in `answer`, and then closes the connection."""
 
     def __init__(self) -> None:
         self.answer = b""
@@ -30,8 +30,8 @@ class Listener:
 
     @staticmethod
     def _read(connection: socket.socket) -> None:
-        """A whole request: what is closed with something unread in it resets the connection before the answer
-        is read."""
+        """Reads a whole request. If a socket is closed with unread bytes, the kernel resets the connection
+        before the client has read the answer."""
         with connection.makefile("rb") as stream:
             length = 0
             for line in stream:

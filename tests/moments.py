@@ -1,5 +1,5 @@
-"""A fault at a chosen moment: a process that is stopped between two of its system calls, as a debugger does
-it (ptrace(2))."""
+"""A fault at a chosen moment: stops a process before one of its system calls, as a debugger does
+(ptrace(2))."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 def at_moment(number: int, body: Callable[[], None], fault: Callable[[int], None]) -> bool:
-    """Runs `body` in a child process and, before its system call of this number, `fault` with the child's id.
+    """Runs `body` in a child process, stops it before its system call with this number (from 0), and then
+    calls `fault` with the child's process id.
 
-    Returns whether the child came that far; if it did not, nothing happened to it. What fails in `body` is
-    printed and fails the test."""
+    Returns False if the child ended before; then there was no fault. If `body` fails, the child prints why,
+    and the test fails.
+    """
     pid = os.fork()
     if pid == 0:
         _child(body)
     os.waitpid(pid, 0)
     _ptrace(SETOPTIONS, pid, SYSTEM_CALL | NOBODY_OUTLIVES_ME)
-    # It stops before each system call and after it.
+    # The child stops before and after each system call.
     for _ in range(2 * number + 1):
         _ptrace(SYSCALL, pid)
         _, status = os.waitpid(pid, 0)
@@ -60,6 +62,6 @@ def _child(body: Callable[[], None]) -> None:
 
 
 def _ptrace(request: int, pid: int, data: int = 0) -> None:
-    # Who has been killed cannot be let go on.
+    # After SIGKILL there is no process to continue.
     if _libc.ptrace(request, pid, None, data) == -1 and ctypes.get_errno() != errno.ESRCH:
         raise OSError(ctypes.get_errno(), "ptrace")

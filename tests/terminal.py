@@ -1,5 +1,4 @@
-"""A program on a terminal of its own: what it shows is read as a person would see it, and answers are
-typed."""
+"""Runs a program on a terminal of its own, reads the screen as a person sees it, and types answers."""
 
 from __future__ import annotations
 
@@ -18,18 +17,20 @@ from typing import Optional
 from tests.host import LONGEST, until
 
 COLUMNS, ROWS = 120, 40
-# By their numbers on this machine: read, and what else waits for input (poll, select, pselect6 and ppoll).
+# The numbers of the system calls that wait for input: read; poll, select, pselect6 and ppoll.
 _READ, *_WAIT = ("0", "7", "23", "270", "271") if os.uname().machine == "x86_64" else ("63", "72", "73")
-# Becomes leader of a session whose terminal is its standard input, as getpass (which opens /dev/tty) needs,
-# and then the program.
-_TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+# Makes standard input the terminal of its session, because getpass opens /dev/tty; then becomes the program.
+_TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 _CONTROL = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
-# The beginning of one, of which the rest is yet to be read.
+# The beginning of a control sequence, whose rest is not read yet.
 _BEGUN = re.compile(r"\x1b(\[\??[0-9;]*)?\Z")
 
 
 class Terminal:
-    """Ends the program with the context, if it has not ended by itself."""
+    """Starts the program; ends it with the context, if it still runs."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         self._own, other = pty.openpty()
@@ -61,28 +62,27 @@ class Terminal:
         os.close(self._own)
 
     def wait_for(self, text: str, timeout: float = LONGEST) -> None:
-        """Reads until the text was shown."""
+        """Reads until the program has shown the text."""
         deadline = time.monotonic() + timeout
         while text not in self.shown:
             assert self._read(deadline - time.monotonic()), f"{text!r} was not shown, but:\n{self.shown}"
 
     def wait_until(self, looks: Callable[[list[str]], bool], timeout: float = LONGEST) -> list[str]:
-        """Reads until the screen looks so; returns its lines. What comes in pieces is looked at after
-        each."""
+        """Reads until the condition on the screen's lines holds; returns the lines."""
         deadline = time.monotonic() + timeout
         while not looks(self.screen()):
             assert self._read(deadline - time.monotonic()), "\n".join(self.screen())
         return self.screen()
 
     def type(self, text: str) -> None:
-        """Waits until the program reads, as a person does: a Ctrl-C between its question and its reading
-        would be lost on Python, and what is typed before the echo is turned off is thrown away."""
+        """Waits until the program reads, and types. Python would lose a Ctrl-C between the question and the
+        reading, and getpass drops what was typed before it turned the echo off."""
         until(self._is_read)
         os.write(self._own, text.encode())
 
     def _is_read(self) -> bool:
-        """Whether the program waits for input: in the system call that reads from the terminal (proc(5) has
-        its number and arguments), as Python does, or in one for several files, as shells do."""
+        """Whether the program is in a system call that waits for input (proc(5) shows its number and
+        arguments). Python reads from the terminal; shells wait for several files."""
         number, *arguments = Path(f"/proc/{self.process.pid}/syscall").read_text().split()
         if number in _WAIT:
             return True
@@ -101,7 +101,7 @@ class Terminal:
         return self.process.wait(max(0.0, deadline - time.monotonic()))
 
     def screen(self) -> list[str]:
-        """The lines that the screen has in the end, without the empty ones after them."""
+        """The lines of the screen now, without empty lines at the end."""
         return screen(self.shown)
 
     def _read(self, timeout: float) -> bool:
@@ -111,15 +111,15 @@ class Terminal:
         try:
             piece = os.read(self._own, 64 * 1024)
         except OSError:
-            # Nobody has the other end any more.
+            # Nobody has the other end open any more.
             return False
         self.shown += piece.decode("utf-8", "replace")
         return bool(piece)
 
 
 def screen(shown: str) -> list[str]:
-    """What a terminal of COLUMNS columns makes of the text: wrapping, and the few controls that move the
-    cursor or erase."""
+    """The lines that a terminal of COLUMNS columns makes of the text. It knows wrapping and the few control
+    sequences that move the cursor or erase."""
     cursor = _Cursor()
     shown = _BEGUN.sub("", shown)
     while shown:
@@ -133,7 +133,7 @@ def screen(shown: str) -> list[str]:
 
 
 def unwrapped(lines: Sequence[str]) -> str:
-    """The one line that was too long for the screen."""
+    """Joins the lines of a text that was too long for one line of the screen."""
     return "".join(line.ljust(COLUMNS) for line in lines).rstrip()
 
 
@@ -151,7 +151,7 @@ class _Cursor:
                 place: cell for place, cell in self._cells.items() if place[0] != self._row or place[1] < kept
             }
         else:
-            # Colours, and what hides and shows the cursor.
+            # Colours, and hiding or showing the cursor.
             assert name in "mhl", f"an unexpected control sequence: {name!r}"
 
     def print(self, character: str) -> None:

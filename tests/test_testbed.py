@@ -1,4 +1,4 @@
-"""The testbed itself: does the issuer behave as its settings say?"""
+"""The testbed's issuer behaves as its settings, faults and methods say."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_discovery_lists_endpoints_and_scopes(issuer: Issuer) -> None:
 @pytest.mark.parametrize(
     "form", [{"audience": "ce.example.org:9619 b"}, {"resource": ["ce.example.org:9619", "b"]}]
 )
-def test_audiences_are_taken_in_both_forms(issuer: Issuer, form: dict[str, Any]) -> None:
+def test_a_request_names_audiences_in_either_form(issuer: Issuer, form: dict[str, Any]) -> None:
     client = issuer.add_client()
     assert issuer.verify(client_credentials(issuer, client, **form).json()["access_token"])["aud"] == [
         "ce.example.org:9619",
@@ -100,7 +100,7 @@ def test_audiences_are_taken_in_both_forms(issuer: Issuer, form: dict[str, Any])
     ]
 
 
-def test_a_refresh_can_ask_for_fewer_scopes_but_not_for_more(issuer: Issuer) -> None:
+def test_a_refresh_may_ask_for_fewer_scopes_but_not_for_more(issuer: Issuer) -> None:
     client = issuer.add_client()
     token = login(issuer, client)["refresh_token"]
     assert refresh(issuer, client, token, scope="compute.read")["scope"] == "compute.read"
@@ -120,7 +120,7 @@ def test_a_rotated_refresh_token_works_once(issuer: Issuer) -> None:
     for _ in range(10):
         token = refresh(issuer, client, token)["refresh_token"]
     assert refresh(issuer, client, first)["error"] == "invalid_grant"
-    assert refresh(issuer, client, token)["error"] == "invalid_grant"  # reuse is taken for theft
+    assert refresh(issuer, client, token)["error"] == "invalid_grant"  # the issuer takes reuse for theft
 
 
 def test_a_revoked_client_gets_invalid_grant(issuer: Issuer) -> None:
@@ -145,11 +145,11 @@ def test_a_device_code_waits_for_a_user(issuer: Issuer) -> None:
     assert device["user_code"].replace("-", "") in issuer.pending_user_codes()
     answer = post(issuer, "/token", client, grant_type=DEVICE_CODE_GRANT, device_code=device["device_code"])
     assert answer.json()["error"] == "authorization_pending"
-    # Else another test's user might approve it.
+    # Otherwise another test's user might approve it.
     issuer.revoke(client.client_id)
 
 
-def test_a_device_code_that_nobody_approves_expires(issuer: Issuer) -> None:
+def test_a_device_code_expires_if_nobody_approves_it(issuer: Issuer) -> None:
     issuer.settings(device_code_ttl=1)
     client = issuer.add_client()
     device = post(issuer, "/device/auth", client, scope="openid").json()
@@ -159,7 +159,7 @@ def test_a_device_code_that_nobody_approves_expires(issuer: Issuer) -> None:
     until(lambda: device["user_code"].replace("-", "") not in issuer.pending_user_codes())
 
 
-def test_the_scripted_user_refuses_an_unexpected_page(issuer: Issuer) -> None:
+def test_the_scripted_user_reports_an_unexpected_page(issuer: Issuer) -> None:
     with pytest.raises(UnexpectedPage, match="incorrect"):
         approve(issuer.url + "/device", "BAD-CODE", ca_file=issuer.ca_file)
     issuer.fault(endpoint="interaction", status=500, body="out of order")
@@ -168,7 +168,7 @@ def test_the_scripted_user_refuses_an_unexpected_page(issuer: Issuer) -> None:
         approve(device["verification_uri_complete"], ca_file=issuer.ca_file)
 
 
-def test_basic_credentials_are_form_decoded_unless_told_otherwise(issuer: Issuer) -> None:
+def test_the_issuer_form_decodes_basic_credentials_unless_raw_basic_is_set(issuer: Issuer) -> None:
     client = issuer.add_client(client_secret=NASTY)
     assert client_credentials(issuer, client).ok
     url, form, auth = issuer.url + "/token", {"grant_type": "client_credentials"}, (client.client_id, NASTY)
@@ -177,7 +177,7 @@ def test_basic_credentials_are_form_decoded_unless_told_otherwise(issuer: Issuer
     assert requests.post(url, form, auth=auth, verify=str(issuer.ca_file), timeout=LONGEST).ok
 
 
-def test_credentials_are_taken_from_the_form(issuer: Issuer) -> None:
+def test_a_client_may_send_its_credentials_in_the_form(issuer: Issuer) -> None:
     client = issuer.add_client(client_secret=NASTY, token_endpoint_auth_method="client_secret_post")
     assert client_credentials(issuer, None, client_id=client.client_id, client_secret=NASTY).ok
     assert (
@@ -203,7 +203,7 @@ def test_opaque_tokens_can_be_introspected_and_revoked(issuer: Issuer) -> None:
     assert issuer.introspect(token, client) == {"active": False}
 
 
-def test_a_revoked_refresh_token_is_dead(issuer: Issuer) -> None:
+def test_a_revoked_refresh_token_gets_invalid_grant(issuer: Issuer) -> None:
     client = issuer.add_client()
     token = login(issuer, client)["refresh_token"]
     assert post(issuer, "/token/revocation", client, token=token).ok
@@ -231,7 +231,7 @@ def test_a_refresh_can_narrow_the_refresh_token(issuer: Issuer, rotate: bool) ->
 
 
 @pytest.mark.parametrize("rotate", [False, True])
-def test_a_refresh_can_bind_the_audience(issuer: Issuer, rotate: bool) -> None:
+def test_a_refresh_can_bind_the_refresh_token_to_an_audience(issuer: Issuer, rotate: bool) -> None:
     issuer.settings(bind_audience=True, rotate=rotate)
     client = issuer.add_client()
     answer = refresh(issuer, client, login(issuer, client)["refresh_token"], audience="a")
@@ -239,7 +239,7 @@ def test_a_refresh_can_bind_the_audience(issuer: Issuer, rotate: bool) -> None:
     assert "access_token" in refresh(issuer, client, answer["refresh_token"], audience="a")
 
 
-def test_the_issuer_can_ignore_what_was_asked(issuer: Issuer) -> None:
+def test_the_issuer_can_ignore_the_requested_scope_and_audience(issuer: Issuer) -> None:
     client = issuer.add_client(scope="openid offline_access compute.read compute.create")
     token = login(issuer, client)["refresh_token"]
     issuer.settings(ignore_scope=True, ignore_audience=True, default_audience="only me")
@@ -254,7 +254,7 @@ def test_the_issuer_can_ignore_what_was_asked(issuer: Issuer) -> None:
     assert (claims["scope"], claims["aud"]) == ("compute.read compute.create", "only me")
 
 
-def test_a_blank_scope_can_be_refused(issuer: Issuer) -> None:
+def test_the_issuer_can_refuse_a_blank_scope(issuer: Issuer) -> None:
     issuer.settings(refuse_blank_scope=True)
     client = issuer.add_client()
     token = login(issuer, client)["refresh_token"]
@@ -274,7 +274,7 @@ def test_lifetimes_and_times_follow_the_settings(issuer: Issuer) -> None:
     assert "expires_in" not in client_credentials(issuer, issuer.add_client()).json()
 
 
-def test_a_forged_token_is_found_out(issuer: Issuer) -> None:
+def test_verify_finds_a_forged_token(issuer: Issuer) -> None:
     token = client_credentials(issuer, issuer.add_client()).json()["access_token"]
     head, body, signature = token.split(".")
     forged = (
@@ -286,7 +286,7 @@ def test_a_forged_token_is_found_out(issuer: Issuer) -> None:
         issuer.verify(f"{head}.{forged}.{signature}")
 
 
-def test_registration_gives_and_forgets_a_client(issuer: Issuer) -> None:
+def test_a_client_can_register_and_remove_itself(issuer: Issuer) -> None:
     wanted = {
         "application_type": "web",
         "client_name": "oidc-agent:someone",
@@ -310,7 +310,7 @@ def test_registration_gives_and_forgets_a_client(issuer: Issuer) -> None:
     assert issuer.counts().registration == 2
 
 
-def test_faults_strike_whom_they_name_as_often_as_they_say(issuer: Issuer) -> None:
+def test_a_fault_affects_the_named_requests_as_often_as_it_says(issuer: Issuer) -> None:
     client, other = issuer.add_client(), issuer.add_client()
     issuer.fault(
         endpoint="token",
@@ -329,13 +329,13 @@ def test_faults_strike_whom_they_name_as_often_as_they_say(issuer: Issuer) -> No
     assert issuer.counts().token == 5
 
 
-def test_a_hang_never_answers(issuer: Issuer) -> None:
+def test_a_hanging_endpoint_never_answers(issuer: Issuer) -> None:
     issuer.fault(endpoint="token", hang=True)
     with pytest.raises(requests.ReadTimeout):
         post(issuer, "/token", issuer.add_client(), timeout=0.5, grant_type="client_credentials")
 
 
-def test_a_dropped_answer_is_lost_but_the_refresh_happened(issuer: Issuer) -> None:
+def test_with_after_only_the_answer_of_a_refresh_is_lost(issuer: Issuer) -> None:
     issuer.settings(rotate=True)
     client = issuer.add_client()
     token = login(issuer, client)["refresh_token"]
@@ -357,7 +357,7 @@ def test_latency_delays_each_request(issuer: Issuer) -> None:
     assert time.monotonic() - started >= 0.3
 
 
-def test_a_request_is_held_until_the_faults_are_cleared(issuer: Issuer) -> None:
+def test_the_issuer_holds_a_request_until_the_faults_are_cleared(issuer: Issuer) -> None:
     client, other = issuer.add_client(), issuer.add_client()
     issuer.fault(endpoint="token", client_id=client.client_id, times=1)
     issuer.fault(endpoint="token", client_id=client.client_id, hold=True)
@@ -371,7 +371,7 @@ def test_a_request_is_held_until_the_faults_are_cleared(issuer: Issuer) -> None:
         assert held.result().ok
 
 
-def test_requests_are_answered_when_so_many_are_there_at_a_time(issuer: Issuer) -> None:
+def test_the_issuer_answers_gathered_requests_once_all_are_there(issuer: Issuer) -> None:
     client = issuer.add_client()
     issuer.fault(endpoint="token", gather=4)
     with ThreadPoolExecutor(4) as pool:
@@ -396,14 +396,14 @@ def test_a_paused_issuer_refuses_connections_and_keeps_its_state(issuer: Issuer)
     issuer.pause()
     with pytest.raises(requests.ConnectionError, match="refused"):
         refresh(issuer, client, token)
-    # Its port is nobody else's meanwhile.
+    # Nobody else can take its port meanwhile.
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", int(issuer.url.rpartition(":")[2])))
     issuer.resume()
     assert "access_token" in refresh(issuer, client, token)
 
 
-def test_a_pause_cuts_what_is_under_way(issuer: Issuer) -> None:
+def test_a_pause_cuts_the_requests_under_way(issuer: Issuer) -> None:
     client = issuer.add_client()
     issuer.fault(endpoint="token", hang=True, times=1)
     with ThreadPoolExecutor(1) as pool:
@@ -415,7 +415,7 @@ def test_a_pause_cuts_what_is_under_way(issuer: Issuer) -> None:
     assert client_credentials(issuer, client).ok
 
 
-def test_the_administration_refuses_what_it_does_not_know(issuer: Issuer) -> None:
+def test_the_administration_refuses_unknown_settings_and_wrong_values(issuer: Issuer) -> None:
     with pytest.raises(TestbedError, match="unknown setting latency"):
         issuer.settings(latency=5)
     with pytest.raises(TestbedError, match="of type boolean"):
@@ -426,14 +426,17 @@ def test_the_administration_refuses_what_it_does_not_know(issuer: Issuer) -> Non
         issuer.add_client(grant_types=["wishes"])
 
 
-def test_an_issuer_that_can_not_start_says_why(issuer: Issuer, tmp_path: Path) -> None:
+def test_an_issuer_that_cannot_start_says_why(issuer: Issuer, tmp_path: Path) -> None:
     port = int(issuer.url.rsplit(":", 1)[1])
     with pytest.raises(TestbedError, match="EADDRINUSE"):
         Issuer(tmp_path, port=port)
 
 
 def test_the_issuer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    program = "import sys, time; from testbed import Issuer; print(Issuer(sys.argv[1]).process.pid, flush=True); time.sleep(1000)"
+    program = (
+        "import sys, time; from testbed import Issuer; "
+        "print(Issuer(sys.argv[1]).process.pid, flush=True); time.sleep(1000)"
+    )
     root = Path(__file__).resolve().parent.parent
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True

@@ -1,7 +1,8 @@
 """A configuration of the original osg-token-renewer 1.0 gives the same tokens in the same files.
 
-The original's rules are written down here as a small program of their own: the standard configparser, one
-oidc-agent for all accounts, and `requests` for client credentials."""
+`original` is a small program with the original's rules: the standard configparser, one oidc-agent for all
+accounts, and `requests` for client credentials.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ from testbed import Issuer
 from tests.host import LONGEST, Host, pids_of, until
 
 CONFIG = """\
-# Sites have such files: tabs and blanks where people put them, capitals, both delimiters.
+# Sites have such files: tabs and blanks anywhere, capitals, both delimiters.
 [DEFAULT]
 directory = {host.tokens}
 audience = https://default.example.org
 site = grid.example.org
 issuer_url = {issuer.url}
 
-# Nothing of this section's title but its second word is the account's name.
+# Only the second word of this section's title is the account's name.
 [account   robot ]
 password_file = {host.root}/robot.pw
 
@@ -82,7 +83,7 @@ SECRET = "50%/a+b c$:;#"
 
 
 def original(host: Host, ca_file: Path) -> None:
-    """What the original does with the host's configuration."""
+    """Obtains all tokens of the host's configuration as the original does."""
     parser = configparser.ConfigParser()
     parser.read(host.config)
     sections: dict[str, dict[str, configparser.SectionProxy]] = {"account": {}, "token": {}}
@@ -162,7 +163,7 @@ def _call(command: list[str], env: Mapping[str, str]) -> str:
 
 
 def granted(issuer: Issuer, directory: Path) -> dict[str, tuple[set[str], set[str]]]:
-    """Audiences and scopes of each file's token."""
+    """The audiences and scopes of each file's token; removes the files."""
     found = {}
     for file in directory.iterdir():
         claims = issuer.verify(file.read_text().strip())
@@ -181,7 +182,7 @@ def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(
     client = issuer.add_client(client_secret=SECRET)
     host.configure(CONFIG, issuer=issuer, client=client, secret=SECRET.replace("%", "%%"))
     with pytest.MonkeyPatch.context() as environment:
-        # Else it comes before the bundle that `requests` is given.
+        # `requests` prefers these variables to the bundle that it is given.
         environment.delenv("REQUESTS_CA_BUNDLE", raising=False)
         environment.delenv("CURL_CA_BUNDLE", raising=False)
         original(host, issuer.ca_file)
@@ -193,7 +194,7 @@ def test_the_same_configuration_gives_the_same_tokens_in_the_same_files(
 
     assert done.status == 0, done.stderr
     assert granted(issuer, host.tokens) == expected
-    # So that this says something: what was expected is what the configuration means.
+    # The original's tokens are those that the configuration means.
     assert set(expected) == {
         "robot.ce.token",
         "defaults.token",

@@ -1,5 +1,5 @@
-"""Text from outside is harmless: wherever it comes from, it is a part of one bounded line of printable
-characters."""
+"""Text from outside is harmless: the program makes it a part of one bounded line of printable characters,
+wherever it comes from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.listener import Listener
 from tests.terminal import Terminal, screen
 from tests.tokens.test_jwt import jws
 
-# What would colour, erase, retitle or reverse what a terminal shows, or be another message to a journal.
+# Text that would colour, erase, retitle or reverse a terminal, or be another message in a journal.
 HOSTILE = "said\x1b[2J\x1b]0;title\x07\r\n<0>token t: renewed\n\u202e\u2066\u200f\u200b\x9b1m\x00\ufeff"
 MEGABYTE = "long " * 200_000
 LONGEST_LINE = 1000
@@ -42,7 +42,7 @@ def server() -> Iterator[Listener]:
 
 @pytest.fixture
 def exposed(host: Host, issuer: Issuer, registry_of_two: Host, server: Listener) -> Host:
-    """A host all of whose tokens, paths, programs and files bring hostile text with them."""
+    """A host whose issuers, programs, paths and files all contain hostile text."""
     server.answer = f"HTTP/1.1 200 {HOSTILE}\r\nno colon {HOSTILE}\r\nX: 1\r\n\r\n{{}}".encode()
     said = {"error": f"invalid_scope {HOSTILE}", "error_description": HOSTILE + MEGABYTE}
     claims = {
@@ -71,8 +71,7 @@ def exposed(host: Host, issuer: Issuer, registry_of_two: Host, server: Listener)
         accounts += host.credentials_account(issuer, name, client)
         tokens += host.token(name, name, scope="asked-for")
     issuer.fault(endpoint="token", client_id=host.client_ids["robot"], status=400, body=answer(said))
-    # The first of the programs in question fails for the account drone, and says so in bytes that are not
-    # UTF-8.
+    # For the account drone, oidc-token fails with a message that is not UTF-8.
     hostile = host.root / "hostile"
     hostile.write_bytes(
         f"Error: {HOSTILE}".encode().replace(b"\n", b" \xff\xfe ") + MEGABYTE.encode()[:900_000]
@@ -95,7 +94,7 @@ def exposed(host: Host, issuer: Issuer, registry_of_two: Host, server: Listener)
     return host
 
 
-def test_hostile_text_is_harmless_in_every_message(exposed: Host) -> None:
+def test_hostile_text_is_harmless_in_messages(exposed: Host) -> None:
     reader, writer = os.pipe()
     status = os.fstat(writer)
     journal = exposed.environment({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
@@ -114,13 +113,13 @@ def test_hostile_text_is_harmless_in_every_message(exposed: Host) -> None:
         line.split()[1].rstrip(":") for line in lines if line[:9] in ("<3>token ", "<4>token ", "<6>token ")
     ]
     assert sorted(outcomes) == sorted(names)
-    # What was said is there, as far as it is text.
+    # The printable part of the text is there.
     assert "said [2J ]0;title <0>token t: renewed" in next(
         line for line in lines if line.startswith("<3>token error:")
     )
 
 
-def test_hostile_text_is_harmless_in_what_is_asked_for(exposed: Host) -> None:
+def test_hostile_text_is_harmless_in_the_output_of_commands(exposed: Host) -> None:
     exposed.run()
     with closing(sqlite3.connect(exposed.state / "history.sqlite")) as database, database:
         database.execute(
@@ -131,7 +130,7 @@ def test_hostile_text_is_harmless_in_what_is_asked_for(exposed: Host) -> None:
         lines = exposed.run(*arguments).stdout.split("\n")
         assert len(lines) > 3
         assert [line for line in lines if not line.isprintable()] == []
-        # The columns of a table are as wide as their widest content.
+        # A column of a table is as wide as its widest content.
         assert max(map(len, lines)) < 3 * LONGEST_LINE
     printed = exposed.run("status", "--json").stdout
     assert printed.isascii()
@@ -139,16 +138,15 @@ def test_hostile_text_is_harmless_in_what_is_asked_for(exposed: Host) -> None:
     assert {token["name"] for token in json.loads(printed)["tokens"]} > {"claims", "path"}
     with Terminal(exposed.renewer("status"), exposed.environment({})) as terminal:
         terminal.end()
-    # Reading the screen, nothing but colours is understood.
+    # `screen` fails on any control sequence except colours.
     assert any("claims" in line for line in screen(terminal.shown))
 
 
 def test_hostile_text_is_harmless_in_setup(host: Host, issuer: Issuer) -> None:
-    # What oidc-agent makes of such an answer it does not tell; this oidc-gen tells it as it came.
+    # The real oidc-gen does not print such an answer; this one prints it unchanged.
     said = host.root / "said"
-    said.write_text(
-        f"Error: The following error occurred during dynamic client registration:\nno: {HOSTILE}{MEGABYTE[:900_000]}"
-    )
+    failed = "Error: The following error occurred during dynamic client registration:"
+    said.write_text(f"{failed}\nno: {HOSTILE}{MEGABYTE[:900_000]}")
     host.program("oidc-gen", f"cat {said} >&2; exit 1\n")
     common = [
         "--ca-file",
@@ -175,7 +173,7 @@ def test_hostile_text_is_harmless_in_setup(host: Host, issuer: Issuer) -> None:
     assert any(line.startswith("The issuer offers these scopes: said [2J") for line in screen(terminal.shown))
 
 
-def test_what_the_libraries_say_of_an_answer_is_not_printed(host: Host, server: Listener) -> None:
+def test_no_library_prints_a_warning_about_an_answer(host: Host, server: Listener) -> None:
     server.answer = f"HTTP/1.1 500 no\r\nno colon {HOSTILE}\r\nX: 1\r\n\r\n".encode()
     host.configure(
         f"[account a]\ntoken_request_url = {server.url}/token\nclient_id = a\nclient_secret = b\n"

@@ -1,5 +1,5 @@
-"""Secrets stay where they are: whole runs, setup included, while every process and everything that is written
-is observed."""
+"""Secrets stay in their own files: strace(1) observes each process of whole runs and setups, and what it
+writes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from testbed import Issuer
-from tests.host import RENEWER, ROOT, SCOPE, Host, Result
+from testbed import Client, Issuer
+from tests.host import RENEWER, ROOT, SCOPE, Host, Result, section
 from tests.observer import Observer, Sight, forms
 
-# Each of these characters is another one, or none, once it is encoded or decoded.
+# Encoding or decoding changes each of these characters.
 ODD = 'p%40+s s:"w"&r<d>/;\\'
 PASSWORD, WRONG = "an-old-password-of-a-person", "not-the-password-of-anything"
 
 
 class Stage:
-    """A host under observation, and everything that its programs said."""
+    """A host whose programs are observed, and everything that they said."""
 
     def __init__(self, host: Host, issuer: Issuer, observer: Observer) -> None:
         self.host, self.issuer, self.observer = host, issuer, observer
         host.prefix = observer.prefix
         self.said: list[str] = []
-        # Each secret, and the files that it may stand in.
+        # Each secret, and the files that may contain it.
         self.own: dict[str, set[Path]] = {}
 
     def keep(self, name: str, secret: str) -> Path:
@@ -44,7 +44,7 @@ class Stage:
         self._note(self.host.run(*arguments), status)
 
     def setup(self, *arguments: str, status: int = 0, person: Optional[str] = None) -> None:
-        """`person`: what somebody does as soon as there is a code, 'approve_next' or 'deny_next'."""
+        """`person`: what a person does with the user code, "approve_next" or "deny_next"."""
         acting = threading.Thread(target=getattr(self.issuer, person or "counts"), daemon=True)
         acting.start()
         self._note(self.host.setup(*arguments), status)
@@ -55,7 +55,7 @@ class Stage:
         self.said += [done.stdout, done.stderr]
 
     def sights(self) -> Iterator[Sight]:
-        """All that could be seen: while it ran, what was said, and what is there now."""
+        """All that others could see: during the runs, in the output, and in the files that are there now."""
         yield from self.observer.sights()
         yield from (Sight("what was said", text.encode()) for text in self.said)
         for directory in (self.host.root, self.host.short):
@@ -65,7 +65,7 @@ class Stage:
                     yield Sight(str(path), path.read_bytes())
 
     def leaks(self) -> list[str]:
-        """What was seen where it must not be."""
+        """The secrets that were seen where they must not be."""
         handed_out = self.issuer.secrets()
         secrets: dict[str, set[Path]] = {value: set() for values in handed_out.values() for value in values}
         secrets.update({value: {self.host.tokens} for value in handed_out.get("access_token", [])})
@@ -74,7 +74,7 @@ class Stage:
 
 
 def found(sights: Iterable[Sight], secrets: Mapping[str, set[Path]]) -> list[str]:
-    """The secrets that were seen elsewhere than in their own files or directories."""
+    """The secrets that were seen outside of their own files or directories."""
     looked_for = {secret: (forms(secret), tuple(map(str, own))) for secret, own in secrets.items()}
     return [
         f"{secret} in {where}: {content[:200]!r}"
@@ -91,7 +91,7 @@ def stage(host: Host, issuer: Issuer) -> Stage:
 
 
 def echo(*secrets: str) -> str:
-    """How an issuer may answer what it was sent back, in the form of RFC 6749 section 5.2."""
+    """An error answer (RFC 6749 section 5.2) in which the issuer sends the secrets back."""
     encoded = [
         form
         for secret in secrets
@@ -104,56 +104,10 @@ def fault(issuer: Issuer, body: str, **where: Any) -> None:
     issuer.fault(**{"endpoint": "token", "status": 401, "body": body, **where})
 
 
-def test_no_secret_is_seen_anywhere_but_in_its_own_file(stage: Stage) -> None:
-    host, issuer = stage.host, stage.issuer
-    common = ["-v", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", SCOPE]
-    made = host.root / "robot.pw"
-
-    # Setup, in each of its ways, and each refused once.
-    fault(
-        issuer,
-        json.dumps({"error": "access_denied", "error_description": "no"}),
-        endpoint="registration",
-        times=1,
-    )
-    stage.setup(*common, "--pw-file", str(made), "--create-pw-file", "robot", status=1)
-    stage.setup(*common, "--pw-file", str(made), "--create-pw-file", "robot", status=1, person="deny_next")
-    stage.setup(*common, "--pw-file", str(made), "--create-pw-file", "robot", person="approve_next")
-    stage.own[made.read_text().strip()] = {made}
-    client = issuer.add_client(client_secret="short-secret", token_endpoint_auth_method="client_secret_basic")
-    given = [
-        "--client-id",
-        client.client_id,
-        "--client-secret-file",
-        str(stage.keep("client.secret", "short-secret")),
-    ]
-    manual = [*common, "--manual", *given, "--pw-file", str(stage.keep("manual.pw", PASSWORD)), "manual"]
-    fault(issuer, echo("short-secret", PASSWORD), endpoint="device_authorization", times=1)
-    stage.setup(*manual, status=1)
-    stage.setup(*manual, person="approve_next")
-    odd = issuer.add_client(client_secret=ODD)
-    given = ["--client-id", odd.client_id, "--client-secret-file", str(stage.keep("odd.secret", ODD))]
-    proved = [
-        *common[:-2],
-        "--client-credentials",
-        *given,
-        "--scope",
-        "compute.read",
-        "--write-config",
-        "probe",
-    ]
-    fault(issuer, echo(ODD), client_id=odd.client_id, times=2)
-    stage.setup(*proved, status=1)
-    stage.setup(*proved)
-
-    # Runs in which all is well.
-    inline = host.credentials_account(
-        issuer, "inline", issuer.add_client(client_secret="stands-in-the-configuration")
-    )
-    stage.own["stands-in-the-configuration"] = {host.config}
-    accounts = f"[account robot]\npassword_file = {made}\n[account manual]\npassword_file = {host.root}/manual.pw\n{inline}"
-    names = ("robot", "manual", "probe", "inline")
-    host.configure(accounts + "".join(host.token(name, name, min_lifetime=60) for name in names))
+def test_a_secret_is_seen_only_in_its_own_file(stage: Stage) -> None:
+    made = set_up_agents(stage)
+    odd = set_up_credentials(stage)
+    configure(stage, made)
     for arguments in (
         ["-v"],
         ["-v", "renew", "--force"],
@@ -163,9 +117,70 @@ def test_no_secret_is_seen_anywhere_but_in_its_own_file(stage: Stage) -> None:
         ["check", "--strict"],
     ):
         stage.run(*arguments)
+    run_with_failures(stage, odd)
+    revive(stage, made)
 
-    # Runs in which nothing is: the issuer answers the secrets back, as JSON and as a page, and a password is
-    # wrong.
+    assert stage.leaks() == []
+    secrets = stage.issuer.secrets()
+    seen = {name for name, values in secrets.items() if values}
+    assert seen >= {"refresh_token", "device_code", "registration_access_token"}
+    assert len(secrets["refresh_token"]) > 6
+
+
+def set_up_agents(stage: Stage) -> Path:
+    """Sets up accounts of oidc-agent, by registration and with a given client; each is refused first. Returns
+    the password file that the setup made."""
+    issuer, made = stage.issuer, stage.host.root / "made.pw"
+    robot = [*common(issuer), "--pw-file", str(made), "--create-pw-file", "robot"]
+    refusal = json.dumps({"error": "access_denied", "error_description": "no"})
+    fault(issuer, refusal, endpoint="registration", times=1)
+    stage.setup(*robot, status=1)
+    stage.setup(*robot, status=1, person="deny_next")
+    stage.setup(*robot, person="approve_next")
+    stage.own[made.read_text().strip()] = {made}
+    client = issuer.add_client(client_secret="short-secret", token_endpoint_auth_method="client_secret_basic")
+    secret = stage.keep("client.secret", "short-secret")
+    given = ["--manual", "--client-id", client.client_id, "--client-secret-file", str(secret)]
+    password = stage.keep("manual.pw", PASSWORD)
+    manual = [*common(issuer), *given, "--pw-file", str(password), "manual"]
+    fault(issuer, echo("short-secret", PASSWORD), endpoint="device_authorization", times=1)
+    stage.setup(*manual, status=1)
+    stage.setup(*manual, person="approve_next")
+    return made
+
+
+def set_up_credentials(stage: Stage) -> Client:
+    """Sets up an account of client credentials, which the issuer refuses first; returns the client."""
+    odd = stage.issuer.add_client(client_secret=ODD)
+    secret = stage.keep("odd.secret", ODD)
+    given = ["--client-id", odd.client_id, "--client-secret-file", str(secret), "--write-config"]
+    proved = [*common(stage.issuer, "compute.read"), "--client-credentials", *given, "probe"]
+    fault(stage.issuer, echo(ODD), client_id=odd.client_id, times=2)
+    stage.setup(*proved, status=1)
+    stage.setup(*proved)
+    return odd
+
+
+def common(issuer: Issuer, scope: str = SCOPE) -> list[str]:
+    """The arguments of all setups."""
+    return ["-v", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", scope]
+
+
+def configure(stage: Stage, made: Path) -> None:
+    """Configures a token of each account, and of one whose secret is in the configuration itself."""
+    host, issuer = stage.host, stage.issuer
+    client = issuer.add_client(client_secret="stands-in-the-configuration")
+    stage.own["stands-in-the-configuration"] = {host.config}
+    accounts = host.credentials_account(issuer, "inline", client)
+    for name, path in (("robot", made), ("manual", host.root / "manual.pw")):
+        accounts += section(f"account {name}", {"password_file": path})
+    names = ("robot", "manual", "probe", "inline")
+    host.configure(accounts + "".join(host.token(name, name, min_lifetime=60) for name in names))
+
+
+def run_with_failures(stage: Stage, odd: Client) -> None:
+    """The issuer sends the secrets back, as JSON and as a page, and a password is wrong."""
+    issuer = stage.issuer
     known = issuer.secrets()
     agents = echo(
         known["refresh_token"][-1], known["client_secret"][0], known["registration_access_token"][0]
@@ -178,38 +193,32 @@ def test_no_secret_is_seen_anywhere_but_in_its_own_file(stage: Stage) -> None:
         stage.run(*arguments, status=1)
     issuer.clear_faults()
     stage.keep("manual.pw", PASSWORD)
-    issuer.revoke(host_client(issuer, "robot"))
+
+
+def revive(stage: Stage, made: Path) -> None:
+    """A grant is revoked, and a new login makes another one."""
+    stage.issuer.revoke(host_client(stage.issuer, "robot"))
     stage.run("renew", "--force", "robot", status=1)
     stage.setup("-v", "--reauthenticate", "--pw-file", str(made), "robot", person="approve_next")
     stage.run("renew", "--force")
-
-    assert stage.leaks() == []
-    assert {name for name, values in issuer.secrets().items() if values} >= {
-        "refresh_token",
-        "device_code",
-        "registration_access_token",
-    }
-    assert len(issuer.secrets()["refresh_token"]) > 6
 
 
 def host_client(issuer: Issuer, account: str) -> str:
     return issuer.client_id(f"oidc-agent:{account}")
 
 
-def test_no_secret_is_in_what_a_bug_leaves_behind(stage: Stage) -> None:
-    """An installation whose files have lost their ends, as some do when the power fails: it fails with the
-    secret in its hands."""
+def test_a_bug_shows_no_secret(stage: Stage) -> None:
+    """A module of this installation lost its end, as may happen when the power fails. The program fails while
+    it holds the secret."""
     host = stage.host
     damaged = host.root / "damaged"
-    shutil.copytree(
-        ROOT / "osg_token_renewer",
-        damaged / "osg_token_renewer",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    package = damaged / "osg_token_renewer"
+    shutil.copytree(ROOT / "osg_token_renewer", package, ignore=shutil.ignore_patterns("__pycache__"))
     (damaged / "libexec").mkdir()
     shutil.copy(RENEWER, damaged / "libexec")
-    source = damaged / "osg_token_renewer" / "sources" / "client_credentials.py"
-    source.write_text(source.read_text().partition("def _encoded(")[0])
+    cut = "def _encoded("
+    source = next(path for path in (package / "sources").glob("*.py") if cut in path.read_text())
+    source.write_text(source.read_text().partition(cut)[0])
     stage.keep("odd.secret", ODD)
     account = host.credentials_account(stage.issuer, "probe", stage.issuer.add_client(client_secret=ODD))
     host.configure(
@@ -219,14 +228,8 @@ def test_no_secret_is_in_what_a_bug_leaves_behind(stage: Stage) -> None:
     )
     host.write_config(host.config.read_text() + host.token("t", "probe"))
 
-    command = [
-        *host.prefix,
-        sys.executable,
-        str(damaged / "libexec" / RENEWER.name),
-        "--config",
-        str(host.config),
-        "-v",
-    ]
+    program = [sys.executable, str(damaged / "libexec" / RENEWER.name)]
+    command = [*host.prefix, *program, "--config", str(host.config), "-v"]
     done = subprocess.run(command, env=host.environment({}), capture_output=True, text=True, check=False)
 
     assert (done.returncode, "a bug in this program: NameError" in done.stderr) == (3, True), done.stderr
@@ -246,8 +249,9 @@ def test_no_secret_is_in_what_a_bug_leaves_behind(stage: Stage) -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["as it is", "base64", "form-encoded"])
-def test_what_is_shown_is_seen(stage: Stage, shown: str, where: str, form: str) -> None:
-    """The observation itself: each way of showing a secret is noticed."""
+def test_the_observer_notices_each_way_to_show_a_secret(
+    stage: Stage, shown: str, where: str, form: str
+) -> None:
     secret = "correct-horse & battery"
     encoded = {
         "as it is": secret,

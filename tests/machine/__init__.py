@@ -1,2 +1,1 @@
-"""The packages, on a booted system. Run once, by `make e2e`, as root: it has the system's own Python and is
-not about others."""
+"""The packages on a booted system. `make e2e` runs these tests as root, with the system's own Python."""

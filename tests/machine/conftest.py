@@ -1,10 +1,11 @@
-"""One machine and one issuer for all tests here, which are the steps of one administrator, in this order."""
+"""One machine and one issuer for all tests here. The tests are the steps of one administrator, in order."""
 
 from __future__ import annotations
 
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from tests.machine.machine import Machine
 
 
 def pytest_configure() -> None:
-    # So that the fixtures end what they started, as on Ctrl-C.
+    # SIGTERM lets the fixtures end what they started, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
 class Built:
-    """The packages, built twice."""
+    """The packages, built twice: the source package first, then the binary packages by name."""
 
     first: list[Path]
     second: list[Path]
@@ -30,15 +31,17 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Its unit tests are run in the first build only."""
+    """Builds twice at the same time; only the first build runs the unit tests."""
     directory = tmp_path_factory.mktemp("rpm")
-    return Built(packages.build(directory / "first"), packages.build(directory / "second", "--nocheck"))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(packages.build, directory / "first")
+        second = pool.submit(packages.build, directory / "second", "--nocheck")
+        return Built(first.result(), second.result())
 
 
 @pytest.fixture(scope="session")
 def machine(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine with two repositories, of which `site` has the packages and `original` the original's, and
-    the sources."""
+    """A machine with the sources and two repositories: `site` has our packages, `original` the original's."""
     shared = tmp_path_factory.mktemp("shared")
     made = tmp_path_factory.mktemp("made")
     packages.build_spec("debian-stand-in", made / "site", **packages.versions())

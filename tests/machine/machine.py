@@ -1,9 +1,10 @@
-"""A machine for the tests: a systemd that boots from an overlay of this one's root file system, in namespaces
-of its own.
+"""A machine for the tests: a systemd that boots from an overlay of this machine's root file system, in
+namespaces of its own.
 
-All mounts are in a mount namespace and all processes in a process namespace of which one process is the root;
-that one dies with whoever started it. So nothing is left mounted or running, however the tests end; what is
-left after SIGKILL is an empty directory and empty control groups."""
+All its mounts are in one mount namespace, and all its processes in one process namespace, whose first process
+dies with the tests. So nothing stays mounted or running, however the tests end. After SIGKILL an empty
+directory and empty control groups are left.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +22,7 @@ from typing import Optional
 
 from tests.host import Result
 
-# What a machine does takes a few seconds, or half a minute; these only prove that there is an end, also on
-# one that is ten times slower.
+# Seconds. A step takes half a minute at most; on a machine that is ten times slower the tests must also end.
 LONGEST = 900.0
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -30,10 +30,10 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
 }
 
-# Nothing that this machine's distribution starts by itself: the tests are about what they install. A new
-# package's units are disabled until someone enables them, as on EL. With a machine id it is not the first
-# boot, at which systemd would enable units as well. And units are started as often as the tests ask, who are
-# faster than an administrator: systemd refuses the sixth start in 10 s.
+# The distribution's own services do not start, because the tests are about what they install. The units of a
+# new package are disabled until somebody enables them, as on EL. A machine id makes this boot not the first
+# one, at which systemd would enable units. The start limit is off: systemd refuses the sixth start in 10 s,
+# and the tests are faster than an administrator.
 _BOOT = """\
 set -eu
 for group; do echo 0 >"$group/cgroup.procs"; done
@@ -50,18 +50,18 @@ printf '[Manager]\\nDefaultStartLimitIntervalSec=0\\n' >systemd/system.conf.d/st
 rm -f machine-id
 echo 0123456789abcdef0123456789abcdef >machine-id
 status=133
-# With --keep-unit a reboot ends the program with this exit status.
+# With --keep-unit a reboot ends systemd-nspawn with exit status 133.
 while [ "$status" = 133 ]; do
     status=0
-    systemd-nspawn --quiet --directory="$PLACE/root" --boot --register=no --keep-unit --link-journal=no --console=pipe \\
-        --bind-ro="$SHARED:/srv/shared" systemd.unit=multi-user.target || status=$?
+    systemd-nspawn --quiet --directory="$PLACE/root" --boot --register=no --keep-unit --link-journal=no \\
+        --console=pipe --bind-ro="$SHARED:/srv/shared" systemd.unit=multi-user.target || status=$?
 done
 """
 
 
 class Machine:
-    """`shared` is a directory of this machine that is seen as /srv/shared there. The network is this
-    machine's."""
+    """A booted machine, until the context ends. It sees the directory `shared` as /srv/shared, and has this
+    machine's network."""
 
     def __init__(self, shared: Path) -> None:
         self._shared = shared
@@ -97,7 +97,7 @@ class Machine:
         self._end()
 
     def run(self, *command: str, check: bool = True) -> Result:
-        """Runs a command there as root."""
+        """Runs a command there as root. With `check`, the test fails if the command does."""
         entered = ["nsenter", f"--target={self._first_process()}", "--all", *command]
         done = subprocess.run(
             entered,
@@ -116,14 +116,15 @@ class Machine:
         return result
 
     def output(self, *command: str) -> str:
+        """What a command prints, without white space around it."""
         return self.run(*command).stdout.strip()
 
     def shell(self, script: str) -> str:
-        """What an administrator types."""
+        """Runs a shell script, as an administrator types it, until a command fails; returns its output."""
         return self.output("sh", "-euc", script)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Writes a file; one that is there keeps its mode and owner."""
+        """Writes a file. An existing file keeps its mode and owner."""
         there = self._file(path)
         if not there.exists():
             there.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,7 @@ class Machine:
 
     def reboot(self) -> None:
         before = self._first_process()
-        # The reboot may end the command that asked for it.
+        # The reboot may end this command.
         self.run("systemctl", "reboot", check=False)
         until(lambda: self._first_process() not in (None, before), "another first process")
         self._booted()
@@ -151,14 +152,14 @@ class Machine:
         assert self._process.poll() is None, self._console.read_text(errors="replace")
         if self._first_process() is None:
             return False
-        # Degraded: a service of the distribution's failed, which is not what is tested here.
+        # Degraded: a service of the distribution failed. The tests are not about it.
         return self.run("systemctl", "is-system-running", check=False).stdout.strip() in (
             "running",
             "degraded",
         )
 
     def _first_process(self) -> Optional[int]:
-        """As this machine sees it; None while it is between two boots."""
+        """The process id of its systemd on this machine; None between two boots."""
         for shell in _children(self._process.pid):
             for nspawn in _children(shell, "systemd-nspawn"):
                 for first in _children(nspawn, "systemd"):
@@ -176,13 +177,13 @@ class Machine:
         self._console.unlink()
 
 
-# `setpriv` asks the kernel for SIGKILL at our end, and becomes the command that follows.
+# `setpriv` asks the kernel for SIGKILL when we end, and becomes the command after it.
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 _APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 def until(condition: Callable[[], bool], what: str | Callable[[], str]) -> None:
-    """Waits for what must come to be."""
+    """Waits until the condition holds; otherwise the test fails, and says `what` did not happen."""
     deadline = time.monotonic() + LONGEST
     while not condition():
         assert time.monotonic() < deadline, (
@@ -203,8 +204,8 @@ def _children(parent: int, name: Optional[str] = None) -> list[int]:
 
 
 def _control_groups(name: str) -> Iterator[Path]:
-    """Two of this name below our own: systemd keeps its in the hierarchy of version 2, or besides in one of
-    version 1."""
+    """The two control groups of this name below our own: systemd uses the hierarchy of version 2, or one of
+    version 1 besides."""
     mounts: Mapping[str, Path] = {
         "name=systemd": Path("/sys/fs/cgroup/systemd"),
         "": Path("/sys/fs/cgroup/unified"),
@@ -217,7 +218,7 @@ def _control_groups(name: str) -> Iterator[Path]:
 
 
 def remove_control_groups(name: str) -> bool:
-    """Removes those of a machine; False while one of them still has a process."""
+    """Removes a machine's control groups; returns False while one of them still has a process."""
     for group in _control_groups(name):
         for directory, _, _ in os.walk(group, topdown=False):
             try:

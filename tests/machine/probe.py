@@ -1,5 +1,7 @@
-"""Tries what a service should not be able to do: probe.py RESULT DIRECTORY ...; RESULT gets, as JSON, what it
-could."""
+"""Tries what a service should not be able to do: probe.py RESULT DIRECTORY ...
+
+It writes to RESULT, as JSON, what it could do and with which error the rest failed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import subprocess
 import sys
 from typing import Callable
 
-from osg_token_renewer.sources import turns as openings
+from osg_token_renewer.sources import turns
 
 CLONE_NEWUSER = 0x10000000
 SET_ID_PROGRAM = ["/srv/become-root", "-u"]
@@ -27,7 +29,7 @@ def attempt(what: Callable[..., object], *arguments: object) -> str:
 
 def write(directory: str) -> None:
     path = os.path.join(directory, "probe")
-    # Without content: a message queue is a file that takes none.
+    # It stays empty, because a message queue is a file that takes no content.
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     os.unlink(path)
 
@@ -61,7 +63,7 @@ def probe(directories: list[str]) -> dict[str, object]:
         "netlink socket": attempt(open_socket, socket.AF_NETLINK, socket.SOCK_RAW),
         "tcp socket": attempt(open_socket, socket.AF_INET6, socket.SOCK_STREAM),
         "user namespace": attempt(new_user_namespace),
-        "time that its cores are used": openings.used(),
+        "time that its cores are used": turns.used(),
     }
 
 

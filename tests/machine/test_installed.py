@@ -1,5 +1,5 @@
-"""From `dnf install` to `dnf remove`, as an administrator would go about it: each test is a step, and builds
-on those before."""
+"""The steps of an administrator, from `dnf install` to `dnf remove`. Each test is a step and builds on those
+before it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ token_path = {TOKEN}
 audience = ce.example.org:9619
 scope = compute.read compute.create
 """
-# The documented one, but for the seconds; and at that second, where an administrator does not mind a minute.
+# The documented override, but every five seconds and exactly then.
 FREQUENCY_OVERRIDE = """\
 [Timer]
 OnCalendar=
@@ -43,12 +43,12 @@ PASTED = re.compile(r"printf .* && systemctl daemon-reload")
 
 
 def look(machine: Machine, path: str) -> str:
-    """Owner, group and mode."""
+    """The owner, group and mode of a file, as "owner:group mode"."""
     return machine.output("stat", "--format=%U:%G %a", path)
 
 
 def start(machine: Machine) -> str:
-    """Starts the service; what the journal then has of it. How it went is to be asked of `succeeded`."""
+    """Runs the service; returns what the journal has of this run. `succeeded` says whether it succeeded."""
     machine.run("journalctl", "--sync")
     cursor = machine.output("journalctl", "--quiet", "--lines=0", "--show-cursor").removeprefix("-- cursor: ")
     machine.run("systemctl", "start", SERVICE, check=False)
@@ -76,15 +76,16 @@ def another_token(machine: Machine) -> None:
 
 
 def traces(machine: Machine) -> set[str]:
-    """Everything that has this program's or its user's name on its path, but what dnf notes for itself."""
-    script = "find /etc /opt /run /usr /var -path '*/dnf/*' -prune -o '(' -path '/etc/osg*' -o -path '*osg[-_]token*' ')' -print"
+    """All paths with the name of this program or its user, except dnf's own notes."""
+    script = (
+        "find /etc /opt /run /usr /var -path '*/dnf/*' -prune -o "
+        "'(' -path '/etc/osg*' -o -path '*osg[-_]token*' ')' -print"
+    )
     return set(machine.shell(script).splitlines())
 
 
-def test_0_the_packages_are_installed_with_what_they_require(machine: Machine) -> None:
-    assert traces(machine) == set(), (
-        "this machine has osg-token-renewer: the tests would not know what is theirs"
-    )
+def test_0_dnf_installs_the_packages_and_what_they_require(machine: Machine) -> None:
+    assert traces(machine) == set(), "osg-token-renewer is on this machine: the tests need one without it"
     machine.run("dnf", "-y", "install", "osg-token-renewer")
     installed = machine.output("rpm", "-qa", "--qf=%{NAME} ").split()
     assert sorted(installed) == ["debian-stand-in", "osg-token-renewer", "osg-token-renewer-client"]
@@ -111,16 +112,15 @@ def test_1_user_group_directories_modes_and_units_are_as_documented(machine: Mac
         "/usr/libexec/osg-token-renewer/osg-token-renewer": "root:root 755",
     }
     assert {path: look(machine, path) for path in wanted} == wanted
-    # sysusers.d and tmpfiles.d say the same as the package did: there is nothing left for them to do.
+    # sysusers.d and tmpfiles.d agree with what the package did, so that they change nothing.
     machine.run("systemd-sysusers")
     machine.run("systemd-tmpfiles", "--create", "osg-token-renewer.conf")
     assert {path: look(machine, path) for path in wanted} == wanted
     assert machine.output("getent", "passwd", USER).split(":")[2] == uid
     for unit in (SERVICE, TIMER):
         assert machine.run("systemd-analyze", "verify", "--man=no", unit).stderr == ""
-        assert machine.output("systemctl", "show", "--property=FragmentPath", "--value", unit).endswith(
-            f"/lib/systemd/system/{unit}"
-        )
+        path = machine.output("systemctl", "show", "--property=FragmentPath", "--value", unit)
+        assert path.endswith(f"/lib/systemd/system/{unit}")
     assert machine.output("systemctl", "show", "--property=UnitFileState", "--value", TIMER) == "disabled"
     files = machine.output("rpm", "-ql", "osg-token-renewer-client")
     for page in (
@@ -136,15 +136,14 @@ def test_1_user_group_directories_modes_and_units_are_as_documented(machine: Mac
         assert f"/usr/share/{completion}\n" in f"{files}\n"
 
 
-def test_1_the_untouched_configuration_succeeds_and_says_that_nothing_is_configured(machine: Machine) -> None:
+def test_1_the_installed_configuration_succeeds_and_says_that_nothing_is_configured(machine: Machine) -> None:
     said = start(machine)
     assert succeeded(machine), said
     assert "no token is configured: nothing to do" in said
     assert machine.output("rpm", "--verify", "osg-token-renewer", "osg-token-renewer-client") == ""
 
 
-def test_1_nothing_is_compiled_at_run_time_that_no_package_owns(machine: Machine) -> None:
-    """By root, who runs the setup and the operator's command."""
+def test_1_root_leaves_no_byte_code_that_no_package_owns(machine: Machine) -> None:
     machine.shell("osg-token-renewer status; osg-token-renewer check; osg-token-renewer-setup --help")
     there = machine.output("find", "/usr/lib/python3", "-path", "*osg_token_renewer*").splitlines()
     assert len(there) > 50
@@ -153,9 +152,8 @@ def test_1_nothing_is_compiled_at_run_time_that_no_package_owns(machine: Machine
 
 def test_2_an_account_is_set_up_and_a_token_configured(machine: Machine, issuer: Issuer) -> None:
     machine.write(CA, issuer.ca_file.read_text())
-    machine.shell(
-        f"umask 077; head -c 32 /dev/urandom | base64 >/etc/osg/tokens/myaccount.pw; chown {USER}: /etc/osg/tokens/myaccount.pw"
-    )
+    password = "/etc/osg/tokens/myaccount.pw"
+    machine.shell(f"umask 077; head -c 32 /dev/urandom | base64 >{password}; chown {USER}: {password}")
     approval = threading.Thread(target=issuer.approve_next, kwargs={"deadline": 120.0}, daemon=True)
     approval.start()
     given = ["--issuer", issuer.url, "--ca-file", CA, "--scope", SCOPE]
@@ -170,7 +168,7 @@ def test_2_an_account_is_set_up_and_a_token_configured(machine: Machine, issuer:
     machine.run("osg-token-renewer", "check", "--strict")
 
 
-def test_3_the_timer_makes_the_token_and_renews_it(machine: Machine, issuer: Issuer) -> None:
+def test_3_the_timer_obtains_the_token_and_renews_it(machine: Machine, issuer: Issuer) -> None:
     machine.write(FREQUENCY, FREQUENCY_OVERRIDE)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "enable", "--now", TIMER)
@@ -184,8 +182,8 @@ def test_3_the_timer_makes_the_token_and_renews_it(machine: Machine, issuer: Iss
     assert "warning" not in journal(machine)
 
 
-def test_3_a_new_refresh_token_is_saved_within_the_sandbox(machine: Machine, issuer: Issuer) -> None:
-    """To write the account file, the agent reads the password once more."""
+def test_3_the_sandboxed_service_saves_a_new_refresh_token(machine: Machine, issuer: Issuer) -> None:
+    """To write the account file, the agent must be able to read the password again."""
     machine.run("systemctl", "stop", TIMER, SERVICE)
     issuer.settings(rotate=True)
     account = "/var/spool/osg-token-svc/.oidc-agent/myaccount"
@@ -199,7 +197,7 @@ def test_3_a_new_refresh_token_is_saved_within_the_sandbox(machine: Machine, iss
     machine.run("systemctl", "start", TIMER)
 
 
-def test_3_the_runs_after_one_with_nothing_due_say_what_it_said(machine: Machine) -> None:
+def test_3_a_run_with_nothing_due_says_why_in_the_journal(machine: Machine) -> None:
     machine.run("systemctl", "stop", TIMER, SERVICE)
     machine.write(DROP_IN, "[token ce]\nmin_lifetime = 60\n")
     machine.shell(f"chown root:{USER} {DROP_IN}; chmod 640 {DROP_IN}")
@@ -215,20 +213,23 @@ def test_3_the_runs_after_one_with_nothing_due_say_what_it_said(machine: Machine
     machine.run("systemctl", "start", TIMER)
 
 
-def test_4_an_issuer_that_is_down_fails_the_unit_which_recovers_by_itself(
+def test_4_the_unit_fails_while_the_issuer_is_down_and_recovers_by_itself(
     machine: Machine, issuer: Issuer
 ) -> None:
     issuer.pause()
-    # The timer starts it again at once, which makes it look well.
+    # The unit's state would not do: the timer starts the unit again at once.
     until(lambda: f"{SERVICE}: Failed with result 'exit-code'" in journal(machine), lambda: journal(machine))
-    pattern = r"token ce: failed \(unavailable\): the issuer of account myaccount .*: the published token is valid for \d+ .* more"
+    pattern = (
+        r"token ce: failed \(unavailable\): the issuer of account myaccount .*: "
+        r"the published token is valid for \d+ .* more"
+    )
     until(lambda: re.search(pattern, journal(machine)) is not None, lambda: journal(machine))
     issuer.resume()
     another_token(machine)
-    until(lambda: succeeded(machine), "a unit that is well")
+    until(lambda: succeeded(machine), "the unit succeeds")
 
 
-def test_4_a_stop_lets_the_request_under_way_finish_and_a_killed_program_leaves_nothing(
+def test_4_a_stop_lets_a_request_finish_and_a_kill_leaves_no_process(
     machine: Machine, issuer: Issuer
 ) -> None:
     machine.run("systemctl", "stop", TIMER, SERVICE)
@@ -237,7 +238,7 @@ def test_4_a_stop_lets_the_request_under_way_finish_and_a_killed_program_leaves_
         with under_way(machine, issuer):
             machine.shell(f"systemctl {how} {SERVICE}")
             if "KILL" in how:
-                # Its agents, too: all the processes of the unit end with the first one.
+                # All processes of the unit end with the first one, agents too.
                 until(lambda: not processes(machine), lambda: processes(machine))
         until(lambda: not processes(machine), lambda: processes(machine))
         renewed = token(machine) != before
@@ -248,7 +249,8 @@ def test_4_a_stop_lets_the_request_under_way_finish_and_a_killed_program_leaves_
 
 @contextmanager
 def under_way(machine: Machine, issuer: Issuer) -> Iterator[None]:
-    """A run of the service whose request for a token has come to the issuer, who answers it afterwards."""
+    """A run of the service whose request for a token waits at the issuer, which answers when the context
+    ends."""
     issuer.reset_counts()
     of_adding = spare_adding(issuer)
     issuer.fault(endpoint="token", hold=True)
@@ -259,7 +261,7 @@ def under_way(machine: Machine, issuer: Issuer) -> Iterator[None]:
 
 
 def processes(machine: Machine) -> str:
-    """What runs as the service user."""
+    """The processes of the service user."""
     return machine.shell(f"pgrep --list-full --uid {USER} || :")
 
 
@@ -272,7 +274,7 @@ def test_5_after_a_reboot_the_timer_renews(machine: Machine) -> None:
     assert look(machine, "/run/osg-token-renewer") == f"{USER}:{USER} 700"
 
 
-def test_6_the_service_cannot_do_what_it_has_no_need_of(machine: Machine) -> None:
+def test_6_the_sandbox_takes_away_what_the_service_does_not_need(machine: Machine) -> None:
     machine.run("systemctl", "stop", TIMER, SERVICE)
     machine.write("/srv/probe.py", Path(__file__).with_name("probe.py").read_text())
     machine.shell(
@@ -285,12 +287,12 @@ def test_6_the_service_cannot_do_what_it_has_no_need_of(machine: Machine) -> Non
         "/var/lib/osg-token-renewer",
         "/run/osg-token-renewer",
     ]
-    # Everyone may write to these.
+    # Everyone may write to these directories.
     others = ["/srv/everyone", "/home/everyone", "/tmp", "/var/tmp", "/run/lock", "/dev/shm", "/dev/mqueue"]
     found = "/var/lib/osg-token-renewer/probe.json"
     command = ["/usr/bin/python3", "-I", "/srv/probe.py", found, *own, *others]
 
-    # Without the sandbox the same user can do all that: the probe is able to find out.
+    # Without the sandbox the same user can do all of it, and the probe sees it.
     machine.run("runuser", "-u", USER, "--", *command)
     outside = json.loads(machine.read(found))
     assert set(outside["writes"].values()) == {"done"}
@@ -320,8 +322,8 @@ def test_6_the_service_cannot_do_what_it_has_no_need_of(machine: Machine) -> Non
     ]
 
 
-def mended_by_its_own_advice(machine: Machine) -> None:
-    """A run that fails names a command; that is pasted as it is, and the next run succeeds."""
+def follow_advice(machine: Machine) -> None:
+    """Runs the command that the message of a failed run names; then the next run must succeed."""
     said = start(machine)
     assert not succeeded(machine)
     command = PASTED.search(said)
@@ -331,50 +333,47 @@ def mended_by_its_own_advice(machine: Machine) -> None:
     assert succeeded(machine), said
 
 
-def test_6_a_token_outside_is_reported_with_the_command_that_lets_it_be_published(machine: Machine) -> None:
+def test_6_a_token_outside_the_sandbox_fails_with_a_command_that_allows_it(machine: Machine) -> None:
     machine.run("install", "-d", "-o", USER, "/srv/tokens", "/home/tokens")
     before = machine.read(CONFIG)
     for directory in ("/srv/tokens", "/tmp", "/home/tokens"):
         path = f"{directory}/ce.token"
         machine.write(CONFIG, before.replace(f"token_path = {TOKEN}", f"token_path = {path}"))
-        mended_by_its_own_advice(machine)
+        follow_advice(machine)
         assert look(machine, path) == f"{USER}:{USER} 600"
     machine.write(CONFIG, before)
     machine.shell(f"rm -r /etc/systemd/system/{SERVICE}.d; systemctl daemon-reload")
 
 
-def test_6_a_group_is_reported_with_the_command_that_lets_it_be_given(machine: Machine) -> None:
+def test_6_a_group_fails_with_a_command_that_allows_it(machine: Machine) -> None:
     before = machine.read(CONFIG)
     machine.write(CONFIG, f"{before}group = adm\nmode = 0640\n")
     machine.run("usermod", "-aG", "adm", USER)
-    mended_by_its_own_advice(machine)
+    follow_advice(machine)
     assert look(machine, TOKEN) == f"{USER}:adm 640"
     machine.write(CONFIG, before)
-    machine.shell(
-        f"rm -r /etc/systemd/system/{SERVICE}.d; systemctl daemon-reload; chown {USER}: {TOKEN}; chmod 600 {TOKEN}"
-    )
+    machine.shell(f"rm -r /etc/systemd/system/{SERVICE}.d; systemctl daemon-reload")
+    machine.shell(f"chown {USER}: {TOKEN}; chmod 600 {TOKEN}")
 
 
-def test_6_a_password_that_only_root_can_read_is_handed_over_as_the_unit_shows_it(machine: Machine) -> None:
+def test_6_the_units_example_passes_on_a_password_that_only_root_can_read(machine: Machine) -> None:
     shown = re.search(
         r"^#(LoadCredential=(\S+):(\S+))$", machine.output("systemctl", "cat", SERVICE), re.MULTILINE
     )
     assert shown is not None
     setting, name, path = shown.groups()
-    before = machine.read(CONFIG)
+    password, before = "/etc/osg/tokens/myaccount.pw", machine.read(CONFIG)
     machine.write(f"/etc/systemd/system/{SERVICE}.d/credentials.conf", f"[Service]\n{setting}\n")
-    machine.shell(
-        f"systemctl daemon-reload; mv /etc/osg/tokens/myaccount.pw {path}; chown root:root {path}; chmod 600 {path}"
-    )
-    machine.write(CONFIG, before.replace("/etc/osg/tokens/myaccount.pw", f"credential:{name}"))
+    machine.shell(f"systemctl daemon-reload; mv {password} {path}; chown root:root {path}; chmod 600 {path}")
+    machine.write(CONFIG, before.replace(password, f"credential:{name}"))
     said = start(machine)
     assert succeeded(machine), said
     machine.write(CONFIG, before)
-    machine.shell(f"mv {path} /etc/osg/tokens/myaccount.pw; chown {USER}: /etc/osg/tokens/myaccount.pw")
+    machine.shell(f"mv {path} {password}; chown {USER}: {password}")
     machine.shell(f"rm -r /etc/systemd/system/{SERVICE}.d; systemctl daemon-reload")
 
 
-def test_7_removal_leaves_configuration_accounts_and_tokens_and_nothing_else(machine: Machine) -> None:
+def test_7_removal_leaves_only_the_configuration_accounts_and_tokens(machine: Machine) -> None:
     machine.run("systemctl", "start", TIMER)
     machine.run("dnf", "-y", "remove", "osg-token-renewer", "osg-token-renewer-client")
     assert machine.run("systemctl", "is-active", TIMER, check=False).stdout.strip() == "inactive"
@@ -390,7 +389,7 @@ def test_7_removal_leaves_configuration_accounts_and_tokens_and_nothing_else(mac
         "/var/spool/osg-token-svc",
         "/var/spool/osg-token-svc/.oidc-agent",
         *(path for path in traces(machine) if path.startswith("/var/spool/osg-token-svc/.oidc-agent/")),
-        # The administrator's own.
+        # The administrator wrote these.
         str(Path(FREQUENCY).parent),
         FREQUENCY,
     }
@@ -398,25 +397,20 @@ def test_7_removal_leaves_configuration_accounts_and_tokens_and_nothing_else(mac
     assert machine.output("getent", "passwd", USER)
 
 
-def test_7_an_upgrade_of_the_original_keeps_everything_at_work(machine: Machine, issuer: Issuer) -> None:
+def test_7_an_upgrade_from_the_original_keeps_renewing(machine: Machine, issuer: Issuer) -> None:
     machine.run("dnf", "-y", "--enablerepo=original", "install", "osg-token-renewer-1.0.0")
-    # As its service and its administrator left it: a password file and a token of root's, the timer enabled.
+    # As the original leaves it: the password file and the token belong to root, the timer is enabled.
     machine.run("mv", f"{CONFIG}.rpmsave", CONFIG)
-    machine.shell(
-        f"chown root:root /etc/osg/tokens /etc/osg/tokens/*; chmod 0700 /etc/osg/tokens; systemctl enable --now {TIMER}"
-    )
+    machine.shell("chown root:root /etc/osg/tokens /etc/osg/tokens/*; chmod 0700 /etc/osg/tokens")
+    machine.run("systemctl", "enable", "--now", TIMER)
     config, old = machine.read(CONFIG), token(machine)
 
     machine.run("dnf", "-y", "upgrade", "osg-token-renewer")
 
-    assert (
-        machine.output(
-            "rpm", "-q", "--qf=%{VERSION}\n", "osg-token-renewer", "osg-token-renewer-client"
-        ).split()
-        == [__version__] * 2
-    )
+    packages = ("osg-token-renewer", "osg-token-renewer-client")
+    assert machine.output("rpm", "-q", "--qf=%{VERSION}\n", *packages).split() == [__version__] * 2
     assert machine.read(CONFIG) == config
-    # The new example is beside it, as with every changed configuration.
+    # The new example is beside the configuration, because the site changed that.
     assert [path for path in traces(machine) if ".rpm" in path] == [f"{CONFIG}.rpmnew"]
     assert look(machine, CONFIG) == f"root:{USER} 640"
     assert look(machine, "/etc/osg/tokens") == f"root:{USER} 770"
@@ -427,8 +421,8 @@ def test_7_an_upgrade_of_the_original_keeps_everything_at_work(machine: Machine,
     issuer.verify(token(machine))
 
 
-def test_7_an_upgrade_keeps_what_the_site_has_chosen(machine: Machine) -> None:
-    """The package is installed anew over itself, which runs the same scriptlets as an upgrade."""
+def test_7_an_upgrade_keeps_the_choices_of_the_site(machine: Machine) -> None:
+    """A reinstallation runs the same scriptlets as an upgrade."""
     machine.shell(f"chmod 0771 /etc/osg/tokens; systemctl disable --now {TIMER}")
     config = machine.read(CONFIG)
     machine.run("dnf", "-y", "reinstall", "osg-token-renewer-client")
@@ -437,7 +431,7 @@ def test_7_an_upgrade_keeps_what_the_site_has_chosen(machine: Machine) -> None:
     assert machine.run("systemctl", "is-enabled", TIMER, check=False).stdout.strip() == "disabled"
 
 
-def test_8_a_checkout_is_installed_and_removed_by_make(machine: Machine) -> None:
+def test_8_make_installs_and_removes_a_checkout(machine: Machine) -> None:
     machine.run("dnf", "-y", "remove", "osg-token-renewer", "osg-token-renewer-client")
     machine.run("mv", f"{CONFIG}.rpmsave", CONFIG)
     before = traces(machine)

@@ -1,4 +1,4 @@
-"""However the tests end, their machine does."""
+"""A machine ends with the tests, however these end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ import pytest
 from tests.host import ROOT, processes_with
 from tests.machine.machine import remove_control_groups, until
 
-BOOT = "import sys; from tests.machine.machine import Machine\nwith Machine(sys.argv[1]): print('booted', flush=True); sys.stdin.read()"
+BOOT = """\
+import sys
+from tests.machine.machine import Machine
+with Machine(sys.argv[1]):
+    print('booted', flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

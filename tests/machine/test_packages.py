@@ -1,4 +1,4 @@
-"""The packages as they are built."""
+"""The packages that this checkout builds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.machine.conftest import Built
 from tests.machine.packages import query
 
 
-def test_a_source_package_and_two_binary_ones_are_built(built: Built) -> None:
+def test_a_build_makes_one_source_package_and_two_binary_packages(built: Built) -> None:
     assert [package.name.split(f"-{__version__}-")[0] for package in built.first] == [
         "osg-token-renewer",
         "osg-token-renewer",
@@ -24,21 +24,15 @@ def test_a_source_package_and_two_binary_ones_are_built(built: Built) -> None:
 def test_two_builds_have_the_same_contents(built: Built) -> None:
     for one, other in zip(built.first, built.second):
         assert one.name == other.name
-        # Each file with its digest, time, owner and mode; the scriptlets; what is required and provided; the
-        # compressed payload.
-        for what in (
-            "--dump",
-            "--scripts",
-            "--requires",
-            "--provides",
-            "--qf=%{PAYLOADDIGEST} %{BUILDTIME} %{BUILDHOST}",
-        ):
+        # --dump: each file with its digest, time, owner and mode.
+        payload = "--qf=%{PAYLOADDIGEST} %{BUILDTIME} %{BUILDHOST}"
+        for what in ("--dump", "--scripts", "--requires", "--provides", payload):
             assert query(one, what) == query(other, what), what
 
 
 def test_rpmlint_finds_no_error(built: Built, tmp_path: Path) -> None:
     command = ["rpmlint", "-c", str(ROOT / "rpm" / "rpmlint.toml"), *map(str, built.first)]
-    # On Debian it would make a database of packages in the home.
+    # On Debian it would create a database of packages in the home directory.
     done = subprocess.run(
         command, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=False
     )
@@ -46,7 +40,7 @@ def test_rpmlint_finds_no_error(built: Built, tmp_path: Path) -> None:
     assert " 0 errors" in done.stdout
 
 
-def test_only_one_of_them_requires_oidc_agent(built: Built) -> None:
+def test_only_the_whole_package_requires_oidc_agent(built: Built) -> None:
     _, whole, client = built.first
     assert "oidc-agent-cli" in query(whole, "--requires").splitlines()
     assert "oidc-agent" not in query(client, "--requires")
