@@ -216,7 +216,7 @@ def test_a_bug_shows_no_secret(stage: Stage) -> None:
     shutil.copytree(ROOT / "osg_token_renewer", package, ignore=shutil.ignore_patterns("__pycache__"))
     (damaged / "libexec").mkdir()
     shutil.copy(RENEWER, damaged / "libexec")
-    cut = "def _encoded("
+    cut = "def _encode("
     source = next(path for path in (package / "sources").glob("*.py") if cut in path.read_text())
     source.write_text(source.read_text().partition(cut)[0])
     stage.keep("odd.secret", ODD)
