@@ -21,28 +21,21 @@ _SYSTEM_STORES = (
 
 
 class CaBundle:
-    """A file or directory of certificates, loaded once: a system's bundle takes 75 ms of CPU time.
-
-    Threads may share it. Each bundle has its own lock, so that a file system that does not answer delays
-    only those who need a bundle on it.
-    """
+    """A file or directory of certificates, loaded once: a system's bundle takes 75 ms of CPU time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # One for each bundle: a file system that does not answer delays only those who need a bundle on it.
         self._loading = threading.Lock()
         self._loaded: Optional[ssl.SSLContext] = None
 
     def context(self) -> ssl.SSLContext:
-        """urllib3's TLS settings with trust in this bundle only. Raises ssl.SSLError or OSError."""
-        with self._loading:
-            self._loaded = self._loaded or _load(self.path)
-            return self._loaded
-
-    def check(self) -> None:
-        """Raises Local if the bundle cannot be used."""
+        """urllib3's TLS settings with trust in this bundle only. Raises Local."""
         what, other = f"the CA bundle {self.path}", "name another one: ca_file"
         try:
-            self.context()
+            with self._loading:
+                self._loaded = self._loaded or _load(self.path)
+                return self._loaded
         except ssl.SSLError as error:
             raise Local(f"{what} holds no certificate that can be read", other) from error
         except OSError as error:
@@ -62,11 +55,11 @@ class CaBundles(AbstractContextManager["CaBundles"]):
     def find(self, ca_file: Optional[str]) -> CaBundle:
         """The bundle `ca_file`, else the environment's, else the system's store, but never one that came
         with a Python package. Raises Local."""
-        for candidate in (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("REQUESTS_CA_BUNDLE")):
-            if candidate:
-                bundle = self._at(candidate)
-                bundle.check()
-                return bundle
+        named = ca_file or os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
+        if named:
+            bundle = self._at(named)
+            bundle.context()
+            return bundle
         paths = ssl.get_default_verify_paths()
         for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
             if candidate and os.path.exists(candidate):
