@@ -8,6 +8,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from osg_token_renewer.text import escaped, instant, outside
@@ -19,11 +20,10 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 
 class _Formatter(logging.Formatter):
-    """Puts a prefix before each line, and escapes what is not printable: a path, or a name from the command
-    line."""
+    """Puts a prefix before each line, and escapes what is not printable: a path may hold anything."""
 
     def __init__(self, prefix: Callable[[logging.LogRecord], str]) -> None:
-        super().__init__("%(message)s")
+        super().__init__()
         self._prefix = prefix
 
     def format(self, record: logging.LogRecord) -> str:
@@ -35,12 +35,10 @@ class _Stderr(logging.Handler):
     """Writes to the sys.stderr of that moment, which a progress display replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
+        # Nobody may read the messages (a closed pipe, a full disk): the tokens matter more.
+        with suppress(OSError, ValueError):
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
-        except (OSError, ValueError):
-            # Nobody reads the messages (a closed pipe, a full disk): the tokens matter more.
-            return
 
 
 def set_up(verbosity: int) -> None:
@@ -52,10 +50,7 @@ def set_up(verbosity: int) -> None:
     handler.setFormatter(_Formatter(_choose_prefix()))
     logger.handlers = [handler]
     # urllib3 would print what it cannot parse in an issuer's answer.
-    logging.getLogger("urllib3").propagate = False
-    logging.getLogger("urllib3").handlers = [logging.NullHandler()]
-    # No formatter uses these.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     warnings.showwarning = _log_warning
     # An exception within logging must not print the arguments of the call.
     logging.raiseExceptions = False
