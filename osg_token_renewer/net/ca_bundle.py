@@ -56,19 +56,19 @@ class CaBundles(AbstractContextManager["CaBundles"]):
         """The bundle `ca_file`, else the environment's, else the system's store, but never one that came
         with a Python package. Raises Local."""
         named = ca_file or os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
-        if named:
-            bundle = self._at(named)
-            bundle.context()
-            return bundle
-        paths = ssl.get_default_verify_paths()
-        for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
-            if candidate and os.path.exists(candidate):
-                return self._at(candidate)
-        raise Local("no system CA bundle was found", "set ca_file in the account's section")
-
-    def _at(self, path: str) -> CaBundle:
+        path = named or _find_system_store()
         # setdefault() is atomic: all threads get the same bundle.
-        return self._bundles.setdefault(path, CaBundle(path))
+        bundle = self._bundles.setdefault(path, CaBundle(path))
+        bundle.context()
+        return bundle
+
+
+def _find_system_store() -> str:
+    paths = ssl.get_default_verify_paths()
+    for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
+        if candidate and os.path.exists(candidate):
+            return candidate
+    raise Local("no system CA bundle was found", "set ca_file in the account's section")
 
 
 def _load(path: str) -> ssl.SSLContext:

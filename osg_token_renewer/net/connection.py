@@ -6,6 +6,7 @@ look-ups have none.
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 import threading
 import time
@@ -117,7 +118,12 @@ class Connection(requests.adapters.HTTPAdapter):
         """Has `connect` try each address of the connection's host; returns the socket."""
         name, failure = connection._dns_host, None
         try:
-            for address in self._addresses(name, connection.port):
+            addresses = find_addresses(name, connection.port, self._deadline - time.monotonic())
+        except concurrent.futures.TimeoutError:
+            message = f"the name {outside(name)} was not resolved after {seconds(self._timeout)}"
+            raise TimedOut(message, "see that this host's name servers answer: /etc/resolv.conf") from None
+        try:
+            for address in addresses:
                 connection._dns_host = address
                 connection.timeout = max(0.01, min(connection.timeout, self._deadline - time.monotonic()))
                 try:
@@ -127,10 +133,3 @@ class Connection(requests.adapters.HTTPAdapter):
         finally:
             connection._dns_host = name
         raise failure or OSError("a name without an address")
-
-    def _addresses(self, name: str, port: int) -> list[str]:
-        try:
-            return find_addresses(name, port, self._deadline - time.monotonic())
-        except TimeoutError:
-            message = f"the name {outside(name)} was not resolved after {seconds(self._timeout)}"
-            raise TimedOut(message, "see that this host's name servers answer: /etc/resolv.conf") from None

@@ -30,7 +30,6 @@ from osg_token_renewer.text import outside, seconds
 MAX_ANSWER = 1024 * 1024
 # The three-way handshake and TLS of a reachable issuer take far less.
 CONNECT_TIMEOUT = 10.0
-# A pause that an issuer asks for is cut to this.
 LONGEST_PAUSE = 365 * 86400.0
 
 _OWN_CA = (

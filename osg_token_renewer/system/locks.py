@@ -42,7 +42,7 @@ def hold_run_lock(path: str, wait: float, stopped: Callable[[], bool] = lambda: 
     Raises LockHeld if another process still holds it after `wait` seconds, or once `stopped` says so.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
+    with open(descriptor, "r+b", buffering=0) as file:
         users.give_to_owner_of(descriptor, os.path.dirname(path))
         deadline = time.monotonic() + wait
         while not take_lock(descriptor):
@@ -54,11 +54,9 @@ def hold_run_lock(path: str, wait: float, stopped: Callable[[], bool] = lambda: 
             time.sleep(0.1)
         # The process id is only for the message above: a full disk must not cost the lock.
         with suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _describe_holder(descriptor: int) -> str:

@@ -8,7 +8,6 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from osg_token_renewer.text import escaped, instant, outside
@@ -19,7 +18,7 @@ ROOT = "osg_token_renewer"
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
-class _Formatter(logging.Formatter):
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
     """Puts a prefix before each line, and escapes what is not printable: a path may hold anything."""
 
     def __init__(self, prefix: Callable[[logging.LogRecord], str]) -> None:
@@ -30,15 +29,10 @@ class _Formatter(logging.Formatter):
         prefix = self._prefix(record)
         return "\n".join(prefix + escaped(line) for line in super().format(record).split("\n"))
 
-
-class _Stderr(logging.Handler):
-    """Writes to the sys.stderr of that moment, which a progress display replaces."""
-
     def emit(self, record: logging.LogRecord) -> None:
-        # Nobody may read the messages (a closed pipe, a full disk): the tokens matter more.
-        with suppress(OSError, ValueError):
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
+        # A progress display replaces sys.stderr.
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def set_up(verbosity: int) -> None:
@@ -46,13 +40,11 @@ def set_up(verbosity: int) -> None:
     logger = logging.getLogger(ROOT)
     logger.setLevel({1: logging.DEBUG, 0: logging.INFO}.get(verbosity, logging.WARNING))
     logger.propagate = False
-    handler = _Stderr()
-    handler.setFormatter(_Formatter(_choose_prefix()))
-    logger.handlers = [handler]
+    logger.handlers = [_Stderr(_choose_prefix())]
     # urllib3 would print what it cannot parse in an issuer's answer.
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     warnings.showwarning = _log_warning
-    # An exception within logging must not print the arguments of the call.
+    # A closed pipe or a full disk must not end a run, nor print the arguments of a call.
     logging.raiseExceptions = False
 
 

@@ -53,10 +53,9 @@ def find(program: str, package: str) -> str:
     """The path of a program; raises ProgramMissing, which names the `package` to install."""
     import shutil
 
-    path = shutil.which(program)
-    if path is None:
-        raise ProgramMissing(f"{program} is not installed", f"install the package {package}")
-    return path
+    if path := shutil.which(program):
+        return path
+    raise ProgramMissing(f"{program} is not installed", f"install the package {package}")
 
 
 @dataclass(frozen=True)
@@ -128,11 +127,8 @@ def make_pipe() -> Iterator[tuple[int, int]]:
         ends = os.pipe()
     except OSError as error:
         raise Local(f"no pipe can be made: {error.strerror}") from error
-    try:
+    with open(ends[0], "rb", buffering=0), open(ends[1], "wb", buffering=0):
         yield ends
-    finally:
-        for descriptor in ends:
-            os.close(descriptor)
 
 
 def run(

@@ -1,7 +1,4 @@
-"""Files that hold a secret: how they are read, and who may read them.
-
-A secret file is a path or a systemd credential (`credential:NAME`; systemd.exec(5), LoadCredential=).
-"""
+"""Files that hold a secret: how they are read, and who may read them."""
 
 from __future__ import annotations
 

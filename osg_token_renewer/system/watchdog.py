@@ -20,12 +20,10 @@ from osg_token_renewer.system.signals import ENDING, Stop
 
 log = logging.getLogger(__name__)
 
-# How many seconds a run may take to end what it ends at a deadline, and for the rest of its work.
-LINGER = 15.0
-# How many seconds a run may take before its configuration has said how many.
-UNTIL_CONFIGURED = 600.0
-# How many seconds the last message may wait for a reader.
-_LAST_WORDS = 1.0
+# In seconds.
+LINGER = 15.0  # for a run to end what it ends at a deadline, and for the rest of its work
+UNTIL_CONFIGURED = 600.0  # for a run whose configuration has not said its limits yet
+_LAST_WORDS = 1.0  # for somebody to read the last message
 _INTERVAL = 0.5
 
 _STUCK = (
