@@ -53,8 +53,7 @@ class CaBundles(AbstractContextManager["CaBundles"]):
         self._bundles.clear()
 
     def find(self, ca_file: Optional[str]) -> CaBundle:
-        """The bundle `ca_file`, else the environment's, else the system's store, but never one that came
-        with a Python package. Raises Local."""
+        """`ca_file`, else the environment's bundle, else the system's; no Python package's. Raises Local."""
         named = ca_file or os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
         path = named or _find_system_store()
         # setdefault() is atomic: all threads get the same bundle.

@@ -61,10 +61,6 @@ class Connection(requests.adapters.HTTPAdapter):
         self._socket: Any = None
         super().__init__()
 
-    def close(self) -> None:
-        super().close()
-        self._socket = None
-
     @contextmanager
     def cut_at(self, deadline: float, timeout: float) -> Iterator[None]:
         """Ends the request in this context at `deadline` (time.monotonic()); messages show `timeout` (s)."""

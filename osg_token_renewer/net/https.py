@@ -57,10 +57,7 @@ class Answer:
 
 
 class Client(AbstractContextManager["Client"]):
-    """One account's requests, over `connections` or its own; `bundles` are the run's or its own.
-
-    It never follows redirects: they would carry credentials elsewhere. Raises Local without a CA bundle.
-    """
+    """One account's requests, with the run's `connections` and `bundles` or its own. Raises Local."""
 
     def __init__(
         self,
@@ -92,7 +89,7 @@ class Client(AbstractContextManager["Client"]):
         return self._send(requests.Request("GET", url, _HEADERS), self._timeout)
 
     def _send(self, request: requests.Request, timeout: float) -> Answer:
-        """Without a Session of requests, which would follow redirects, keep cookies and read a netrc file."""
+        """Not through requests.Session: redirects, cookies and netrc files move credentials elsewhere."""
         deadline = time.monotonic() + timeout
         connection = self._connections.to(request.url, self._bundle)
         asked_at = time.time()

@@ -47,10 +47,8 @@ def hold_run_lock(path: str, wait: float, stopped: Callable[[], bool] = lambda: 
         deadline = time.monotonic() + wait
         while not take_lock(descriptor):
             if time.monotonic() > deadline or stopped():
-                raise LockHeld(
-                    f"another run is at work ({_describe_holder(descriptor)}): nothing was attempted",
-                    "wait for it to end: its own time limits bound it",
-                )
+                why = f"another run is at work ({_describe_holder(descriptor)}): nothing was attempted"
+                raise LockHeld(why, "wait for it to end: its own time limits bound it")
             time.sleep(0.1)
         # The process id is only for the message above: a full disk must not cost the lock.
         with suppress(OSError):

@@ -8,6 +8,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from osg_token_renewer.text import escaped, instant, outside
@@ -55,15 +56,13 @@ def _log_warning(message: Warning | str, category: type[Warning], *_args: Any, *
 
 def _choose_prefix() -> Callable[[logging.LogRecord], str]:
     """How a line begins depends on who reads stderr."""
-    try:
+    with suppress(OSError, ValueError, AttributeError):
         status = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):
-        return _level
-    # $JOURNAL_STREAM names the device and inode of what the journal reads (systemd.exec(5)).
-    if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
-        return lambda record: f"<{_PRIORITIES.get(record.levelno, 5)}>"
-    if stat.S_ISREG(status.st_mode):
-        return lambda record: f"{instant(record.created)} {_level(record)}"
+        # $JOURNAL_STREAM names the device and inode of what the journal reads (systemd.exec(5)).
+        if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
+            return lambda record: f"<{_PRIORITIES.get(record.levelno, 5)}>"
+        if stat.S_ISREG(status.st_mode):
+            return lambda record: f"{instant(record.created)} {_level(record)}"
     return _level
 
 

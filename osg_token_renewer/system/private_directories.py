@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local
@@ -86,9 +86,7 @@ def _find_own(parent: str, prefix: str) -> list[str]:
 
 
 @contextmanager
-def open_runtime_directory(
-    configured: Optional[str], rescue: Rescue = lambda _: True
-) -> Iterator[tuple[str, bool]]:
+def open_runtime_directory(configured: Optional[str], rescue: Rescue) -> Iterator[tuple[str, bool]]:
     """A directory that only this user can enter, and whether other runs find the same one, for a lock.
 
     What agents of killed programs left there is removed, once `rescue` agrees. If no directory can be used,
@@ -115,11 +113,8 @@ def _find_usable(candidates: Mapping[str, bool]) -> Optional[str]:
         if _is_usable(path):
             return path
         if named or _own_mode(path):
-            log.warning(
-                "runtime_dir %s is passed over: "
-                "it must be this user's own, mode 0700, with room, and a path of at most 80 bytes",
-                path,
-            )
+            needs = "it must be this user's own, mode 0700, with room, and a path of at most 80 bytes"
+            log.warning("runtime_dir %s is passed over: %s", path, needs)
     return None
 
 
@@ -147,11 +142,10 @@ def _remove_temporary(path: str, rescue: Rescue) -> None:
 
 def _own_mode(path: str) -> int:
     """The mode of what is at `path` if this user owns it, else 0."""
-    try:
+    with suppress(OSError):
         status = os.lstat(path)
-    except OSError:
-        return 0
-    return status.st_mode if status.st_uid == os.geteuid() else 0
+        return status.st_mode if status.st_uid == os.geteuid() else 0
+    return 0
 
 
 def _is_private(path: str) -> bool:
