@@ -21,28 +21,21 @@ _SYSTEM_STORES = (
 
 
 class CaBundle:
-    """A file or directory of certificates, loaded once: a system's bundle takes 75 ms of CPU time.
-
-    Threads may share it. Each bundle has its own lock, so that a file system that does not answer delays
-    only those who need a bundle on it.
-    """
+    """A file or directory of certificates, loaded once: a system's bundle takes 75 ms of CPU time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # One for each bundle: a file system that does not answer delays only those who need a bundle on it.
         self._loading = threading.Lock()
         self._loaded: Optional[ssl.SSLContext] = None
 
     def context(self) -> ssl.SSLContext:
-        """urllib3's TLS settings with trust in this bundle only. Raises ssl.SSLError or OSError."""
-        with self._loading:
-            self._loaded = self._loaded or _load(self.path)
-            return self._loaded
-
-    def check(self) -> None:
-        """Raises Local if the bundle cannot be used."""
+        """urllib3's TLS settings with trust in this bundle only. Raises Local."""
         what, other = f"the CA bundle {self.path}", "name another one: ca_file"
         try:
-            self.context()
+            with self._loading:
+                self._loaded = self._loaded or _load(self.path)
+                return self._loaded
         except ssl.SSLError as error:
             raise Local(f"{what} holds no certificate that can be read", other) from error
         except OSError as error:
@@ -60,22 +53,21 @@ class CaBundles(AbstractContextManager["CaBundles"]):
         self._bundles.clear()
 
     def find(self, ca_file: Optional[str]) -> CaBundle:
-        """The bundle `ca_file`, else the environment's, else the system's store, but never one that came
-        with a Python package. Raises Local."""
-        for candidate in (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("REQUESTS_CA_BUNDLE")):
-            if candidate:
-                bundle = self._at(candidate)
-                bundle.check()
-                return bundle
-        paths = ssl.get_default_verify_paths()
-        for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
-            if candidate and os.path.exists(candidate):
-                return self._at(candidate)
-        raise Local("no system CA bundle was found", "set ca_file in the account's section")
-
-    def _at(self, path: str) -> CaBundle:
+        """`ca_file`, else the environment's bundle, else the system's; no Python package's. Raises Local."""
+        named = ca_file or os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
+        path = named or _find_system_store()
         # setdefault() is atomic: all threads get the same bundle.
-        return self._bundles.setdefault(path, CaBundle(path))
+        bundle = self._bundles.setdefault(path, CaBundle(path))
+        bundle.context()
+        return bundle
+
+
+def _find_system_store() -> str:
+    paths = ssl.get_default_verify_paths()
+    for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
+        if candidate and os.path.exists(candidate):
+            return candidate
+    raise Local("no system CA bundle was found", "set ca_file in the account's section")
 
 
 def _load(path: str) -> ssl.SSLContext:

@@ -6,6 +6,7 @@ look-ups have none.
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 import threading
 import time
@@ -23,17 +24,12 @@ from osg_token_renewer.net.ca_bundle import CaBundle
 from osg_token_renewer.net.resolver import find_addresses
 from osg_token_renewer.text import outside, seconds
 
-# To how many issuers a thread keeps connections: there may be many threads, and a process has a limit of
-# open files.
+# To how many issuers a thread keeps connections: threads may be many, and open files have a limit.
 MOST_KEPT = 10
 
 
 class Connections(AbstractContextManager["Connections"]):
-    """The keep-alive connections of one thread, which its Clients use one after the other.
-
-    They belong to no account: each request carries its own credentials. Clients that trust different
-    authorities get different connections.
-    """
+    """The keep-alive connections of one thread. They belong to no account: requests carry credentials."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str, str], Connection] = {}
@@ -44,7 +40,7 @@ class Connections(AbstractContextManager["Connections"]):
         self._kept.clear()
 
     def to(self, url: str, bundle: CaBundle) -> Connection:
-        """The connection to the server of `url`, for Clients that trust `bundle`."""
+        """The connection to the server of `url`, shared only by Clients that trust the same `bundle`."""
         scheme, server = urlsplit(url)[:2]
         key = bundle.path, scheme, server
         connection = self._kept.pop(key, None) or Connection(bundle)
@@ -65,16 +61,9 @@ class Connection(requests.adapters.HTTPAdapter):
         self._socket: Any = None
         super().__init__()
 
-    def close(self) -> None:
-        super().close()
-        self._socket = None
-
     @contextmanager
     def cut_at(self, deadline: float, timeout: float) -> Iterator[None]:
-        """Shuts the socket down at `deadline` (time.monotonic()), so that the request in this context ends.
-
-        `timeout` is the limit in seconds, for messages.
-        """
+        """Ends the request in this context at `deadline` (time.monotonic()); messages show `timeout` (s)."""
         self._deadline, self._timeout = deadline, timeout
         done = threading.Event()
 
@@ -101,8 +90,7 @@ class Connection(requests.adapters.HTTPAdapter):
             conn.ConnectionCls = self._bounded(conn.ConnectionCls)
 
     def _bounded(self, kind: Any) -> Any:
-        """A connection class of urllib3 that looks names up within the deadline, makes its sockets known
-        here, and uses a CA bundle that is already loaded."""
+        """A connection class of urllib3, that uses our name look-ups and trust, and shows us its sockets."""
         owner = self
 
         class Bounded(kind):  # type: ignore[misc]
@@ -126,7 +114,12 @@ class Connection(requests.adapters.HTTPAdapter):
         """Has `connect` try each address of the connection's host; returns the socket."""
         name, failure = connection._dns_host, None
         try:
-            for address in self._addresses(name, connection.port):
+            addresses = find_addresses(name, connection.port, self._deadline - time.monotonic())
+        except concurrent.futures.TimeoutError:
+            message = f"the name {outside(name)} was not resolved after {seconds(self._timeout)}"
+            raise TimedOut(message, "see that this host's name servers answer: /etc/resolv.conf") from None
+        try:
+            for address in addresses:
                 connection._dns_host = address
                 connection.timeout = max(0.01, min(connection.timeout, self._deadline - time.monotonic()))
                 try:
@@ -136,10 +129,3 @@ class Connection(requests.adapters.HTTPAdapter):
         finally:
             connection._dns_host = name
         raise failure or OSError("a name without an address")
-
-    def _addresses(self, name: str, port: int) -> list[str]:
-        try:
-            return find_addresses(name, port, self._deadline - time.monotonic())
-        except TimeoutError:
-            message = f"the name {outside(name)} was not resolved after {seconds(self._timeout)}"
-            raise TimedOut(message, "see that this host's name servers answer: /etc/resolv.conf") from None

@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import timezone
 from http.client import RemoteDisconnected
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Optional
+from typing import Optional
 from urllib.parse import urlsplit
 
 import requests
@@ -31,16 +30,14 @@ from osg_token_renewer.text import outside, seconds
 MAX_ANSWER = 1024 * 1024
 # The three-way handshake and TLS of a reachable issuer take far less.
 CONNECT_TIMEOUT = 10.0
-# A pause that an issuer asks for is cut to this.
 LONGEST_PAUSE = 365 * 86400.0
 
 _OWN_CA = (
     "if the issuer has a CA of its own, name its bundle: ca_file in the account's section, "
     "--ca-file for the setup program"
 )
-# What OpenSSL finds in every issuer's certificate if this host's clock is wrong.
-_OUT_OF_TIME = "not yet valid|expired"
 _WRONG_TIME = "see that this host's clock is right: timedatectl; if it is, tell the issuer's operators"
+_HEADERS = {"User-Agent": f"osg-token-renewer/{__version__}", "Accept": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,7 @@ class Answer:
 
 
 class Client(AbstractContextManager["Client"]):
-    """One account's requests, over `connections` or its own; `bundles` are the run's or its own.
-
-    It never follows redirects: they would carry credentials elsewhere. Raises Local without a CA bundle.
-    """
+    """One account's requests, with the run's `connections` and `bundles` or its own. Raises Local."""
 
     def __init__(
         self,
@@ -76,13 +70,6 @@ class Client(AbstractContextManager["Client"]):
         self._timeout = timeout
         self._own = ExitStack()
         self._connections = connections or self._own.enter_context(Connections())
-        self._session = _Session()
-        # The environment could otherwise add credentials (netrc) and replace the CA bundle.
-        self._session.trust_env = False
-        # No answer sets anything that the next request needs.
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-        self._session.headers["User-Agent"] = f"osg-token-renewer/{__version__}"
-        self._session.headers["Accept"] = "application/json"
 
     def __exit__(self, *error: object) -> None:
         self._own.close()
@@ -94,30 +81,27 @@ class Client(AbstractContextManager["Client"]):
 
         Raises Unavailable, Unreachable, TimedOut or Local; an HTTP error status is an answer like any other.
         """
-        return self._request("POST", url, min(self._timeout, within), data=form, headers=dict(headers))
+        request = requests.Request("POST", url, {**_HEADERS, **headers}, data=form)
+        return self._send(request, min(self._timeout, within))
 
     def get(self, url: str) -> Answer:
         """Raises as `post` does."""
-        return self._request("GET", url, self._timeout)
+        return self._send(requests.Request("GET", url, _HEADERS), self._timeout)
 
-    def _request(self, method: str, url: str, timeout: float, **content: Any) -> Answer:
+    def _send(self, request: requests.Request, timeout: float) -> Answer:
+        """Not through requests.Session: redirects, cookies and netrc files move credentials elsewhere."""
         deadline = time.monotonic() + timeout
-        connection = self._connections.to(url, self._bundle)
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, connection)
+        connection = self._connections.to(request.url, self._bundle)
         asked_at = time.time()
         with (
-            _translated(url, timeout, deadline),
+            _translated(request.url, timeout, deadline),
             connection.cut_at(deadline, timeout),
-            self._session.request(
-                method,
-                url,
-                **content,
+            connection.send(
+                request.prepare(),
+                stream=True,
                 timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
                 verify=self._bundle.path,
-                allow_redirects=False,
-                stream=True,
-                proxies=requests.utils.get_environ_proxies(url),
+                proxies=requests.utils.get_environ_proxies(request.url),
             ) as response,
         ):
             answered_at = time.time()
@@ -138,20 +122,13 @@ class Client(AbstractContextManager["Client"]):
             )
 
 
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> Optional[str]:  # noqa: ARG002
-        """None: requests would resolve a redirect that it must not follow, and fail on a bad Location."""
-        return None
-
-
 def _read(response: requests.Response) -> bytes:
     body = bytearray()
     for piece in response.iter_content(16 * 1024):
         body += piece
         if len(body) > MAX_ANSWER:
-            raise Unavailable(
-                f"{host(response.url)} sent more than {MAX_ANSWER // 1024} KiB instead of a token"
-            )
+            limit = f"{MAX_ANSWER // 1024} KiB"
+            raise Unavailable(f"{host(response.url)} sent more than {limit} instead of a token")
     return bytes(body)
 
 
@@ -167,10 +144,8 @@ def _retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:
 def _date(text: str) -> Optional[float]:
     """An HTTP date (RFC 9110 section 5.6.7) in seconds since 1970; None if it is none."""
     try:
-        parsed = email.utils.parsedate_tz(text)
-        if parsed is None:
-            return None
-        return datetime(*parsed[:6], tzinfo=timezone.utc).timestamp() - (parsed[9] or 0)
+        parsed = email.utils.parsedate_to_datetime(text)
+        return parsed.replace(tzinfo=parsed.tzinfo or timezone.utc).timestamp()
     except (ValueError, OverflowError, IndexError, TypeError):
         # The last two come from Python's parser, before 3.10.
         return None
@@ -196,11 +171,14 @@ def _counterpart(error: Exception, where: str, timeout: float, late: bool) -> Fa
     if isinstance(error, requests.exceptions.ConnectTimeout):
         limit = seconds(min(CONNECT_TIMEOUT, timeout))
         return TimedOut(f"{where} did not accept a connection within {limit}")
-    if late or isinstance(error, requests.exceptions.Timeout) or _timed_out_in_body(error):
+    # requests reports a read that times out within the body as a ConnectionError.
+    in_body = type(error) is requests.exceptions.ConnectionError and "timed out" in str(error).lower()
+    if late or in_body or isinstance(error, requests.exceptions.Timeout):
         return TimedOut(f"{where} had not answered after {seconds(timeout)}")
     if isinstance(error, requests.exceptions.SSLError):
         reason = _tls_reason(error)
-        hint = _WRONG_TIME if re.search(_OUT_OF_TIME, reason) else _OWN_CA
+        # OpenSSL finds this in every issuer's certificate if this host's clock is wrong.
+        hint = _WRONG_TIME if re.search("not yet valid|expired", reason) else _OWN_CA
         return Unavailable(f"no TLS connection to {where}: {reason}", hint)
     if isinstance(error, requests.exceptions.ProxyError):
         return Unreachable(f"the proxy for {where} failed: {outside(str(error))}", retry_after=0.0)
@@ -209,19 +187,13 @@ def _counterpart(error: Exception, where: str, timeout: float, late: bool) -> Fa
     return Unavailable(f"the request to {where} failed: {_innermost(error)}")
 
 
-def _timed_out_in_body(error: Exception) -> bool:
-    """requests reports a read that times out within the body as a ConnectionError."""
-    return type(error) is requests.exceptions.ConnectionError and "timed out" in str(error).lower()
-
-
 def _tls_reason(error: BaseException) -> str:
     """'certificate verify failed: self-signed certificate' rather than the wrappers around it."""
     text = str(error)
-    found = re.search(r"\] ([a-z][^()\[\]]*)", text, re.IGNORECASE)
     # urllib3 before 2.0 compares the host's name by itself, after OpenSSL has accepted the certificate.
-    other_name = re.search(r"CertificateError\(\"(.*?)\"\)", text)
-    if other_name:
+    if other_name := re.search(r"CertificateError\(\"(.*?)\"\)", text):
         return outside(f"certificate verify failed: {other_name[1]}")
+    found = re.search(r"\] ([a-z][^()\[\]]*)", text, re.IGNORECASE)
     return outside(found[1]) if found else _innermost(error)
 
 

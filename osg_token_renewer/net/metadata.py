@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any, Optional
 
 from osg_token_renewer.errors import Unavailable
@@ -15,17 +16,12 @@ def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, A
     """
     from osg_token_renewer.net.https import Client, host
 
-    status = 0
     with Client(ca_file, timeout) as client:
         for path in ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"):
             answer = client.get(issuer.rstrip("/") + path)
-            status = answer.status
-            try:
-                content = json.loads(answer.body) if status == 200 else None
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(content, dict):
-                return content
-    raise Unavailable(
-        f"{host(issuer)} has no metadata of an issuer (HTTP status {status})", "check the issuer's URL"
-    )
+            with suppress(ValueError, RecursionError):
+                content = json.loads(answer.body) if answer.status == 200 else None
+                if isinstance(content, dict):
+                    return content
+    why = f"{host(issuer)} has no metadata of an issuer (HTTP status {answer.status})"
+    raise Unavailable(why, "check the issuer's URL")

@@ -5,17 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NoResultError
 
 from urllib3.util.connection import allowed_gai_family
 
 
 def find_addresses(name: str, port: int, within: float) -> list[str]:
-    """The addresses of the host `name`. Raises OSError, which is a TimeoutError after `within` seconds.
-
-    getaddrinfo(3) may wait for minutes and cannot be interrupted. So a daemon thread calls it; at the limit
-    the thread is left alone and ends when the resolver gives up.
-    """
+    """The addresses of the host `name`. Raises OSError, or Future's TimeoutError after `within` seconds."""
     try:
         socket.getaddrinfo(name.strip("[]"), port, flags=socket.AI_NUMERICHOST)
     except UnicodeError:
@@ -23,13 +18,10 @@ def find_addresses(name: str, port: int, within: float) -> list[str]:
         return [name]
     except OSError:
         lookup: Future[list[str]] = Future()
-        threading.Thread(
-            target=_look_up, args=(name, port, lookup), name=f"look up {name}", daemon=True
-        ).start()
-        try:
-            return lookup.result(max(0.0, within))
-        except NoResultError:
-            raise TimeoutError from None
+        about = (name, port, lookup)
+        # getaddrinfo(3) may wait for minutes and cannot be interrupted: the thread is left behind in it.
+        threading.Thread(target=_look_up, args=about, name=f"look up {name}", daemon=True).start()
+        return lookup.result(max(0.0, within))
     return [name]
 
 

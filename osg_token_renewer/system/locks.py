@@ -37,38 +37,31 @@ def move_up(descriptor: int) -> int:
 
 @contextmanager
 def hold_run_lock(path: str, wait: float, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Holds the lock file at `path`; the kernel releases it when this process ends, however it ends.
+    """Holds the lock file at `path`. Raises OSError if the file cannot be made.
 
-    Raises LockHeld if another process still holds it after `wait` seconds or when `stopped` says so, and
-    OSError if the file cannot be made.
+    Raises LockHeld if another process still holds it after `wait` seconds, or once `stopped` says so.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
+    with open(descriptor, "r+b", buffering=0) as file:
         users.give_to_owner_of(descriptor, os.path.dirname(path))
         deadline = time.monotonic() + wait
         while not take_lock(descriptor):
             if time.monotonic() > deadline or stopped():
-                raise LockHeld(
-                    f"another run is at work ({_describe_holder(descriptor)}): nothing was attempted",
-                    "wait for it to end: its own time limits bound it",
-                )
+                why = f"another run is at work ({_describe_holder(descriptor)}): nothing was attempted"
+                raise LockHeld(why, "wait for it to end: its own time limits bound it")
             time.sleep(0.1)
         # The process id is only for the message above: a full disk must not cost the lock.
         with suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _describe_holder(descriptor: int) -> str:
     pid = os.pread(descriptor, 20, 0).strip()
     if not pid.isdigit():
         return "unknown process"
-    try:
-        with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
-            command = line(file.read(200).replace(b"\0", b" ").decode("utf-8", "replace"))
-    except OSError:
-        command = ""
+    command = ""
+    with suppress(OSError), open(f"/proc/{int(pid)}/cmdline", "rb") as file:
+        command = line(file.read(200).replace(b"\0", b" ").decode("utf-8", "replace"))
     return f"process {int(pid)}" + (f", {command}" if command else "")

@@ -8,6 +8,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from osg_token_renewer.text import escaped, instant, outside
@@ -18,29 +19,21 @@ ROOT = "osg_token_renewer"
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
-class _Formatter(logging.Formatter):
-    """Puts a prefix before each line, and escapes what is not printable: a path, or a name from the command
-    line."""
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Puts a prefix before each line, and escapes what is not printable: a path may hold anything."""
 
     def __init__(self, prefix: Callable[[logging.LogRecord], str]) -> None:
-        super().__init__("%(message)s")
+        super().__init__()
         self._prefix = prefix
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = self._prefix(record)
         return "\n".join(prefix + escaped(line) for line in super().format(record).split("\n"))
 
-
-class _Stderr(logging.Handler):
-    """Writes to the sys.stderr of that moment, which a progress display replaces."""
-
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            # Nobody reads the messages (a closed pipe, a full disk): the tokens matter more.
-            return
+        # A progress display replaces sys.stderr.
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def set_up(verbosity: int) -> None:
@@ -48,16 +41,11 @@ def set_up(verbosity: int) -> None:
     logger = logging.getLogger(ROOT)
     logger.setLevel({1: logging.DEBUG, 0: logging.INFO}.get(verbosity, logging.WARNING))
     logger.propagate = False
-    handler = _Stderr()
-    handler.setFormatter(_Formatter(_choose_prefix()))
-    logger.handlers = [handler]
+    logger.handlers = [_Stderr(_choose_prefix())]
     # urllib3 would print what it cannot parse in an issuer's answer.
-    logging.getLogger("urllib3").propagate = False
-    logging.getLogger("urllib3").handlers = [logging.NullHandler()]
-    # No formatter uses these.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     warnings.showwarning = _log_warning
-    # An exception within logging must not print the arguments of the call.
+    # A closed pipe or a full disk must not end a run, nor print the arguments of a call.
     logging.raiseExceptions = False
 
 
@@ -68,15 +56,13 @@ def _log_warning(message: Warning | str, category: type[Warning], *_args: Any, *
 
 def _choose_prefix() -> Callable[[logging.LogRecord], str]:
     """How a line begins depends on who reads stderr."""
-    try:
+    with suppress(OSError, ValueError, AttributeError):
         status = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):
-        return _level
-    # $JOURNAL_STREAM names the device and inode of what the journal reads (systemd.exec(5)).
-    if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
-        return lambda record: f"<{_PRIORITIES.get(record.levelno, 5)}>"
-    if stat.S_ISREG(status.st_mode):
-        return lambda record: f"{instant(record.created)} {_level(record)}"
+        # $JOURNAL_STREAM names the device and inode of what the journal reads (systemd.exec(5)).
+        if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
+            return lambda record: f"<{_PRIORITIES.get(record.levelno, 5)}>"
+        if stat.S_ISREG(status.st_mode):
+            return lambda record: f"{instant(record.created)} {_level(record)}"
     return _level
 
 

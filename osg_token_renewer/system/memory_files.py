@@ -17,22 +17,19 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 def make_memory_file(content: bytes) -> Iterator[int]:
     """The descriptor of a file without a name, which nobody can change any more. Raises Local.
 
-    A program that inherits the descriptor opens the file by `inherited_path`. Unlike a pipe, the file can be
-    read more than once; unlike a file of root's, another user can read it.
+    Unlike a pipe, it can be read more than once; unlike a file of root's, another user can read it.
     """
     try:
         descriptor = move_up(os.memfd_create("osg-token-renewer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     except OSError as error:
         raise Local(f"no file can be made in memory: {error.strerror}") from error
-    try:
+    with open(descriptor, "wb", buffering=0) as file:
         try:
-            os.write(descriptor, content)
+            file.write(content)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         except OSError as error:
             raise Local(f"a file in memory cannot be written: {error.strerror}") from error
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def inherited_path(descriptor: int) -> str:

@@ -16,10 +16,8 @@ DROP_INS = f"/etc/systemd/system/{NAME}.service.d"
 
 def state_directory(configured: Optional[str]) -> str:
     """The path of the state directory, which need not exist yet."""
-    return configured or _first_of(os.environ.get("STATE_DIRECTORY")) or _default_state()
-
-
-def _default_state() -> str:
+    if given := configured or _from_systemd("STATE_DIRECTORY"):
+        return given
     if os.geteuid() == 0 or user_name(os.geteuid()) == SERVICE_USER:
         return STATE
     home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
@@ -31,14 +29,13 @@ def runtime_directories(configured: Optional[str]) -> dict[str, bool]:
 
     The service's own comes before the user's, so that the runs of a person and of the service meet there.
     """
-    named = (configured, _first_of(os.environ.get("RUNTIME_DIRECTORY")))
-    found = {path: True for path in named if path}
+    found = {path: True for path in (configured, _from_systemd("RUNTIME_DIRECTORY")) if path}
     found.setdefault(RUNTIME, False)
     if user_runtime := os.environ.get("XDG_RUNTIME_DIR"):
         found.setdefault(os.path.join(user_runtime, NAME), False)
     return found
 
 
-def _first_of(directories: Optional[str]) -> Optional[str]:
-    """systemd separates several directories by colons (systemd.exec(5))."""
-    return directories.split(":")[0] if directories else None
+def _from_systemd(variable: str) -> str:
+    """The first directory of a variable, where systemd separates them by colons (systemd.exec(5))."""
+    return os.environ.get(variable, "").split(":")[0]

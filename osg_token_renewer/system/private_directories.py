@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Optional
 
 from osg_token_renewer.errors import Local
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from osg_token_renewer.system.users import User
 
 log = logging.getLogger(__name__)
-# What the names of agents' directories begin with.
 _AGENT = "osg-agent-"
 # sun_path of unix(7) has 108 bytes, and the socket's own part of the path needs some.
 _LONGEST_FOR_SOCKETS = 80
@@ -32,10 +31,7 @@ Rescue = Callable[[str], bool]
 
 
 def ensure_writable(path: str) -> str:
-    """Makes a directory for this user alone if it does not exist; returns its path.
-
-    Raises OSError if it cannot be made, or if it exists and this user cannot write to it.
-    """
+    """Makes a directory for this user alone unless it exists. Raises OSError if it cannot be written to."""
     os.makedirs(path, mode=0o700, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
@@ -44,10 +40,9 @@ def ensure_writable(path: str) -> str:
 
 @contextmanager
 def make_agent_directory(parent: str, owner: Optional[User] = None) -> Iterator[tuple[str, int]]:
-    """A new directory that only this user (or `owner`) can enter, and a descriptor of it; removed at the end.
+    """A new directory that only this user (or `owner`) can enter, and a descriptor of it. Raises Local.
 
-    As long as a process has the descriptor, `sweep_agent_directories` leaves the directory alone. Raises
-    Local.
+    As long as a process has the descriptor, `sweep_agent_directories` leaves the directory alone.
     """
     import shutil
     import tempfile
@@ -73,7 +68,7 @@ def sweep_agent_directories(parent: str, rescue: Rescue) -> None:
 
     for path in _find_own(parent, _AGENT):
         try:
-            mark = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            mark = open_to_inherit(path, os.O_DIRECTORY)
         except OSError:
             continue
         try:
@@ -91,14 +86,11 @@ def _find_own(parent: str, prefix: str) -> list[str]:
 
 
 @contextmanager
-def open_runtime_directory(
-    configured: Optional[str], rescue: Rescue = lambda _: True
-) -> Iterator[tuple[str, bool]]:
-    """A directory that only this user can enter, and whether other runs find the same one: a lock is of use
-    only there.
+def open_runtime_directory(configured: Optional[str], rescue: Rescue) -> Iterator[tuple[str, bool]]:
+    """A directory that only this user can enter, and whether other runs find the same one, for a lock.
 
-    Directories of agents that killed programs left there are removed, once `rescue` agrees. If no directory
-    can be used, the one that is returned lets no agent start: only sources that have agents need one.
+    What agents of killed programs left there is removed, once `rescue` agrees. If no directory can be used,
+    the one that is returned lets no agent start: only sources that have agents need one.
     """
     candidates = runtime_directories(configured)
     usable = _find_usable(candidates)
@@ -121,11 +113,8 @@ def _find_usable(candidates: Mapping[str, bool]) -> Optional[str]:
         if _is_usable(path):
             return path
         if named or _own_mode(path):
-            log.warning(
-                "runtime_dir %s is passed over: "
-                "it must be this user's own, mode 0700, with room, and a path of at most 80 bytes",
-                path,
-            )
+            needs = "it must be this user's own, mode 0700, with room, and a path of at most 80 bytes"
+            log.warning("runtime_dir %s is passed over: %s", path, needs)
     return None
 
 
@@ -153,11 +142,10 @@ def _remove_temporary(path: str, rescue: Rescue) -> None:
 
 def _own_mode(path: str) -> int:
     """The mode of what is at `path` if this user owns it, else 0."""
-    try:
+    with suppress(OSError):
         status = os.lstat(path)
-    except OSError:
-        return 0
-    return status.st_mode if status.st_uid == os.geteuid() else 0
+        return status.st_mode if status.st_uid == os.geteuid() else 0
+    return 0
 
 
 def _is_private(path: str) -> bool:
@@ -167,8 +155,7 @@ def _is_private(path: str) -> bool:
 
 
 def _is_usable(path: str) -> bool:
-    """Whether the directory, which is made if necessary, is private, has room, and has a path that is short
-    enough for sockets."""
+    """Whether the directory, made if necessary, is private, has room, and is short enough for sockets."""
     if len(os.fsencode(path)) > _LONGEST_FOR_SOCKETS:
         return False
     try:

@@ -53,16 +53,14 @@ def find(program: str, package: str) -> str:
     """The path of a program; raises ProgramMissing, which names the `package` to install."""
     import shutil
 
-    path = shutil.which(program)
-    if path is None:
-        raise ProgramMissing(f"{program} is not installed", f"install the package {package}")
-    return path
+    if path := shutil.which(program):
+        return path
+    raise ProgramMissing(f"{program} is not installed", f"install the package {package}")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A subprocess that was started. Each process of its group holds the other end of the pipe `alive` until
-    it ends."""
+    """A started subprocess. Each process of its group holds the other end of `alive` until it ends."""
 
     process: subprocess.Popen[bytes]
     alive: int
@@ -77,10 +75,9 @@ def start(
     pass_fds: Sequence[int] = (),
     user: Optional[User] = None,
 ) -> Running:
-    """Starts a subprocess as the leader of its own session; the caller must `end` it.
+    """Starts a subprocess, which the caller must `end`. Raises ProgramMissing or Local.
 
-    `stdin` is a descriptor; without it there is nothing to read. `output` is a new file for both outputs;
-    without it each has a pipe. Raises ProgramMissing or Local.
+    `stdin` is a descriptor. `output` is a new file for both outputs; without it each has a pipe.
     """
     import subprocess
 
@@ -130,11 +127,8 @@ def make_pipe() -> Iterator[tuple[int, int]]:
         ends = os.pipe()
     except OSError as error:
         raise Local(f"no pipe can be made: {error.strerror}") from error
-    try:
+    with open(ends[0], "rb", buffering=0), open(ends[1], "wb", buffering=0):
         yield ends
-    finally:
-        for descriptor in ends:
-            os.close(descriptor)
 
 
 def run(
@@ -146,12 +140,11 @@ def run(
     user: Optional[User] = None,
     watch: Optional[Callable[[str], Optional[float]]] = None,
 ) -> Completed:
-    """Runs a program to its end, for at most `timeout` seconds. Its whole process group has then ended.
+    """Runs a program to its end, and ends its whole process group.
 
-    Output that is not UTF-8 is kept with replacement characters. Whenever there is more output, `watch` gets
-    all of it so far, and returns how many seconds are left from then on; None changes nothing.
-    Raises TimedOut at the deadline, Local if the program prints without end or does not start, and
-    ProgramMissing.
+    `timeout` is in seconds. Whenever there is more output, `watch` gets all of it so far. It returns how many
+    seconds are left from then on, or None. Raises TimedOut, ProgramMissing, or Local if the program prints
+    without end or does not start.
     """
     running = None
     try:
@@ -203,30 +196,20 @@ def _decode(printed: Iterable[bytearray]) -> list[str]:
 
 
 def end(running: Running, grace: float = GRACE) -> None:
-    """Ends a process and its whole group: SIGTERM, `grace` seconds, SIGKILL. Without grace it is killed at
-    once."""
-    process = running.process
-    if grace and not _has_ended(running, 0):
-        _signal_group(process, signal.SIGTERM)
-    if not _has_ended(running, grace):
-        _signal_group(process, signal.SIGKILL)
-        _has_ended(running, GRACE)
-    process.wait()
+    """Ends a process and its whole group: SIGTERM, `grace` seconds, SIGKILL. Without grace, only SIGKILL."""
+    # The end of this context closes the process's outputs and waits for it.
+    with running.process as process:
+        for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, GRACE)):
+            if wait and not _has_ended(running, 0):
+                # No other group can have this id before the whole group has ended.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                _has_ended(running, wait)
     os.close(running.alive)
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
 
 
 def _has_ended(running: Running, within: float) -> bool:
-    """Whether the whole group ends within so many seconds: then nobody holds the pipe. That is also true in a
-    container without an init that collects dead processes."""
+    """Whether the group ends within so many seconds. A zombie holds no pipe, so it counts as ended."""
     poll = select.poll()
     poll.register(running.alive, select.POLLHUP)
     return bool(poll.poll(within * 1000))
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    """The group's id is the leader's, which no other process can have before the group has ended."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

@@ -8,12 +8,11 @@ from typing import Optional
 
 from osg_token_renewer.system.paths import DROP_INS
 
-# The unit has temporary directories of its own, and hides others: a path there needs more than
-# ReadWritePaths=.
+# The unit has temporary directories of its own, and hides others: ReadWritePaths= does not suffice there.
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108
 _HIDDEN = ("/home", "/root", "/run/user")
 # The unit's ReadOnlyPaths=, which win over the same directory in ReadWritePaths=.
-_READ_ONLY = ("/tmp", "/var/tmp", "/run", "/run/lock", "/dev/shm", "/dev/mqueue")  # noqa: S108
+_READ_ONLY = (*_TEMPORARY, "/run", "/run/lock", "/dev/shm", "/dev/mqueue")  # noqa: S108
 
 
 def opening(directory: str) -> Optional[str]:
@@ -32,8 +31,7 @@ def opening(directory: str) -> Optional[str]:
 
 
 def foreign_groups() -> Optional[str]:
-    """The command that lets the service give files to groups other than its own; None if this process is not
-    the service."""
+    """The command that lets the service give files to foreign groups; None as for `opening`."""
     return _command("groups.conf", "PrivateUsers=no")
 
 
@@ -63,7 +61,5 @@ def _is_in(directory: str, places: tuple[str, ...]) -> bool:
 
 def _quote(path: str) -> str:
     """A path as in a unit file (systemd.syntax(7)): percent signs are specifiers, backslashes escape."""
-    path = path.replace("%", "%%")
-    if re.fullmatch(r"[^\s\"'\\]+", path):
-        return path
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    path = path.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return path if re.fullmatch(r"[^\s\"'\\]+", path) else f'"{path}"'

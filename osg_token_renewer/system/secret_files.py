@@ -1,7 +1,4 @@
-"""Files that hold a secret: how they are read, and who may read them.
-
-A secret file is a path or a systemd credential (`credential:NAME`; systemd.exec(5), LoadCredential=).
-"""
+"""Files that hold a secret: how they are read, and who may read them."""
 
 from __future__ import annotations
 
@@ -25,10 +22,8 @@ def find_path(file: SecretFile) -> str:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     name = file.text[len(CREDENTIAL) :]
     if not directory:
-        raise Local(
-            f"the credential {name} is only there under systemd: $CREDENTIALS_DIRECTORY is not set",
-            f"add LoadCredential={name}:PATH to the service, and start it with systemctl",
-        )
+        why = f"the credential {name} is only there under systemd: $CREDENTIALS_DIRECTORY is not set"
+        raise Local(why, f"add LoadCredential={name}:PATH to the service, and start it with systemctl")
     return os.path.join(directory, name)
 
 

@@ -14,13 +14,10 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Stop:
-    """The request to stop: a run finishes what is under way and begins nothing new.
+    """The request to stop: a run finishes what is under way and begins nothing new."""
 
-    A signal handler sets `signal`, so setting it is a plain assignment.
-    """
-
-    def __init__(self) -> None:
-        self.signal: Optional[int] = None
+    # A signal handler sets it, so it takes no lock.
+    signal: Optional[int] = None
 
     def requested(self) -> bool:
         return self.signal is not None
@@ -49,12 +46,10 @@ def defer_signals() -> Iterator[None]:
 
     Otherwise a handler's exception could come between the start of a subprocess and the note that it runs.
     """
-    if threading.current_thread() is not threading.main_thread():
-        # Handlers run only in the main thread.
-        yield
-        return
     came: list[int] = []
-    handled = [number for number in ENDING if callable(signal.getsignal(number))]
+    # Handlers run only in the main thread.
+    here = threading.current_thread() is threading.main_thread()
+    handled = [number for number in ENDING if here and callable(signal.getsignal(number))]
     try:
         with _handled_by(lambda number, _frame: came.append(number), handled):
             yield

@@ -17,8 +17,6 @@ from typing import Optional
 
 from osg_token_renewer.system.users import SERVICE_USER, user_name
 
-_NOT_A_FILE = "not a regular file"
-
 
 def is_trusted_user(uid: int) -> bool:
     """Whether a file that this user owns is trusted."""
@@ -26,14 +24,13 @@ def is_trusted_user(uid: int) -> bool:
 
 
 def open_regular(path: str, flags: int) -> int:
-    """An opener for open(). It raises OSError unless `path` is a regular file or /dev/null: reading a pipe
-    might never begin, reading a device might never end."""
+    """An opener for open(). Raises OSError for a pipe or a device (not /dev/null): a read may never end."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     # open() itself raises for a directory.
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or _is_null(status)):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, _NOT_A_FILE)
+        raise OSError(errno.EINVAL, "not a regular file")
     return descriptor
 
 
@@ -45,10 +42,9 @@ def find_flaws(path: str, also: Optional[int] = None, descriptor: Optional[int] 
     """
     status = os.stat(path) if descriptor is None else os.fstat(descriptor)
     if _is_null(status):
-        # Nobody can change what it holds.
         return
     if not stat.S_ISREG(status.st_mode):
-        yield f"it is {_NOT_A_FILE}"
+        yield "it is not a regular file"
     if not is_trusted_user(status.st_uid) and status.st_uid != also:
         owner = user_name(status.st_uid)
         yield f"it belongs to {owner}, neither to root nor to the service user: chown {SERVICE_USER} {path}"
@@ -67,8 +63,7 @@ def _is_null(status: os.stat_result) -> bool:
 
 
 def is_open_to_all(directory: os.stat_result) -> bool:
-    """Whether everybody can replace files in this directory. A group that can is no flaw: the directory is
-    shared with it on purpose."""
+    """Whether everybody can replace files in this directory. A group that can shares it on purpose."""
     return bool(directory.st_mode & stat.S_IWOTH) and not directory.st_mode & stat.S_ISVTX
 
 

@@ -23,8 +23,7 @@ def give_to_owner_of(descriptor: int, directory: str) -> None:
 
 
 def is_root_beside_service() -> bool:
-    """Whether this is root and the service has a user of its own, with accounts and files that are not
-    root's."""
+    """Whether this is root, and the service has a user of its own."""
     try:
         return os.geteuid() == 0 != pwd.getpwnam(SERVICE_USER).pw_uid
     except KeyError:
@@ -52,8 +51,7 @@ class User:
 
 @contextmanager
 def act_as(user: Optional[User]) -> Iterator[None]:
-    """In this context, this process uses files with the rights of `user`, who may have put links anywhere.
-    None changes nothing.
+    """This process uses files with the rights of `user`, who may have put links anywhere; None: its own.
 
     The process can switch back, so it must start no subprocess here. Raises Local if it may not switch.
     """

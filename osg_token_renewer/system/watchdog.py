@@ -1,9 +1,8 @@
 """The last resort of a run: ends the process when the main thread is stuck.
 
 A file system that does not answer blocks the thread that uses it, and so does an output that nobody reads.
-No time limit inside that thread helps. A run leaves a stuck lane behind; for a stuck main thread there is
-this watchdog. Agents are then ended by their watchers. Tokens that were published stay published, but the
-history does not know of them.
+No time limit inside that thread helps. A run leaves a stuck lane behind, but not a stuck main thread. Agents
+are then ended by their watchers. Tokens that were published stay published, unknown to the history.
 """
 
 from __future__ import annotations
@@ -21,33 +20,30 @@ from osg_token_renewer.system.signals import ENDING, Stop
 
 log = logging.getLogger(__name__)
 
-# How many seconds a run may take to end what it ends at a deadline, and for the rest of its work.
-LINGER = 15.0
-# How many seconds a run may take before its configuration has said how many.
-UNTIL_CONFIGURED = 600.0
-# How many seconds the last message may wait for a reader.
-_LAST_WORDS = 1.0
+# In seconds.
+LINGER = 15.0  # for a run to end what it ends at a deadline, and for the rest of its work
+UNTIL_CONFIGURED = 600.0  # for a run whose configuration has not said its limits yet
+_LAST_WORDS = 1.0  # for somebody to read the last message
 _INTERVAL = 0.5
+
+_STUCK = (
+    "this run was stuck, and is ended: "
+    "what it did is not in the history, and what it had not done is for the next run; "
+    "look for a file system that does not answer, or for a program that does not read this one's output"
+)
 
 
 class Watchdog(AbstractContextManager["Watchdog"]):
-    """Ends this process `seconds` after the start of the context, or `seconds_to_stop` after a request to
-    stop, whichever is first.
+    """Ends this process when a limit of `allow` has passed. Only the main thread can enter it, once."""
 
-    Only the main thread can enter the context, once. Its end leaves nothing behind: it ends the thread,
-    closes the pipe, and restores the wakeup descriptor (signal.set_wakeup_fd).
-    """
-
-    def __init__(
-        self, stop: Stop, seconds: float = UNTIL_CONFIGURED, seconds_to_stop: float = LINGER
-    ) -> None:
+    def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self.allow(seconds, seconds_to_stop)
+        self.allow(UNTIL_CONFIGURED, LINGER)
 
     def allow(self, seconds: float, seconds_to_stop: float) -> None:
-        """Changes the limits; `seconds` still count from the start."""
+        """Sets the limits: `seconds` from the start, and `seconds_to_stop` from a request to stop."""
         self._seconds, self._seconds_to_stop = seconds, seconds_to_stop
 
     def __enter__(self) -> Watchdog:
@@ -92,16 +88,8 @@ class Watchdog(AbstractContextManager["Watchdog"]):
 def _end_process(status: int) -> None:
     """Says why, in a thread of its own because the output may be what is stuck."""
     try:
-        words = threading.Thread(target=_say, daemon=True)
+        words = threading.Thread(target=log.error, args=(_STUCK,), daemon=True)
         words.start()
         words.join(_LAST_WORDS)
     finally:
         os._exit(status)
-
-
-def _say() -> None:
-    log.error(
-        "this run was stuck, and is ended: "
-        "what it did is not in the history, and what it had not done is for the next run; "
-        "look for a file system that does not answer, or for a program that does not read this one's output"
-    )

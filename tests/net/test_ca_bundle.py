@@ -78,6 +78,18 @@ def test_a_ca_bundle_without_a_certificate_is_named(tmp_path: Path, content: str
         CaBundles().find(f"{tmp_path}/garbage.pem")
 
 
+def test_a_system_store_that_cannot_be_used_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store.pem").touch()
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    paths = ssl.get_default_verify_paths()._replace(cafile=str(tmp_path / "store.pem"))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    with pytest.raises(Local, match=f"^the CA bundle {tmp_path}/store.pem holds no certificate"):
+        post(server, None)
+
+
 def test_all_threads_of_a_run_get_a_bundle_that_is_loaded_once(ca_file: str) -> None:
     """A system's bundle costs more to load than all the rest of a request."""
     together = threading.Barrier(8)

@@ -7,7 +7,9 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -39,6 +41,11 @@ def environment(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
 
 def mode_of(path: str) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def runtime_directory(configured: Optional[str]) -> AbstractContextManager[tuple[str, bool]]:
+    """Without anything to save in the directories that killed programs left."""
+    return private_directories.open_runtime_directory(configured, lambda _: True)
 
 
 # State
@@ -139,7 +146,7 @@ def test_the_runtime_directory_is_the_configured_one_else_that_of_systemd_of_the
             (None, ""),
             (None, "XDG_RUNTIME_DIR"),
         ):
-            with private_directories.open_runtime_directory(configured) as (path, shared):
+            with runtime_directory(configured) as (path, shared):
                 assert mode_of(path) == 0o700
                 assert os.stat(path).st_uid == os.geteuid()
                 found.append((path, shared))
@@ -154,7 +161,7 @@ def test_the_runtime_directory_is_the_configured_one_else_that_of_systemd_of_the
             ("/run/osg-token-renewer", True),
         ]
         monkeypatch.setenv("XDG_RUNTIME_DIR", f"{short}/user")
-        with private_directories.open_runtime_directory(None) as last:
+        with runtime_directory(None) as last:
             assert last == (f"{short}/user/osg-token-renewer", True)
 
     # This user may make directories in a /run of the test's own.
@@ -171,7 +178,7 @@ def test_an_unusable_directory_is_reported_if_somebody_named_it_or_this_user_own
 
     def passed_over() -> list[str]:
         caplog.clear()
-        with private_directories.open_runtime_directory(None) as (path, _shared):
+        with runtime_directory(None) as (path, _shared):
             assert path == f"{short}/user/osg-token-renewer"
         return [
             message.split()[1] for message in caplog.messages if " is passed over: it must be " in message
@@ -197,7 +204,7 @@ def test_if_no_directory_can_be_used_no_agent_can_start_in_one_that_others_can_e
 
     def body() -> None:
         monkeypatch.setattr(tempfile, "tempdir", f"{short}/none")
-        with private_directories.open_runtime_directory(f"{short}/open") as (path, shared):
+        with runtime_directory(f"{short}/open") as (path, shared):
             assert (path, shared) == (paths.RUNTIME, False)
             with (
                 pytest.raises(Local, match="no directory can be made in"),
@@ -212,7 +219,7 @@ def test_the_last_resort_is_a_private_temporary_directory_that_is_removed_afterw
     short: Path,
 ) -> None:
     def body() -> None:
-        with private_directories.open_runtime_directory(None) as (path, shared):
+        with runtime_directory(None) as (path, shared):
             assert shared is False
             assert os.path.dirname(path) == str(short / "tmp")
             assert mode_of(path) == 0o700
@@ -225,7 +232,7 @@ def test_the_last_resort_is_a_private_temporary_directory_that_is_removed_afterw
 
 def test_a_temporary_directory_is_removed_after_an_exception_too(short: Path) -> None:
     def body() -> None:
-        with pytest.raises(ZeroDivisionError), private_directories.open_runtime_directory(None):
+        with pytest.raises(ZeroDivisionError), runtime_directory(None):
             raise ZeroDivisionError
         assert os.listdir(short / "tmp") == []
 
@@ -236,7 +243,7 @@ def runtime_apart(configured: Path) -> None:
     """The configured directory is passed over; another one is used, which is private."""
 
     def body() -> None:
-        with private_directories.open_runtime_directory(str(configured)) as (path, _shared):
+        with runtime_directory(str(configured)) as (path, _shared):
             assert path != str(configured)
             assert mode_of(path) == 0o700
 
@@ -257,7 +264,7 @@ def test_a_directory_that_others_can_enter_is_not_used(short: Path, mode: int) -
 def test_a_private_directory_of_the_same_user_is_used(short: Path) -> None:
     directory = short / "d"
     directory.mkdir(mode=0o700)
-    with private_directories.open_runtime_directory(str(directory)) as found:
+    with runtime_directory(str(directory)) as found:
         assert found == (str(directory), True)
     assert directory.is_dir()
 
@@ -289,7 +296,7 @@ if ROOT:  # only root can make a directory for another user
         os.chown(short / "d", NOBODY, NOBODY)
 
         def body() -> None:
-            with private_directories.open_runtime_directory(str(short / "d")) as (path, _shared):
+            with runtime_directory(str(short / "d")) as (path, _shared):
                 assert path == "/run/osg-token-renewer"
 
         apart(body, tmpfs={Path("/run"): "mode=755"})

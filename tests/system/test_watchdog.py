@@ -36,7 +36,7 @@ from osg_token_renewer.system.signals import Stop, stop_on_signals
 from osg_token_renewer.system.watchdog import Watchdog
 log.set_up(0)
 stop = Stop()
-with Watchdog(stop, 3600, 3600) as watchdog, stop_on_signals(stop):
+with Watchdog(stop) as watchdog, stop_on_signals(stop):
     watchdog.allow({seconds}, {to_stop})
     {before}
     print("stuck", flush=True)
