@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import NamedTuple, Optional
 
 from osg_token_renewer.engine import outcomes
-from osg_token_renewer.engine.issuers import Issuer, Issuers
+from osg_token_renewer.engine.issuers import Issuer
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.engine.retries import Requests
-from osg_token_renewer.errors import Failure, NotAsked, Stopped, Unsuitable
-from osg_token_renewer.model import AccessToken, Account, Outcome, TokenSpec
+from osg_token_renewer.errors import REPORT, Failure, NotAsked, Stopped, Unsuitable
+from osg_token_renewer.model import BUG, AccessToken, Account, Outcome, State, TokenSpec
 from osg_token_renewer.sinks.registry import SINKS
 from osg_token_renewer.sources.base import Context, Fetch, Fetched, Kept
 from osg_token_renewer.sources.registry import SOURCES
@@ -46,24 +46,20 @@ class Lane:
         context: Context,
         put: Callable[[Outcome], None],
         limits: Limits,
-        issuers: Issuers,
+        issuer: Issuer,
     ) -> None:
         self.account = account
+        self.issuer = issuer
         # A rotated refresh token may be lost.
         self.at_risk = False
         self._batches = batches
         self._context = context
         self._put = put
         self._limits = limits
-        self._issuers = issuers
         # By identity: each token has its outcome, even if two have the same name.
         self._left = {id(spec): spec for batch in batches for spec in batch}
         self._held: list[_Held] = []
         self._grant: Optional[str] = None
-
-    @property
-    def issuer(self) -> Issuer:
-        return self._issuers.find(self.account)
 
     def run(self, kept: Kept) -> None:
         """Never raises. `kept` belongs to the worker."""
@@ -77,7 +73,7 @@ class Lane:
             stack = "".join(traceback.format_tb(error.__traceback__))
             log.error("account %s: a bug in this program: %s\n%s", self.account.name, bug, stack)
             for spec in list(self._left.values()):
-                self._finish(outcomes.of_bug(spec, bug))
+                self._finish(Outcome(spec, State.FAILED, BUG, f"a bug in this program ({bug})", REPORT))
 
     def _finish(self, outcome: Outcome) -> None:
         del self._left[id(outcome.spec)]
@@ -96,7 +92,7 @@ class Lane:
                 with ExitStack() as stack:
                     self._renew_batches(stack, kept)
         except Failure as failure:
-            self.at_risk = self.at_risk or failure.risks_account
+            self.at_risk = failure.risks_account
             held = {id(each.spec) for each in self._held}
             unanswered = [spec for spec in self._left.values() if id(spec) not in held]
             self._fail(unanswered, failure)
@@ -200,4 +196,4 @@ def _publish(spec: TokenSpec, token: AccessToken) -> Outcome:
     """Raises a Failure if the token is not published."""
     now = time.time()
     notes = claims.check(spec, token, now) + SINKS[spec.sink].publish(spec, token)
-    return outcomes.of_renewal(spec, token, jwt.fingerprint(token.text.reveal()), notes, now)
+    return outcomes.of_renewal(spec, token, notes, now)

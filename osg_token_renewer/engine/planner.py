@@ -33,19 +33,6 @@ _UNUSABLE = {
 }
 
 
-def plan(
-    spec: TokenSpec,
-    published: Published,
-    record: Optional[TokenRecord],
-    now: float,
-    force: bool = False,
-    spread: float = 0,
-) -> Planned:
-    """See `decide`."""
-    decision = decide(spec, published, record, now, force, spread)
-    return Planned(spec, published, record, decision, expiry(published, record))
-
-
 def decide(
     spec: TokenSpec,
     published: Published,
@@ -90,9 +77,8 @@ def decide(
 def bring_forward(account: str, record: Optional[TokenRecord], latest: float, spread: float) -> float:
     """By how many seconds, less than `spread`, a token is due before `latest` (seconds since 1970).
 
-    A hash of the account and of the time when the token was obtained gives the number. So it is the same in
-    each run, and for all tokens that one run obtained from the account, which then still need one session.
-    It differs between hosts, and from one renewal to the next, so accounts that met part again.
+    Each run finds the same number for all tokens that one run obtained from the account: they still need only
+    one session. Hosts differ, and so do two renewals, so that accounts that met part again.
     """
     obtained_at = record.obtained_at if record else None
     if not spread or obtained_at is None or latest - obtained_at < ENOUGH * spread:
@@ -101,9 +87,14 @@ def bring_forward(account: str, record: Optional[TokenRecord], latest: float, sp
     return spread * int.from_bytes(digest[:4], "big") / 2**32
 
 
-def is_resting(rest: Optional[Rest], grant: Optional[str], now: float) -> bool:
+def is_resting(rest: Rest, grant: Optional[str], now: float) -> bool:
     """Whether an account is still paused: until somebody gives it another grant, or a day has passed."""
-    return rest is not None and rest.grant == grant and rest.since <= now < rest.until
+    return rest.grant == grant and rest.since <= now < rest.until
+
+
+def is_removable(planned: Planned, now: float) -> bool:
+    """Whether the published token has expired, and is not to stay then: `on_expiry = remove`."""
+    return planned.spec.remove_expired and planned.expires_at is not None and planned.expires_at <= now
 
 
 def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[float]:

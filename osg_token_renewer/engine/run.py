@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Optional, TypeVar
 
-from osg_token_renewer.engine import expiry, outcomes, planner
+from osg_token_renewer.engine import outcomes, planner
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.errors import HistoryError, Local, UsageError
 from osg_token_renewer.history import History
@@ -36,29 +36,26 @@ _NO_PAUSES = "accounts with a dead grant are not paused meanwhile"
 T = TypeVar("T")
 
 
-def plan_all(
-    config: Config, memory: History, now: float, force: bool = False, level: int = logging.WARNING
-) -> list[Planned]:
+def plan_all(config: Config, now: float, force: bool = False, level: int = logging.WARNING) -> list[Planned]:
     """What to do about each token. A history that cannot be read is a message of `level`, nothing more."""
-    records, spread = _remembered(memory.records, level), config.options.spread
-    planned = [
-        planner.plan(spec, SINKS[spec.sink].read(spec), records.get(spec.name), now, force, spread)
-        for spec in config.tokens
-    ]
+    history = History(paths.state_directory(config.options.state_dir))
+    records = _remembered(history.records, level)
+    planned = []
+    for spec in config.tokens:
+        published, record = SINKS[spec.sink].read(spec), records.get(spec.name)
+        decision = planner.decide(spec, published, record, now, force, config.options.spread)
+        planned.append(Planned(spec, published, record, decision, planner.expiry(published, record)))
     if force or not any(each.decision.due for each in planned):
         return planned
     rests = {
         name: rest
-        for name, rest in _remembered(memory.rests, logging.DEBUG).items()
-        if name in config.accounts and planner.is_resting(rest, _grant(config.accounts[name]), now)
+        for name, rest in _remembered(history.rests, logging.DEBUG).items()
+        if (account := config.accounts.get(name))
+        and planner.is_resting(rest, SOURCES[account.source].grant(account), now)
     }
     return [
         each._replace(rest=rests.get(each.spec.account)) if each.decision.due else each for each in planned
     ]
-
-
-def open_history(config: Config) -> History:
-    return History(paths.state_directory(config.options.state_dir))
 
 
 def select(config: Config, names: Sequence[str]) -> Config:
@@ -107,12 +104,12 @@ class Run:
         self.config = config
         self._force = force
         self._stop = stop
-        self._history = open_history(config)
-        self._state = os.path.dirname(self._history.path)
+        self._state = paths.state_directory(config.options.state_dir)
+        self._history = History(self._state)
         self._context = Context(state=self._state, shared=shared)
 
     def plan(self) -> list[Planned]:
-        return plan_all(self.config, self._history, time.time(), self._force)
+        return plan_all(self.config, time.time(), self._force)
 
     def outcomes(self, planned: Sequence[Planned]) -> Iterator[Outcome]:
         """One outcome for each planned token: the fresh ones first, the others as they come.
@@ -125,10 +122,11 @@ class Run:
             return
         with ExitStack() as stack:
             sockets = self._enter(stack)
-            _sweep(due)
+            for name, sink in SINKS.items():
+                sink.sweep([each.spec for each in due if each.spec.sink == name])
             # Another run may have renewed some of them meanwhile.
             still = replace(self.config, tokens=tuple(each.spec for each in due))
-            due = plan_all(still, self._history, time.time(), self._force, logging.DEBUG)
+            due = plan_all(still, time.time(), self._force, logging.DEBUG)
             yield from (outcomes.of_fresh(each) for each in due if not each.decision.due)
             done: list[Outcome] = []
             try:
@@ -171,7 +169,7 @@ class Run:
         for each in due:
             log.debug("token %s: due: %s", each.spec.name, each.decision.text)
             if each.rest:
-                yield _finish(outcomes.of_rest(each, each.rest, time.time()), each)
+                yield settle(outcomes.of_rest(each, each.rest, time.time()), each)
         before = {each.spec.name: each for each in due}
         for outcome in workers.run_lanes(
             [each.spec for each in _most_urgent_first(due) if not each.rest],
@@ -181,7 +179,7 @@ class Run:
             workers=self.config.options.workers,
             known_issuers={each.spec.account: issuer for each in due if (issuer := _last_issuer(each))},
         ):
-            yield _finish(outcome, before[outcome.spec.name])
+            yield settle(outcome, before[outcome.spec.name])
 
     def _record(self, done: Sequence[Outcome]) -> None:
         try:
@@ -211,17 +209,8 @@ def _remembered(query: Callable[[], dict[str, T]], level: int) -> dict[str, T]:
     return {}
 
 
-def _grant(account: Account) -> Optional[str]:
-    return SOURCES[account.source].grant(account)
-
-
 def _rescue(directory: str) -> bool:
     return all(source.rescue(directory) for source in SOURCES.values())
-
-
-def _sweep(due: Sequence[Planned]) -> None:
-    for name, sink in SINKS.items():
-        sink.sweep([each.spec for each in due if each.spec.sink == name])
 
 
 def _most_urgent_first(due: Sequence[Planned]) -> list[Planned]:
@@ -238,14 +227,19 @@ def _last_issuer(each: Planned) -> Optional[str]:
     return (token.issuer if token else None) or (each.record.issuer if each.record else None)
 
 
-def _finish(outcome: Outcome, planned: Planned) -> Outcome:
-    """Removes a token that failed and has expired, if it is to be removed; says what the failure means."""
+def settle(outcome: Outcome, planned: Planned) -> Outcome:
+    """Removes a token that failed and has expired, if it is to be removed; says what the failure means.
+
+    Only the very token that was read for the plan is removed, never one that somebody published since.
+    """
     if outcome.state is not State.FAILED:
         return outcome
     now = time.time()
-    try:
-        if expiry.remove_expired(planned, now):
-            return outcomes.after_removal(outcome)
-    except Local as error:
-        return outcomes.with_consequence(outcome, planned, now, error.message)
-    return outcomes.with_consequence(outcome, planned, now)
+    consequence = outcomes.consequence(planned, now)
+    if planner.is_removable(planned, now):
+        try:
+            SINKS[planned.spec.sink].remove(planned.spec, planned.published)
+            return outcome._replace(consequence="the expired token was removed", expires_at=None)
+        except Local as error:
+            consequence += f" and stays: {error.message}"
+    return outcome._replace(consequence=consequence, expires_at=planned.expires_at)

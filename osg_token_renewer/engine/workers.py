@@ -65,16 +65,18 @@ def run_lanes(
     coming: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     issuers = Issuers(known_issuers or {})
     lanes = [
-        Lane(account, batches, context, coming.put, limits, issuers)
+        Lane(account, batches, context, coming.put, limits, issuers.find(account))
         for account, batches in deal(due, accounts, at_once)
     ]
     threads = _start(LaneQueue(lanes, limits), min(at_once, len(lanes)))
     end = time.monotonic() + limits.left() + min(LINGER, limits.seconds)
     left = {id(spec): spec for spec in due}
     try:
-        while left and (outcome := _next(coming, end)):
+        while left:
+            outcome = coming.get(timeout=max(0.0, end - time.monotonic()))
             del left[id(outcome.spec)]
             yield outcome
+    except queue.Empty:
         late = f"its lane had not come back when the {duration(limits.seconds)} of the run were over"
         stuck = Unavailable(late, "look for a file system or a name server that does not answer")
         yield from (outcomes.of_failure(spec, stuck) for spec in left.values())
@@ -83,13 +85,6 @@ def run_lanes(
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
         _warn_of_risk([lane.account.name for lane in lanes if lane.at_risk])
-
-
-def _next(coming: queue.SimpleQueue[Outcome], end: float) -> Optional[Outcome]:
-    try:
-        return coming.get(timeout=max(0.0, end - time.monotonic()))
-    except queue.Empty:
-        return None
 
 
 def _start(lanes: LaneQueue, workers: int) -> list[threading.Thread]:

@@ -92,7 +92,8 @@ class History:
             # Find damage before adding to it.
             self._read_records(database)
             database.executemany(_RENEWED, [_renewed_row(each, now) for each in renewed])
-            database.executemany(_FAILED, [_failed_row(each, now) for each in failed])
+            failures = [(each.spec.name, now, each.reason, _storable(each.message)) for each in failed]
+            database.executemany(_FAILED, failures)
             database.executemany(_RESUME, {(each.spec.account,) for each in renewed})
             pauses = [
                 (each.spec.account, each.dead_grant, now, _storable(each.message))
@@ -150,10 +151,6 @@ def _renewed_row(outcome: Outcome, now: float) -> tuple[object, ...]:
     issuer = _storable(outcome.token.issuer) if outcome.token else None
     spec = outcome.spec
     return spec.name, outcome.fingerprint, spec.asked, issuer, outcome.expires_at, now
-
-
-def _failed_row(outcome: Outcome, now: float) -> tuple[object, ...]:
-    return outcome.spec.name, now, outcome.reason, _storable(outcome.message)
 
 
 def _is_sound(record: TokenRecord) -> bool:

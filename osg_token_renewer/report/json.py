@@ -37,7 +37,7 @@ def _token(state: TokenState) -> dict[str, Any]:
         # What the token itself says; an opaque one says nothing.
         "audience": None if token is None or token.opaque else list(token.audience),
         "scope": None if token is None or token.opaque else list(token.scope),
-        "expires_at": _time(state.expires_at),
+        "expires_at": _time(planned.expires_at),
         "seconds_left": None if state.seconds_left is None else int(state.seconds_left),
         "last_renewed_at": _time(record.obtained_at if record else None),
         "last_failure": _failure(record),

@@ -17,14 +17,7 @@ from osg_token_renewer.report import states as s
 from osg_token_renewer.report.states import TokenState
 from osg_token_renewer.text import OUTSIDE_LIMIT, duration, escaped, outside
 
-_STYLES = {
-    s.FRESH: "green",
-    s.DUE: "cyan",
-    s.EXPIRING: "yellow",
-    s.EXPIRED: "bold red",
-    s.FAILED: "bold red",
-    s.MISSING: "bold red",
-}
+_STYLES = {s.FRESH: "green", s.DUE: "cyan", s.EXPIRING: "yellow", **dict.fromkeys(s.NOT_WELL, "bold red")}
 # Columns without a terminal: nothing is folded, because the lines are for grep.
 _UNBOUNDED = 10_000
 # Columns that GRANTS and LAST FAILURE need each to be readable.
@@ -61,9 +54,9 @@ def render(states: Sequence[TokenState], now: float, width: Optional[int], color
     )
     rows = [_row(state, now) for state in states]
     if not width:
-        console.print(_lines(rows, None, fold=False))
+        console.print(_lines(rows, fold=False))
     elif _least(rows) <= width:
-        console.print(_lines(rows, box.SIMPLE_HEAD, fold=True))
+        console.print(_lines(rows, fold=True))
     else:
         console.print(*_stacks(rows, width), sep="\n")
     return "\n".join(line.rstrip() for line in target.getvalue().split("\n")).strip("\n") + "\n"
@@ -82,9 +75,9 @@ def _least(rows: Sequence[_Row]) -> int:
     return sum(widest.values()) + _FRAME * len(widest)
 
 
-def _lines(rows: Sequence[_Row], style: Optional[box.Box], fold: bool) -> Table:
-    """One line for each token; `fold`: the columns of many words may be folded."""
-    table = Table(box=style, pad_edge=False, header_style="bold")
+def _lines(rows: Sequence[_Row], fold: bool) -> Table:
+    """One line for each token; `fold`: the columns of many words may be folded, below a rule."""
+    table = Table(box=box.SIMPLE_HEAD if fold else None, pad_edge=False, header_style="bold")
     for heading in _HEADINGS:
         folds = fold and heading in (_HEADINGS.grants, _HEADINGS.failure)
         table.add_column(heading, no_wrap=not folds, overflow="fold")
