@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple, Optional
 
 from osg_token_renewer.engine import outcomes
-from osg_token_renewer.engine.issuers import Issuer
+from osg_token_renewer.engine.issuers import Issuer, Issuers
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.engine.retries import Requests
 from osg_token_renewer.errors import REPORT, Failure, NotAsked, Stopped, Unsuitable
@@ -46,20 +46,25 @@ class Lane:
         context: Context,
         put: Callable[[Outcome], None],
         limits: Limits,
-        issuer: Issuer,
+        issuers: Issuers,
     ) -> None:
         self.account = account
-        self.issuer = issuer
         # A rotated refresh token may be lost.
         self.at_risk = False
         self._batches = batches
         self._context = context
         self._put = put
         self._limits = limits
+        self._issuers = issuers
         # By identity: each token has its outcome, even if two have the same name.
         self._left = {id(spec): spec for batch in batches for spec in batch}
-        self._held: list[_Held] = []
+        self._held: dict[int, _Held] = {}
         self._grant: Optional[str] = None
+
+    @property
+    def issuer(self) -> Issuer:
+        """Found only in the lane, so that a bug in its source ends no other lane."""
+        return self._issuers.find(self.account)
 
     def run(self, kept: Kept) -> None:
         """Never raises. `kept` belongs to the worker."""
@@ -93,8 +98,7 @@ class Lane:
                     self._renew_batches(stack, kept)
         except Failure as failure:
             self.at_risk = failure.risks_account
-            held = {id(each.spec) for each in self._held}
-            unanswered = [spec for spec in self._left.values() if id(spec) not in held]
+            unanswered = [spec for key, spec in self._left.items() if key not in self._held]
             self._fail(unanswered, failure)
             if not unanswered:
                 log.warning("account %s: %s", self.account.name, failure.message)
@@ -151,8 +155,7 @@ class Lane:
         except ValueError as error:
             raise Unsuitable(f"what the issuer sent is not a token: {error}") from None
         now = time.time()
-        difference = clock_skew.find_skew(token, fetched.clock_ahead, now)
-        if difference:
+        if difference := clock_skew.find_skew(token, fetched.clock_ahead, now):
             self.issuer.report_clock(difference)
         until = _publishing_time(spec, token, now)
         if until <= now:
@@ -161,11 +164,11 @@ class Lane:
         # A token that could not be published then is not held.
         claims.check(spec, token, now)
         log.debug("token %s: it becomes valid in %.0f s, and is published then", spec.name, until - now)
-        self._held.append(_Held(spec, token, until))
+        self._held[id(spec)] = _Held(spec, token, until)
 
     def _publish_held(self) -> None:
         """The account is closed by now, so that nothing waits but this lane."""
-        for spec, token, until in sorted(self._held, key=lambda each: each.until):
+        for spec, token, until in sorted(self._held.values(), key=lambda each: each.until):
             try:
                 if not self._limits.wait(until - time.time()):
                     self._limits.check()

@@ -41,11 +41,8 @@ def decide(
     force: bool = False,
     spread: float = 0,
 ) -> Decision:
-    """Whether the token is due at `now` (seconds since 1970).
-
-    `record` is what the history knows of this token, None if nothing. A token is due up to `spread` seconds
-    earlier than its min_lifetime says.
-    """
+    """Whether the token is due at `now` (seconds since 1970), up to `spread` seconds before its min_lifetime
+    says so. `record` is what the history knows of this token, None if nothing."""
     token = published.token
     if token is None:
         why = _UNUSABLE[published.found]
@@ -57,8 +54,7 @@ def decide(
     if force:
         return Decision(Why.FORCED, "forced")
     known = record if _is_about(record, published) else None
-    difference = published.difference or _difference(spec, token, known)
-    if difference:
+    if difference := published.difference or _difference(spec, token, known):
         return Decision(Why.CHANGED, difference)
     if spec.min_lifetime is None:
         return Decision(Why.EVERY_RUN, "no min_lifetime is set, so it is obtained in every run")
@@ -98,8 +94,7 @@ def is_removable(planned: Planned, now: float) -> bool:
 
 
 def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[float]:
-    """When the published token expires: its own `exp`, else what was said when this very token was
-    obtained."""
+    """When the published token expires: its own `exp`, else what was said when the run obtained it."""
     token = published.token
     if token is None:
         return None

@@ -14,8 +14,7 @@ from typing import Optional, TypeVar
 from osg_token_renewer.engine import outcomes, planner
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.errors import HistoryError, Local, UsageError
-from osg_token_renewer.history import History
-from osg_token_renewer.history.store import DamagedError
+from osg_token_renewer.history.store import DamagedError, History
 from osg_token_renewer.model import Account, Config, Options, Outcome, Planned, State
 from osg_token_renewer.sinks.registry import SINKS
 from osg_token_renewer.sources.base import Context, Kept
@@ -59,13 +58,12 @@ def plan_all(config: Config, now: float, force: bool = False, level: int = loggi
 
 
 def select(config: Config, names: Sequence[str]) -> Config:
-    """The configuration with only these tokens, or with all if no name is given. Raises UsageError for a name
-    that no token has."""
+    """Leaves only these tokens, or all if no name is given. Raises UsageError if no token has a name."""
     known = {spec.name for spec in config.tokens}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        missing = f"there is no [token {unknown[0]}] in the configuration"
-        raise UsageError(missing, "see: osg-token-renewer status")
+    for name in names:
+        if name not in known:
+            missing = f"there is no [token {name}] in the configuration"
+            raise UsageError(missing, "see: osg-token-renewer status")
     wanted = set(names) or known
     return replace(config, tokens=tuple(spec for spec in config.tokens if spec.name in wanted))
 
@@ -86,11 +84,8 @@ def longest_stop(accounts: Mapping[str, Account]) -> float:
 def begin_run(
     load: Callable[[], Config], *, stop: Stop, tokens: Sequence[str] = (), force: bool = False
 ) -> Iterator[Run]:
-    """A run over the configuration that `load` reads. Everything that lives as long as the run ends with it.
-
-    `tokens`: only those of these names; none means all. The watchdog also guards `load`: a configuration can
-    be on a file system that does not answer.
-    """
+    """A run for the tokens of these names; none means all. What lives as long as the run ends with it."""
+    # The watchdog also guards `load`: a configuration can be on a file system that does not answer.
     with Watchdog(stop) as watchdog, Kept() as shared:
         config = load()
         watchdog.allow(longest(config.options), longest_stop(config.accounts))
@@ -137,16 +132,13 @@ class Run:
                 self._record(done)
 
     def _enter(self, stack: ExitStack) -> str:
-        """Takes the lock; returns the directory for sockets.
-
-        The lock is in the state directory, which the timer's runs and a person's have in common. The runtime
-        directory comes and goes with the service, so the run looks for it once it holds the lock.
-        """
+        """Takes the lock in the state directory, which all runs share; returns the directory for sockets."""
         locked = self._lock(stack, self._state)
         with suppress(OSError):
             if trusted_files.is_open_to_all(os.stat(self._state)):
                 holds = "where the lock and the copies of account files are"
                 log.warning("others can write to %s, %s: chmod o-w %s", self._state, holds, self._state)
+        # This directory comes and goes with the service, so the run looks for it once it holds the lock.
         directory, shared = stack.enter_context(
             private_directories.open_runtime_directory(self.config.options.runtime_dir, _rescue)
         )
@@ -228,10 +220,7 @@ def _last_issuer(each: Planned) -> Optional[str]:
 
 
 def settle(outcome: Outcome, planned: Planned) -> Outcome:
-    """Removes a token that failed and has expired, if it is to be removed; says what the failure means.
-
-    Only the very token that was read for the plan is removed, never one that somebody published since.
-    """
+    """Removes a token that failed and has expired, if it is to be removed; says what the failure means."""
     if outcome.state is not State.FAILED:
         return outcome
     now = time.time()

@@ -30,11 +30,8 @@ AT_ONCE = 64
 def deal(
     due: Sequence[TokenSpec], accounts: Mapping[str, Account], at_once: int
 ) -> list[tuple[Account, list[Batch]]]:
-    """The tokens as lanes, in the order of `due`.
-
-    The tokens of one account are one lane, because a refresh token may rotate. If the source can open an
-    account several times at once, they are dealt over as many lanes as there is room for.
-    """
+    """The tokens as lanes, in the order of `due`. An account is one lane, because a refresh token may rotate;
+    or as many as there is room for, if its source can open it several times at once."""
     batches: dict[str, dict[str, Batch]] = {}
     for spec in due:
         batches.setdefault(spec.account, {}).setdefault(spec.asked, []).append(spec)
@@ -55,17 +52,16 @@ def run_lanes(
     workers: Optional[int] = None,
     known_issuers: Optional[Mapping[str, str]] = None,
 ) -> Iterator[Outcome]:
-    """Obtains and publishes each token; yields one outcome for each, as they come. It takes no longer than
-    `limits` allows and LINGER.
+    """Obtains and publishes each token; yields one outcome for each, as they come.
 
-    `workers`: how many lanes run at once; None leaves it to the program. `known_issuers`: see Issuers.
-    Closing the iterator early stops the lanes and waits for them.
+    It takes no longer than `limits` allows and LINGER. Closing it early stops the lanes and waits for them.
+    `workers`: how many lanes run at once. `known_issuers`: see Issuers.
     """
     at_once = workers or AT_ONCE
     coming: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     issuers = Issuers(known_issuers or {})
     lanes = [
-        Lane(account, batches, context, coming.put, limits, issuers.find(account))
+        Lane(account, batches, context, coming.put, limits, issuers)
         for account, batches in deal(due, accounts, at_once)
     ]
     threads = _start(LaneQueue(lanes, limits), min(at_once, len(lanes)))
@@ -93,10 +89,8 @@ def _start(lanes: LaneQueue, workers: int) -> list[threading.Thread]:
     def work() -> None:
         with Kept() as kept:
             while (lane := lanes.next()) is not None:
-                try:
-                    lane.run(kept)
-                finally:
-                    lanes.remove(lane)
+                lane.run(kept)
+                lanes.remove(lane)
 
     threads = [threading.Thread(target=work, name=f"lane_{number}", daemon=True) for number in range(workers)]
     for thread in threads:

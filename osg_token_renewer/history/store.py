@@ -24,19 +24,16 @@ _LATEST = 253402300800.0
 # SQLite says this of a file that may be sound: another process has it, this user may not use it, the disk is
 # full. Anything else is damage.
 _PASSING = ("locked", "readonly", "unable to open", "full", "I/O error", "interrupted")
-_CREATE = (
-    """
+_CREATE = f"""
 CREATE TABLE IF NOT EXISTS token (
     name TEXT PRIMARY KEY, fingerprint TEXT, asked TEXT, issuer TEXT, expires_at REAL, obtained_at REAL,
     failed_at REAL, failure_reason TEXT, failure_message TEXT, failures_in_row INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID
-""",
-    """
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rest (
     account TEXT PRIMARY KEY, "grant" TEXT, since REAL, message TEXT
-) WITHOUT ROWID
-""",
-)
+) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+"""
 _RECORDS = f"SELECT {', '.join(TokenRecord._fields)} FROM token"  # noqa: S608
 _RESTS = 'SELECT account, "grant", since, message FROM rest'
 _RENEWED = """
@@ -143,8 +140,7 @@ class History:
         if version > _VERSION:
             raise HistoryError(f"{self.path} was written by a newer version of this program")
         if writing and version < _VERSION:
-            for statement in (*_CREATE, f"PRAGMA user_version = {_VERSION}"):
-                database.execute(statement)
+            database.executescript(_CREATE)
 
 
 def _renewed_row(outcome: Outcome, now: float) -> tuple[object, ...]:

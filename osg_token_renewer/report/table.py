@@ -105,26 +105,22 @@ def _stacks(rows: Sequence[_Row], width: int) -> list[RenderableType]:
         )
         return grid
 
+    details = ("path", "grants", "failure")
     stacks: list[RenderableType] = [line(_HEADINGS, "bold")]
     for row in rows:
-        stacks += [line(row), _details(row, account=not beside)]
+        stacks += [line(row), _details(row, details if beside else ("account", *details))]
     return stacks
 
 
-def _details(row: _Row, account: bool) -> Table:
+def _details(row: _Row, names: Sequence[str]) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=3)
     grid.add_column(width=7, style="dim")
     grid.add_column(overflow="fold")
-    named = (
-        ("account", row.account if account else _NONE),
-        ("path", row.path),
-        ("grants", row.grants),
-        ("failure", row.failure),
-    )
-    for name, text in named:
-        if text != _NONE:
-            grid.add_row("", name, Text(text))
+    cells = row._asdict()
+    for name in names:
+        if cells[name] != _NONE:
+            grid.add_row("", name, Text(cells[name]))
     return grid
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from osg_token_renewer.engine import planner
 from osg_token_renewer.errors import HistoryError, RenewerError, Unsuitable
-from osg_token_renewer.history import History
+from osg_token_renewer.history.store import History
 from osg_token_renewer.model import (
     AccessToken,
     Decision,
