@@ -91,14 +91,15 @@ class Issuer:
 
     def end_probe(self, prober: object) -> None:
         with self._lock:
-            self._prober = None if self._prober is prober else self._prober
+            if self._prober is prober:
+                self._prober = None
 
     def report_clock(self, difference: str) -> None:
         """Warns of the issuer's clock, once in a run."""
         with self._lock:
-            reported, self._clock_reported = self._clock_reported, True
-        if not reported:
-            log.warning("%s: %s", self.name, difference)
+            if not self._clock_reported:
+                log.warning("%s: %s", self.name, difference)
+            self._clock_reported = True
 
 
 def _host(url: str) -> str:

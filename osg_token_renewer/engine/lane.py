@@ -181,16 +181,13 @@ class Lane:
 
 
 def _publishing_time(spec: TokenSpec, token: AccessToken, now: float) -> float:
-    """When to publish a token that may not be valid yet: when it is, or when the old one expires.
-
-    Without a good old token, now: consumers whose clocks are right, or that allow for others, can use the new
-    one at once.
-    """
+    """When to publish a token that may not be valid yet: when it is, or when the old one expires."""
     valid_from = claims.not_before(token)
     if valid_from is None or valid_from <= now:
         return now
     old = SINKS[spec.sink].read(spec).token
     if old is None:
+        # Consumers whose clocks are right, or that allow for others, can use the new one at once.
         return now
     return valid_from if old.expires_at is None else min(valid_from, old.expires_at)
 

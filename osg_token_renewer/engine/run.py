@@ -58,7 +58,7 @@ def plan_all(config: Config, now: float, force: bool = False, level: int = loggi
 
 
 def select(config: Config, names: Sequence[str]) -> Config:
-    """Leaves only these tokens, or all if no name is given. Raises UsageError if no token has a name."""
+    """Keeps only these tokens, or all if no name is given. Raises UsageError for a name without a token."""
     known = {spec.name for spec in config.tokens}
     for name in names:
         if name not in known:
@@ -84,7 +84,7 @@ def longest_stop(accounts: Mapping[str, Account]) -> float:
 def begin_run(
     load: Callable[[], Config], *, stop: Stop, tokens: Sequence[str] = (), force: bool = False
 ) -> Iterator[Run]:
-    """A run for the tokens of these names; none means all. What lives as long as the run ends with it."""
+    """A run for the tokens of these names, or for all; at its end, all that it opened is closed."""
     # The watchdog also guards `load`: a configuration can be on a file system that does not answer.
     with Watchdog(stop) as watchdog, Kept() as shared:
         config = load()
@@ -101,7 +101,7 @@ class Run:
         self._stop = stop
         self._state = paths.state_directory(config.options.state_dir)
         self._history = History(self._state)
-        self._context = Context(state=self._state, shared=shared)
+        self._shared = shared
 
     def plan(self) -> list[Planned]:
         return plan_all(self.config, time.time(), self._force)
@@ -166,7 +166,7 @@ class Run:
         for outcome in workers.run_lanes(
             [each.spec for each in _most_urgent_first(due) if not each.rest],
             self.config.accounts,
-            context=replace(self._context, sockets=sockets),
+            context=Context(sockets, self._state, shared=self._shared),
             limits=Limits(self.config.options.run_timeout, self._stop.requested),
             workers=self.config.options.workers,
             known_issuers={each.spec.account: issuer for each in due if (issuer := _last_issuer(each))},

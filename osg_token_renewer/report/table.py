@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from osg_token_renewer.model import AccessToken
+from osg_token_renewer.model import AccessToken, TokenRecord
 from osg_token_renewer.report import states as s
 from osg_token_renewer.report.states import TokenState
 from osg_token_renewer.text import OUTSIDE_LIMIT, duration, escaped, outside
@@ -100,9 +100,8 @@ def _stacks(rows: Sequence[_Row], width: int) -> list[RenderableType]:
         for wide in (token, widest["state"], widest["left"]):
             grid.add_column(width=wide, overflow="fold", style=style)
         grid.add_column(style=style)
-        grid.add_row(
-            Text(row.token), _colored(row.state), Text(row.left), Text(row.account if beside else "")
-        )
+        account = row.account if beside else ""
+        grid.add_row(Text(row.token), _colored(row.state), Text(row.left), Text(account))
         return grid
 
     details = ("path", "grants", "failure")
@@ -161,12 +160,12 @@ def _grants(token: Optional[AccessToken]) -> str:
 
 def _failure(state: TokenState, now: float) -> str:
     """What went wrong last; if that is over and the state is not well, why."""
-    record = state.planned.record
-    reason = "" if state.well or (record is not None and record.failures_in_row) else state.reason
-    if record is None or record.failed_at is None:
+    record = state.planned.record or TokenRecord(state.planned.spec.name)
+    reason = "" if state.well or record.failures_in_row else state.reason
+    if record.failed_at is None:
         return reason or _NONE
-    row = f", {record.failures_in_row} in a row" if record.failures_in_row > 1 else ""
-    failure = (
-        f"{duration(now - record.failed_at)} ago{row}, {record.failure_reason}: {record.failure_message}"
-    )
+    when = f"{duration(now - record.failed_at)} ago"
+    if record.failures_in_row > 1:
+        when += f", {record.failures_in_row} in a row"
+    failure = f"{when}, {record.failure_reason}: {record.failure_message}"
     return f"{reason}; {failure}" if reason else failure
