@@ -188,13 +188,13 @@ def simulated(host: Host, where: str) -> Seen:
         delays = random.Random(host.name)
         for tick in range(1 + DAY // INTERVAL):
             clock.begin(START + tick * INTERVAL + delays.uniform(0, DELAY))
-            planned = [
-                planner.plan(
-                    spec, published[spec.name], records.get(spec.name), clock.now, spread=host.spread
-                )
+            due = [
+                spec
                 for spec in specs
+                if planner.decide(
+                    spec, published[spec.name], records.get(spec.name), clock.now, spread=host.spread
+                ).due
             ]
-            due = [each.spec for each in planned if each.decision.due]
             where_to = Context(directory, directory)
             outcomes = list(
                 workers.run_lanes(due, accounts, context=where_to, limits=Limits(600.0, Stop().requested))

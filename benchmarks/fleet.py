@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from benchmarks.world import Broken
 from osg_token_renewer import config
-from osg_token_renewer.history import History
+from osg_token_renewer.history.store import History
 from osg_token_renewer.model import Outcome, State
 from osg_token_renewer.tokens import jwt as reader
 from testbed import Client, Issuer

@@ -22,8 +22,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         found = config.load(args.config)
     except ConfigError as error:
-        for problem in error.problems:
-            print(problem)
+        print(*error.problems, sep="\n")
         return Exit.CONFIG
     for warning in found.warnings:
         print(warning)

@@ -20,9 +20,8 @@ def _format_unseen(prog: str) -> argparse.HelpFormatter:
 class Parser(argparse.ArgumentParser):
     """Takes no abbreviated options: a later option must not change what a unit file or a cron line means."""
 
-    def __init__(self, **settings: object) -> None:
-        given: Any = {"allow_abbrev": False, "formatter_class": _format_unseen, **settings}
-        super().__init__(**given)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_format_unseen, **settings)
 
     def format_help(self) -> str:
         self.formatter_class = argparse.HelpFormatter

@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Callable, Optional
 
@@ -100,7 +100,7 @@ def _renew(current: Run, planned: Sequence[Planned]) -> list[Outcome]:
     outcomes = [*islice(coming, len(planned) - due)]
     if outcomes:
         log.info("%s", "\n".join(map(journal.line, outcomes)))
-    with _display(due) as advance:
+    with _show_progress(due) as advance:
         for outcome in coming:
             log.log(journal.level(outcome), "%s", journal.line(outcome))
             outcomes.append(outcome)
@@ -109,14 +109,12 @@ def _renew(current: Run, planned: Sequence[Planned]) -> list[Outcome]:
     return outcomes
 
 
-def _display(due: int) -> AbstractContextManager[Callable[[], None]]:
-    """A progress display, if a person watches and there is something to wait for."""
-    watched = due and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
-    return _show_progress(due) if watched else nullcontext(lambda: None)
-
-
 @contextmanager
 def _show_progress(due: int) -> Iterator[Callable[[], None]]:
+    """Yields what counts a token. It shows if a person watches and there is something to wait for."""
+    if not (due and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)):
+        yield lambda: None
+        return
     from rich import progress
     from rich.console import Console
 

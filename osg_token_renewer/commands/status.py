@@ -9,9 +9,9 @@ import time
 from typing import Any
 
 from osg_token_renewer import config
-from osg_token_renewer.engine.run import open_history, plan_all
+from osg_token_renewer.engine.run import plan_all
 from osg_token_renewer.errors import Exit
-from osg_token_renewer.report import states
+from osg_token_renewer.report.states import find_state
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     found = config.load(args.config)
     now = time.time()
-    shown = states.states(plan_all(found, open_history(found), now), now)
+    shown = [find_state(planned, now) for planned in plan_all(found, now)]
     if args.json:
         from osg_token_renewer.report import json
 

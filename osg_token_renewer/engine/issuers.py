@@ -27,10 +27,8 @@ class Issuers:
         self._issuers: dict[str, Issuer] = {}
 
     def find(self, account: Account) -> Issuer:
-        """The account's issuer. An account whose issuer nobody knows yet counts as an issuer of its own.
-
-        Issuers are told apart by the whole URL: a host may have several, and only one of them may be down.
-        """
+        """The account's issuer. An account whose issuer nobody knows yet counts as an issuer of its own."""
+        # The whole URL tells issuers apart: a host may have several, and only one of them may be down.
         url = SOURCES[account.source].issuer(account, self._known.get(account.name)) or ""
         host = _host(url)
         issuer = Issuer(host or f"the issuer of account {account.name}")
@@ -72,7 +70,6 @@ class Issuer:
             self._last_failure = failure.message
 
     def note_token(self) -> None:
-        """The issuer gave a token."""
         self.note_answer()
         with self._lock:
             self.tokens += 1
@@ -94,15 +91,15 @@ class Issuer:
 
     def end_probe(self, prober: object) -> None:
         with self._lock:
-            self._prober = None if self._prober is prober else self._prober
+            if self._prober is prober:
+                self._prober = None
 
     def report_clock(self, difference: str) -> None:
         """Warns of the issuer's clock, once in a run."""
         with self._lock:
-            reported, self._clock_reported = self._clock_reported, True
-        if not reported:
-            advice = "see that both are set by NTP; on this host: timedatectl"
-            log.warning("%s: %s: %s", self.name, difference, advice)
+            if not self._clock_reported:
+                log.warning("%s: %s", self.name, difference)
+            self._clock_reported = True
 
 
 def _host(url: str) -> str:

@@ -14,8 +14,8 @@ from osg_token_renewer.engine import outcomes
 from osg_token_renewer.engine.issuers import Issuer, Issuers
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.engine.retries import Requests
-from osg_token_renewer.errors import Failure, NotAsked, Stopped, Unsuitable
-from osg_token_renewer.model import AccessToken, Account, Outcome, TokenSpec
+from osg_token_renewer.errors import REPORT, Failure, NotAsked, Stopped, Unsuitable
+from osg_token_renewer.model import BUG, AccessToken, Account, Outcome, State, TokenSpec
 from osg_token_renewer.sinks.registry import SINKS
 from osg_token_renewer.sources.base import Context, Fetch, Fetched, Kept
 from osg_token_renewer.sources.registry import SOURCES
@@ -58,11 +58,12 @@ class Lane:
         self._issuers = issuers
         # By identity: each token has its outcome, even if two have the same name.
         self._left = {id(spec): spec for batch in batches for spec in batch}
-        self._held: list[_Held] = []
+        self._held: dict[int, _Held] = {}
         self._grant: Optional[str] = None
 
     @property
     def issuer(self) -> Issuer:
+        """Found only in the lane, so that a bug in its source ends no other lane."""
         return self._issuers.find(self.account)
 
     def run(self, kept: Kept) -> None:
@@ -77,7 +78,7 @@ class Lane:
             stack = "".join(traceback.format_tb(error.__traceback__))
             log.error("account %s: a bug in this program: %s\n%s", self.account.name, bug, stack)
             for spec in list(self._left.values()):
-                self._finish(outcomes.of_bug(spec, bug))
+                self._finish(Outcome(spec, State.FAILED, BUG, f"a bug in this program ({bug})", REPORT))
 
     def _finish(self, outcome: Outcome) -> None:
         del self._left[id(outcome.spec)]
@@ -96,9 +97,8 @@ class Lane:
                 with ExitStack() as stack:
                     self._renew_batches(stack, kept)
         except Failure as failure:
-            self.at_risk = self.at_risk or failure.risks_account
-            held = {id(each.spec) for each in self._held}
-            unanswered = [spec for spec in self._left.values() if id(spec) not in held]
+            self.at_risk = failure.risks_account
+            unanswered = [spec for key, spec in self._left.items() if key not in self._held]
             self._fail(unanswered, failure)
             if not unanswered:
                 log.warning("account %s: %s", self.account.name, failure.message)
@@ -155,8 +155,7 @@ class Lane:
         except ValueError as error:
             raise Unsuitable(f"what the issuer sent is not a token: {error}") from None
         now = time.time()
-        difference = clock_skew.find_skew(token, fetched.clock_ahead, now)
-        if difference:
+        if difference := clock_skew.find_skew(token, fetched.clock_ahead, now):
             self.issuer.report_clock(difference)
         until = _publishing_time(spec, token, now)
         if until <= now:
@@ -165,11 +164,11 @@ class Lane:
         # A token that could not be published then is not held.
         claims.check(spec, token, now)
         log.debug("token %s: it becomes valid in %.0f s, and is published then", spec.name, until - now)
-        self._held.append(_Held(spec, token, until))
+        self._held[id(spec)] = _Held(spec, token, until)
 
     def _publish_held(self) -> None:
         """The account is closed by now, so that nothing waits but this lane."""
-        for spec, token, until in sorted(self._held, key=lambda each: each.until):
+        for spec, token, until in sorted(self._held.values(), key=lambda each: each.until):
             try:
                 if not self._limits.wait(until - time.time()):
                     self._limits.check()
@@ -182,16 +181,13 @@ class Lane:
 
 
 def _publishing_time(spec: TokenSpec, token: AccessToken, now: float) -> float:
-    """When to publish a token that may not be valid yet: when it is, or when the old one expires.
-
-    Without a good old token, now: consumers whose clocks are right, or that allow for others, can use the new
-    one at once.
-    """
+    """When to publish a token that may not be valid yet: when it is, or when the old one expires."""
     valid_from = claims.not_before(token)
     if valid_from is None or valid_from <= now:
         return now
     old = SINKS[spec.sink].read(spec).token
     if old is None:
+        # Consumers whose clocks are right, or that allow for others, can use the new one at once.
         return now
     return valid_from if old.expires_at is None else min(valid_from, old.expires_at)
 
@@ -200,4 +196,4 @@ def _publish(spec: TokenSpec, token: AccessToken) -> Outcome:
     """Raises a Failure if the token is not published."""
     now = time.time()
     notes = claims.check(spec, token, now) + SINKS[spec.sink].publish(spec, token)
-    return outcomes.of_renewal(spec, token, jwt.fingerprint(token.text.reveal()), notes, now)
+    return outcomes.of_renewal(spec, token, notes, now)

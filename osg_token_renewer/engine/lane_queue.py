@@ -35,13 +35,11 @@ class LaneQueue:
         """Waits until a lane may begin; returns None if none is left."""
         with self._changed:
             while self._waiting:
-                ready = [
-                    (lanes[0][0], issuer) for issuer, lanes in self._waiting.items() if self._may(issuer)
-                ]
+                ready = [issuer for issuer in self._waiting if self._may(issuer)]
                 if not ready:
                     self._changed.wait(GLANCE)
                     continue
-                _, issuer = min(ready, key=lambda each: each[0])
+                issuer = min(ready, key=lambda each: self._waiting[each][0][0])
                 _, lane = self._waiting[issuer].popleft()
                 if not self._waiting[issuer]:
                     del self._waiting[issuer]

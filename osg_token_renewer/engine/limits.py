@@ -22,16 +22,12 @@ class Limits:
 
     def __init__(self, seconds: float, stopped: Callable[[], bool]) -> None:
         self.seconds = seconds
-        self._stopped = stopped
-        self._abandoned = False
+        self.stopped = stopped
         self._end = time.monotonic() + seconds
 
     def abandon(self) -> None:
         """Stops the run: nobody waits for its outcomes any more."""
-        self._abandoned = True
-
-    def stopped(self) -> bool:
-        return self._abandoned or self._stopped()
+        self.stopped = lambda: True
 
     def left(self) -> float:
         """Seconds until the deadline."""

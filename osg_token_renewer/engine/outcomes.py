@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Optional
 
-from osg_token_renewer.errors import REPORT, DeadGrant, Failure
-from osg_token_renewer.model import BUG, AccessToken, Found, Outcome, Planned, Rest, State, TokenSpec
+from osg_token_renewer.errors import DeadGrant, Failure
+from osg_token_renewer.model import AccessToken, Found, Outcome, Planned, Rest, State, TokenSpec
 from osg_token_renewer.text import duration
+from osg_token_renewer.tokens import jwt
 
 
 def of_fresh(planned: Planned) -> Outcome:
@@ -14,9 +15,7 @@ def of_fresh(planned: Planned) -> Outcome:
     return Outcome(planned.spec, State.FRESH, why.why.value, why.text, expires_at=planned.expires_at)
 
 
-def of_renewal(
-    spec: TokenSpec, token: AccessToken, fingerprint: str, notes: tuple[str, ...], now: float
-) -> Outcome:
+def of_renewal(spec: TokenSpec, token: AccessToken, notes: tuple[str, ...], now: float) -> Outcome:
     message = "renewed"
     if token.expires_at is not None:
         message += f", valid for {duration(token.expires_at - now)}"
@@ -30,7 +29,7 @@ def of_renewal(
         expires_at=token.expires_at,
         notes=notes,
         token=token,
-        fingerprint=fingerprint,
+        fingerprint=jwt.fingerprint(token.text.reveal()),
     )
 
 
@@ -41,10 +40,6 @@ def of_failure(spec: TokenSpec, failure: Failure, grant: Optional[str] = None) -
     return Outcome(spec, State.FAILED, failure.reason, failure.message, hint, dead_grant=dead)
 
 
-def of_bug(spec: TokenSpec, kind: str) -> Outcome:
-    return Outcome(spec, State.FAILED, BUG, f"a bug in this program ({kind})", REPORT)
-
-
 def of_rest(planned: Planned, rest: Rest, now: float) -> Outcome:
     """The failure of a token whose account is paused."""
     message = f"account {rest.account} was not asked again, {duration(now - rest.since)} after {rest.message}"
@@ -53,16 +48,8 @@ def of_rest(planned: Planned, rest: Rest, now: float) -> Outcome:
     return Outcome(planned.spec, State.FAILED, DeadGrant.reason, message, hint)
 
 
-def after_removal(failed: Outcome) -> Outcome:
-    return failed._replace(consequence="the expired token was removed", expires_at=None)
-
-
-def with_consequence(failed: Outcome, planned: Planned, now: float, stays: str = "") -> Outcome:
-    """Adds what the failure means for the token's readers. `stays`: why the expired token was not removed."""
-    return failed._replace(consequence=_consequence(planned, now, stays), expires_at=planned.expires_at)
-
-
-def _consequence(planned: Planned, now: float, stays: str) -> str:
+def consequence(planned: Planned, now: float) -> str:
+    """What a failure means for the readers of the published token."""
     if planned.published.found is Found.UNREADABLE:
         return "the published token cannot be read"
     if planned.published.token is None:
@@ -71,5 +58,4 @@ def _consequence(planned: Planned, now: float, stays: str) -> str:
         return "the published token stays"
     if planned.expires_at > now:
         return f"the published token is valid for {duration(planned.expires_at - now)} more"
-    expired = f"the published token expired {duration(now - planned.expires_at)} ago"
-    return f"{expired} and stays: {stays}" if stays else expired
+    return f"the published token expired {duration(now - planned.expires_at)} ago"

@@ -10,7 +10,6 @@ from osg_token_renewer.model import (
     AccessToken,
     Decision,
     Found,
-    Planned,
     Published,
     Rest,
     TokenRecord,
@@ -33,19 +32,6 @@ _UNUSABLE = {
 }
 
 
-def plan(
-    spec: TokenSpec,
-    published: Published,
-    record: Optional[TokenRecord],
-    now: float,
-    force: bool = False,
-    spread: float = 0,
-) -> Planned:
-    """See `decide`."""
-    decision = decide(spec, published, record, now, force, spread)
-    return Planned(spec, published, record, decision, expiry(published, record))
-
-
 def decide(
     spec: TokenSpec,
     published: Published,
@@ -54,11 +40,8 @@ def decide(
     force: bool = False,
     spread: float = 0,
 ) -> Decision:
-    """Whether the token is due at `now` (seconds since 1970).
-
-    `record` is what the history knows of this token, None if nothing. A token is due up to `spread` seconds
-    earlier than its min_lifetime says.
-    """
+    """Whether the token is due at `now` (seconds since 1970), up to `spread` seconds before its min_lifetime
+    says so. `record` is what the history knows of this token, None if nothing."""
     token = published.token
     if token is None:
         why = _UNUSABLE[published.found]
@@ -70,8 +53,7 @@ def decide(
     if force:
         return Decision(Why.FORCED, "forced")
     known = record if _is_about(record, published) else None
-    difference = published.difference or _difference(spec, token, known)
-    if difference:
+    if difference := published.difference or _difference(spec, token, known):
         return Decision(Why.CHANGED, difference)
     if spec.min_lifetime is None:
         return Decision(Why.EVERY_RUN, "no min_lifetime is set, so it is obtained in every run")
@@ -90,9 +72,8 @@ def decide(
 def bring_forward(account: str, record: Optional[TokenRecord], latest: float, spread: float) -> float:
     """By how many seconds, less than `spread`, a token is due before `latest` (seconds since 1970).
 
-    A hash of the account and of the time when the token was obtained gives the number. So it is the same in
-    each run, and for all tokens that one run obtained from the account, which then still need one session.
-    It differs between hosts, and from one renewal to the next, so accounts that met part again.
+    Each run finds the same number for all tokens that one run obtained from the account: they still need only
+    one session. Hosts differ, and so do two renewals, so that accounts that met part again.
     """
     obtained_at = record.obtained_at if record else None
     if not spread or obtained_at is None or latest - obtained_at < ENOUGH * spread:
@@ -101,14 +82,13 @@ def bring_forward(account: str, record: Optional[TokenRecord], latest: float, sp
     return spread * int.from_bytes(digest[:4], "big") / 2**32
 
 
-def is_resting(rest: Optional[Rest], grant: Optional[str], now: float) -> bool:
+def is_resting(rest: Rest, grant: Optional[str], now: float) -> bool:
     """Whether an account is still paused: until somebody gives it another grant, or a day has passed."""
-    return rest is not None and rest.grant == grant and rest.since <= now < rest.until
+    return rest.grant == grant and rest.since <= now < rest.until
 
 
 def expiry(published: Published, record: Optional[TokenRecord]) -> Optional[float]:
-    """When the published token expires: its own `exp`, else what was said when this very token was
-    obtained."""
+    """When the published token expires: its own `exp`, else what was said when the run obtained it."""
     token = published.token
     if token is None:
         return None

@@ -13,10 +13,9 @@ from typing import Optional, TypeVar
 
 from osg_token_renewer.engine import expiry, outcomes, planner
 from osg_token_renewer.engine.limits import Limits
-from osg_token_renewer.errors import HistoryError, Local, UsageError
-from osg_token_renewer.history import History
-from osg_token_renewer.history.store import DamagedError
-from osg_token_renewer.model import Account, Config, Options, Outcome, Planned, State
+from osg_token_renewer.errors import HistoryError, UsageError
+from osg_token_renewer.history.store import DamagedError, History
+from osg_token_renewer.model import Account, Config, Options, Outcome, Planned
 from osg_token_renewer.sinks.registry import SINKS
 from osg_token_renewer.sources.base import Context, Kept
 from osg_token_renewer.sources.registry import SOURCES
@@ -36,39 +35,35 @@ _NO_PAUSES = "accounts with a dead grant are not paused meanwhile"
 T = TypeVar("T")
 
 
-def plan_all(
-    config: Config, memory: History, now: float, force: bool = False, level: int = logging.WARNING
-) -> list[Planned]:
+def plan_all(config: Config, now: float, force: bool = False, level: int = logging.WARNING) -> list[Planned]:
     """What to do about each token. A history that cannot be read is a message of `level`, nothing more."""
-    records, spread = _remembered(memory.records, level), config.options.spread
-    planned = [
-        planner.plan(spec, SINKS[spec.sink].read(spec), records.get(spec.name), now, force, spread)
-        for spec in config.tokens
-    ]
+    history = History(paths.state_directory(config.options.state_dir))
+    records = _remembered(history.records, level)
+    planned = []
+    for spec in config.tokens:
+        published, record = SINKS[spec.sink].read(spec), records.get(spec.name)
+        decision = planner.decide(spec, published, record, now, force, config.options.spread)
+        planned.append(Planned(spec, published, record, decision, planner.expiry(published, record)))
     if force or not any(each.decision.due for each in planned):
         return planned
     rests = {
         name: rest
-        for name, rest in _remembered(memory.rests, logging.DEBUG).items()
-        if name in config.accounts and planner.is_resting(rest, _grant(config.accounts[name]), now)
+        for name, rest in _remembered(history.rests, logging.DEBUG).items()
+        if (account := config.accounts.get(name))
+        and planner.is_resting(rest, SOURCES[account.source].grant(account), now)
     }
     return [
         each._replace(rest=rests.get(each.spec.account)) if each.decision.due else each for each in planned
     ]
 
 
-def open_history(config: Config) -> History:
-    return History(paths.state_directory(config.options.state_dir))
-
-
 def select(config: Config, names: Sequence[str]) -> Config:
-    """The configuration with only these tokens, or with all if no name is given. Raises UsageError for a name
-    that no token has."""
+    """Keeps only these tokens, or all if no name is given. Raises UsageError for a name without a token."""
     known = {spec.name for spec in config.tokens}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        missing = f"there is no [token {unknown[0]}] in the configuration"
-        raise UsageError(missing, "see: osg-token-renewer status")
+    for name in names:
+        if name not in known:
+            missing = f"there is no [token {name}] in the configuration"
+            raise UsageError(missing, "see: osg-token-renewer status")
     wanted = set(names) or known
     return replace(config, tokens=tuple(spec for spec in config.tokens if spec.name in wanted))
 
@@ -89,11 +84,8 @@ def longest_stop(accounts: Mapping[str, Account]) -> float:
 def begin_run(
     load: Callable[[], Config], *, stop: Stop, tokens: Sequence[str] = (), force: bool = False
 ) -> Iterator[Run]:
-    """A run over the configuration that `load` reads. Everything that lives as long as the run ends with it.
-
-    `tokens`: only those of these names; none means all. The watchdog also guards `load`: a configuration can
-    be on a file system that does not answer.
-    """
+    """A run for the tokens of these names, or for all; at its end, all that it opened is closed."""
+    # The watchdog also guards `load`: a configuration can be on a file system that does not answer.
     with Watchdog(stop) as watchdog, Kept() as shared:
         config = load()
         watchdog.allow(longest(config.options), longest_stop(config.accounts))
@@ -107,12 +99,12 @@ class Run:
         self.config = config
         self._force = force
         self._stop = stop
-        self._history = open_history(config)
-        self._state = os.path.dirname(self._history.path)
-        self._context = Context(state=self._state, shared=shared)
+        self._state = paths.state_directory(config.options.state_dir)
+        self._history = History(self._state)
+        self._shared = shared
 
     def plan(self) -> list[Planned]:
-        return plan_all(self.config, self._history, time.time(), self._force)
+        return plan_all(self.config, time.time(), self._force)
 
     def outcomes(self, planned: Sequence[Planned]) -> Iterator[Outcome]:
         """One outcome for each planned token: the fresh ones first, the others as they come.
@@ -125,10 +117,11 @@ class Run:
             return
         with ExitStack() as stack:
             sockets = self._enter(stack)
-            _sweep(due)
+            for name, sink in SINKS.items():
+                sink.sweep([each.spec for each in due if each.spec.sink == name])
             # Another run may have renewed some of them meanwhile.
             still = replace(self.config, tokens=tuple(each.spec for each in due))
-            due = plan_all(still, self._history, time.time(), self._force, logging.DEBUG)
+            due = plan_all(still, time.time(), self._force, logging.DEBUG)
             yield from (outcomes.of_fresh(each) for each in due if not each.decision.due)
             done: list[Outcome] = []
             try:
@@ -139,16 +132,13 @@ class Run:
                 self._record(done)
 
     def _enter(self, stack: ExitStack) -> str:
-        """Takes the lock; returns the directory for sockets.
-
-        The lock is in the state directory, which the timer's runs and a person's have in common. The runtime
-        directory comes and goes with the service, so the run looks for it once it holds the lock.
-        """
+        """Takes the lock in the state directory, which all runs share; returns the directory for sockets."""
         locked = self._lock(stack, self._state)
         with suppress(OSError):
             if trusted_files.is_open_to_all(os.stat(self._state)):
                 holds = "where the lock and the copies of account files are"
                 log.warning("others can write to %s, %s: chmod o-w %s", self._state, holds, self._state)
+        # This directory comes and goes with the service, so the run looks for it once it holds the lock.
         directory, shared = stack.enter_context(
             private_directories.open_runtime_directory(self.config.options.runtime_dir, _rescue)
         )
@@ -171,17 +161,17 @@ class Run:
         for each in due:
             log.debug("token %s: due: %s", each.spec.name, each.decision.text)
             if each.rest:
-                yield _finish(outcomes.of_rest(each, each.rest, time.time()), each)
+                yield expiry.remove_expired(outcomes.of_rest(each, each.rest, time.time()), each)
         before = {each.spec.name: each for each in due}
         for outcome in workers.run_lanes(
             [each.spec for each in _most_urgent_first(due) if not each.rest],
             self.config.accounts,
-            context=replace(self._context, sockets=sockets),
+            context=Context(sockets, self._state, shared=self._shared),
             limits=Limits(self.config.options.run_timeout, self._stop.requested),
             workers=self.config.options.workers,
             known_issuers={each.spec.account: issuer for each in due if (issuer := _last_issuer(each))},
         ):
-            yield _finish(outcome, before[outcome.spec.name])
+            yield expiry.remove_expired(outcome, before[outcome.spec.name])
 
     def _record(self, done: Sequence[Outcome]) -> None:
         try:
@@ -211,17 +201,8 @@ def _remembered(query: Callable[[], dict[str, T]], level: int) -> dict[str, T]:
     return {}
 
 
-def _grant(account: Account) -> Optional[str]:
-    return SOURCES[account.source].grant(account)
-
-
 def _rescue(directory: str) -> bool:
     return all(source.rescue(directory) for source in SOURCES.values())
-
-
-def _sweep(due: Sequence[Planned]) -> None:
-    for name, sink in SINKS.items():
-        sink.sweep([each.spec for each in due if each.spec.sink == name])
 
 
 def _most_urgent_first(due: Sequence[Planned]) -> list[Planned]:
@@ -236,16 +217,3 @@ def _last_issuer(each: Planned) -> Optional[str]:
     """The issuer of the token that was published last, if it is known."""
     token = each.published.token
     return (token.issuer if token else None) or (each.record.issuer if each.record else None)
-
-
-def _finish(outcome: Outcome, planned: Planned) -> Outcome:
-    """Removes a token that failed and has expired, if it is to be removed; says what the failure means."""
-    if outcome.state is not State.FAILED:
-        return outcome
-    now = time.time()
-    try:
-        if expiry.remove_expired(planned, now):
-            return outcomes.after_removal(outcome)
-    except Local as error:
-        return outcomes.with_consequence(outcome, planned, now, error.message)
-    return outcomes.with_consequence(outcome, planned, now)

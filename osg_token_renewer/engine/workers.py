@@ -30,11 +30,8 @@ AT_ONCE = 64
 def deal(
     due: Sequence[TokenSpec], accounts: Mapping[str, Account], at_once: int
 ) -> list[tuple[Account, list[Batch]]]:
-    """The tokens as lanes, in the order of `due`.
-
-    The tokens of one account are one lane, because a refresh token may rotate. If the source can open an
-    account several times at once, they are dealt over as many lanes as there is room for.
-    """
+    """The tokens as lanes, in the order of `due`. An account is one lane, because a refresh token may rotate;
+    or as many as there is room for, if its source can open it several times at once."""
     batches: dict[str, dict[str, Batch]] = {}
     for spec in due:
         batches.setdefault(spec.account, {}).setdefault(spec.asked, []).append(spec)
@@ -55,11 +52,10 @@ def run_lanes(
     workers: Optional[int] = None,
     known_issuers: Optional[Mapping[str, str]] = None,
 ) -> Iterator[Outcome]:
-    """Obtains and publishes each token; yields one outcome for each, as they come. It takes no longer than
-    `limits` allows and LINGER.
+    """Obtains and publishes each token; yields one outcome for each, as they come.
 
-    `workers`: how many lanes run at once; None leaves it to the program. `known_issuers`: see Issuers.
-    Closing the iterator early stops the lanes and waits for them.
+    It takes no longer than `limits` allows and LINGER. Closing it early stops the lanes and waits for them.
+    `workers`: how many lanes run at once. `known_issuers`: see Issuers.
     """
     at_once = workers or AT_ONCE
     coming: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
@@ -72,9 +68,11 @@ def run_lanes(
     end = time.monotonic() + limits.left() + min(LINGER, limits.seconds)
     left = {id(spec): spec for spec in due}
     try:
-        while left and (outcome := _next(coming, end)):
+        while left:
+            outcome = coming.get(timeout=max(0.0, end - time.monotonic()))
             del left[id(outcome.spec)]
             yield outcome
+    except queue.Empty:
         late = f"its lane had not come back when the {duration(limits.seconds)} of the run were over"
         stuck = Unavailable(late, "look for a file system or a name server that does not answer")
         yield from (outcomes.of_failure(spec, stuck) for spec in left.values())
@@ -85,23 +83,14 @@ def run_lanes(
         _warn_of_risk([lane.account.name for lane in lanes if lane.at_risk])
 
 
-def _next(coming: queue.SimpleQueue[Outcome], end: float) -> Optional[Outcome]:
-    try:
-        return coming.get(timeout=max(0.0, end - time.monotonic()))
-    except queue.Empty:
-        return None
-
-
 def _start(lanes: LaneQueue, workers: int) -> list[threading.Thread]:
     """Starts daemon threads: a lane that is stuck, on a file system say, does not keep the process alive."""
 
     def work() -> None:
         with Kept() as kept:
             while (lane := lanes.next()) is not None:
-                try:
-                    lane.run(kept)
-                finally:
-                    lanes.remove(lane)
+                lane.run(kept)
+                lanes.remove(lane)
 
     threads = [threading.Thread(target=work, name=f"lane_{number}", daemon=True) for number in range(workers)]
     for thread in threads:

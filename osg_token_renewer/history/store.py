@@ -24,19 +24,16 @@ _LATEST = 253402300800.0
 # SQLite says this of a file that may be sound: another process has it, this user may not use it, the disk is
 # full. Anything else is damage.
 _PASSING = ("locked", "readonly", "unable to open", "full", "I/O error", "interrupted")
-_CREATE = (
-    """
+_CREATE = f"""
 CREATE TABLE IF NOT EXISTS token (
     name TEXT PRIMARY KEY, fingerprint TEXT, asked TEXT, issuer TEXT, expires_at REAL, obtained_at REAL,
     failed_at REAL, failure_reason TEXT, failure_message TEXT, failures_in_row INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID
-""",
-    """
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rest (
     account TEXT PRIMARY KEY, "grant" TEXT, since REAL, message TEXT
-) WITHOUT ROWID
-""",
-)
+) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+"""
 _RECORDS = f"SELECT {', '.join(TokenRecord._fields)} FROM token"  # noqa: S608
 _RESTS = 'SELECT account, "grant", since, message FROM rest'
 _RENEWED = """
@@ -92,7 +89,8 @@ class History:
             # Find damage before adding to it.
             self._read_records(database)
             database.executemany(_RENEWED, [_renewed_row(each, now) for each in renewed])
-            database.executemany(_FAILED, [_failed_row(each, now) for each in failed])
+            failures = [(each.spec.name, now, each.reason, _storable(each.message)) for each in failed]
+            database.executemany(_FAILED, failures)
             database.executemany(_RESUME, {(each.spec.account,) for each in renewed})
             pauses = [
                 (each.spec.account, each.dead_grant, now, _storable(each.message))
@@ -142,18 +140,13 @@ class History:
         if version > _VERSION:
             raise HistoryError(f"{self.path} was written by a newer version of this program")
         if writing and version < _VERSION:
-            for statement in (*_CREATE, f"PRAGMA user_version = {_VERSION}"):
-                database.execute(statement)
+            database.executescript(_CREATE)
 
 
 def _renewed_row(outcome: Outcome, now: float) -> tuple[object, ...]:
     issuer = _storable(outcome.token.issuer) if outcome.token else None
     spec = outcome.spec
     return spec.name, outcome.fingerprint, spec.asked, issuer, outcome.expires_at, now
-
-
-def _failed_row(outcome: Outcome, now: float) -> tuple[object, ...]:
-    return outcome.spec.name, now, outcome.reason, _storable(outcome.message)
 
 
 def _is_sound(record: TokenRecord) -> bool:

@@ -34,9 +34,5 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         f"{sum(outcome.state is state for outcome in outcomes)} {state.value}" for state in State
     )
     failed = [outcome.spec.name for outcome in outcomes if outcome.state is State.FAILED]
-    return f"{plural(len(outcomes), 'token')}: {counts}" + (f" ({_names(failed)})" if failed else "")
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:10])
-    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+    shown = ", ".join(failed[:10]) + (f" and {len(failed) - 10} more" if len(failed) > 10 else "")
+    return f"{plural(len(outcomes), 'token')}: {counts}" + (f" ({shown})" if failed else "")

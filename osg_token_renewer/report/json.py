@@ -24,7 +24,7 @@ def render(states: Sequence[TokenState], now: float) -> str:
 
 
 def _token(state: TokenState) -> dict[str, Any]:
-    planned, record = state.planned, state.planned.record
+    planned, record = state.planned, state.planned.record or TokenRecord(state.planned.spec.name)
     published, token = planned.published, planned.published.token
     return {
         "name": planned.spec.name,
@@ -33,21 +33,21 @@ def _token(state: TokenState) -> dict[str, Any]:
         "reason": state.reason,
         "path": planned.spec.path,
         "mode": None if published.mode is None else f"{published.mode:04o}",
-        "issuer": (token.issuer if token else None) or (record.issuer if record and token else None),
+        "issuer": (token.issuer or record.issuer) if token else None,
         # What the token itself says; an opaque one says nothing.
         "audience": None if token is None or token.opaque else list(token.audience),
         "scope": None if token is None or token.opaque else list(token.scope),
-        "expires_at": _time(state.expires_at),
+        "expires_at": _time(planned.expires_at),
         "seconds_left": None if state.seconds_left is None else int(state.seconds_left),
-        "last_renewed_at": _time(record.obtained_at if record else None),
+        "last_renewed_at": _time(record.obtained_at),
         "last_failure": _failure(record),
-        "failures_in_row": record.failures_in_row if record else 0,
+        "failures_in_row": record.failures_in_row,
         "next_attempt_at": _time(planned.rest.until if planned.rest else None),
     }
 
 
-def _failure(record: Optional[TokenRecord]) -> Optional[dict[str, Any]]:
-    if record is None or record.failed_at is None:
+def _failure(record: TokenRecord) -> Optional[dict[str, Any]]:
+    if record.failed_at is None:
         return None
     reason, message = record.failure_reason, record.failure_message
     return {"at": _time(record.failed_at), "reason": reason, "message": message}

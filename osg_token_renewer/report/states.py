@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 from osg_token_renewer.model import Planned, Why
@@ -12,7 +11,10 @@ FRESH, DUE, EXPIRING, EXPIRED, FAILED, MISSING = "fresh", "due", "expiring", "ex
 # A consumer of the token would notice these now or soon. Every token is `due` or `expiring` before a renewal.
 NOT_WELL = frozenset((EXPIRED, FAILED, MISSING))
 
+# Any other reason is `due`.
 _STATES = {
+    Why.FRESH: FRESH,
+    Why.EXPIRING: EXPIRING,
     Why.MISSING: MISSING,
     Why.EXPIRED: EXPIRED,
     Why.UNREADABLE: FAILED,
@@ -22,13 +24,11 @@ _STATES = {
 
 
 class TokenState(NamedTuple):
-    """One token of `status`. `expires_at` is in seconds since 1970; `seconds_left` may be negative; None is
-    unknown."""
+    """One token of `status`. `seconds_left` is negative after the expiry, None if that is unknown."""
 
     planned: Planned
     state: str
     reason: str
-    expires_at: Optional[float]
     seconds_left: Optional[float]
 
     @property
@@ -36,16 +36,11 @@ class TokenState(NamedTuple):
         return self.state not in NOT_WELL
 
 
-def states(planned: Sequence[Planned], now: float) -> list[TokenState]:
-    return [_state(each, now) for each in planned]
-
-
-def _state(each: Planned, now: float) -> TokenState:
-    left = None if each.expires_at is None else each.expires_at - now
-    why, reason, record = each.decision.why, each.decision.text, each.record
-    state = _STATES.get(why)
-    if state is None and record is not None and record.failures_in_row:
+def find_state(planned: Planned, now: float) -> TokenState:
+    """A failed renewal counts unless the published token itself is not well."""
+    left = None if planned.expires_at is None else planned.expires_at - now
+    state, reason = _STATES.get(planned.decision.why, DUE), planned.decision.text
+    record = planned.record
+    if state not in NOT_WELL and record is not None and record.failures_in_row:
         state, reason = FAILED, record.failure_message or "the last renewal failed"
-    elif state is None:
-        state = {Why.FRESH: FRESH, Why.EXPIRING: EXPIRING}.get(why, DUE)
-    return TokenState(each, state, reason, each.expires_at, left)
+    return TokenState(planned, state, reason, left)

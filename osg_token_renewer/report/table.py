@@ -12,19 +12,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from osg_token_renewer.model import AccessToken
+from osg_token_renewer.model import AccessToken, TokenRecord
 from osg_token_renewer.report import states as s
 from osg_token_renewer.report.states import TokenState
 from osg_token_renewer.text import OUTSIDE_LIMIT, duration, escaped, outside
 
-_STYLES = {
-    s.FRESH: "green",
-    s.DUE: "cyan",
-    s.EXPIRING: "yellow",
-    s.EXPIRED: "bold red",
-    s.FAILED: "bold red",
-    s.MISSING: "bold red",
-}
+_STYLES = {s.FRESH: "green", s.DUE: "cyan", s.EXPIRING: "yellow", **dict.fromkeys(s.NOT_WELL, "bold red")}
 # Columns without a terminal: nothing is folded, because the lines are for grep.
 _UNBOUNDED = 10_000
 # Columns that GRANTS and LAST FAILURE need each to be readable.
@@ -61,9 +54,9 @@ def render(states: Sequence[TokenState], now: float, width: Optional[int], color
     )
     rows = [_row(state, now) for state in states]
     if not width:
-        console.print(_lines(rows, None, fold=False))
+        console.print(_lines(rows, fold=False))
     elif _least(rows) <= width:
-        console.print(_lines(rows, box.SIMPLE_HEAD, fold=True))
+        console.print(_lines(rows, fold=True))
     else:
         console.print(*_stacks(rows, width), sep="\n")
     return "\n".join(line.rstrip() for line in target.getvalue().split("\n")).strip("\n") + "\n"
@@ -82,9 +75,9 @@ def _least(rows: Sequence[_Row]) -> int:
     return sum(widest.values()) + _FRAME * len(widest)
 
 
-def _lines(rows: Sequence[_Row], style: Optional[box.Box], fold: bool) -> Table:
-    """One line for each token; `fold`: the columns of many words may be folded."""
-    table = Table(box=style, pad_edge=False, header_style="bold")
+def _lines(rows: Sequence[_Row], fold: bool) -> Table:
+    """One line for each token; `fold`: the columns of many words may be folded, below a rule."""
+    table = Table(box=box.SIMPLE_HEAD if fold else None, pad_edge=False, header_style="bold")
     for heading in _HEADINGS:
         folds = fold and heading in (_HEADINGS.grants, _HEADINGS.failure)
         table.add_column(heading, no_wrap=not folds, overflow="fold")
@@ -107,31 +100,26 @@ def _stacks(rows: Sequence[_Row], width: int) -> list[RenderableType]:
         for wide in (token, widest["state"], widest["left"]):
             grid.add_column(width=wide, overflow="fold", style=style)
         grid.add_column(style=style)
-        grid.add_row(
-            Text(row.token), _colored(row.state), Text(row.left), Text(row.account if beside else "")
-        )
+        account = row.account if beside else ""
+        grid.add_row(Text(row.token), _colored(row.state), Text(row.left), Text(account))
         return grid
 
+    details = ("path", "grants", "failure")
     stacks: list[RenderableType] = [line(_HEADINGS, "bold")]
     for row in rows:
-        stacks += [line(row), _details(row, account=not beside)]
+        stacks += [line(row), _details(row, details if beside else ("account", *details))]
     return stacks
 
 
-def _details(row: _Row, account: bool) -> Table:
+def _details(row: _Row, names: Sequence[str]) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=3)
     grid.add_column(width=7, style="dim")
     grid.add_column(overflow="fold")
-    named = (
-        ("account", row.account if account else _NONE),
-        ("path", row.path),
-        ("grants", row.grants),
-        ("failure", row.failure),
-    )
-    for name, text in named:
-        if text != _NONE:
-            grid.add_row("", name, Text(text))
+    cells = row._asdict()
+    for name in names:
+        if cells[name] != _NONE:
+            grid.add_row("", name, Text(cells[name]))
     return grid
 
 
@@ -172,12 +160,12 @@ def _grants(token: Optional[AccessToken]) -> str:
 
 def _failure(state: TokenState, now: float) -> str:
     """What went wrong last; if that is over and the state is not well, why."""
-    record = state.planned.record
-    reason = "" if state.well or (record is not None and record.failures_in_row) else state.reason
-    if record is None or record.failed_at is None:
+    record = state.planned.record or TokenRecord(state.planned.spec.name)
+    reason = "" if state.well or record.failures_in_row else state.reason
+    if record.failed_at is None:
         return reason or _NONE
-    row = f", {record.failures_in_row} in a row" if record.failures_in_row > 1 else ""
-    failure = (
-        f"{duration(now - record.failed_at)} ago{row}, {record.failure_reason}: {record.failure_message}"
-    )
+    when = f"{duration(now - record.failed_at)} ago"
+    if record.failures_in_row > 1:
+        when += f", {record.failures_in_row} in a row"
+    failure = f"{when}, {record.failure_reason}: {record.failure_message}"
     return f"{reason}; {failure}" if reason else failure

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from osg_token_renewer.history import History
+from osg_token_renewer.history.store import History
 from osg_token_renewer.model import Outcome, State
 from osg_token_renewer.tokens import jwt
 from tests.host import LONGEST, Host

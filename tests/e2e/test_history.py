@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from osg_token_renewer.history import History
+from osg_token_renewer.history.store import History
 from testbed import Issuer
 from tests.faults import apart
 from tests.host import Host, Result, without_roots_privileges

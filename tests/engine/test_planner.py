@@ -9,8 +9,19 @@ from typing import Any, Optional
 
 import pytest
 
-from osg_token_renewer.engine.planner import decide, expiry, plan
-from osg_token_renewer.model import Decision, Found, Published, TokenRecord, TokenSpec, Why
+from osg_token_renewer.engine.planner import decide, expiry
+from osg_token_renewer.engine.run import plan_all
+from osg_token_renewer.model import (
+    Config,
+    Decision,
+    Found,
+    Options,
+    Planned,
+    Published,
+    TokenRecord,
+    TokenSpec,
+    Why,
+)
 from osg_token_renewer.sinks.file import FileSettings, FileSink
 from osg_token_renewer.tokens import jwt
 from tests.specs import file_token
@@ -365,13 +376,9 @@ def test_force_does_not_hide_the_state_of_the_published_token() -> None:
     assert decide(SPEC, signed(-1), None, NOW, force=True).why is Why.EXPIRED
 
 
-def test_a_plan_holds_what_it_was_made_from() -> None:
-    token = signed()
-    planned = plan(SPEC, token, None, NOW)
-    assert (planned.spec, planned.published, planned.record, planned.expires_at) == (
-        SPEC,
-        token,
-        None,
-        NOW + 3600,
-    )
-    assert planned.decision == decide(SPEC, token, None, NOW)
+def test_a_plan_holds_what_it_was_made_from(tmp_path: Path) -> None:
+    wanted = spec(path=str(tmp_path / "x"))
+    Path(wanted.path).write_text(jws({**GRANTED, "exp": NOW + 3600}))
+    (planned,) = plan_all(Config({}, (wanted,), Options(state_dir=str(tmp_path)), ()), NOW)
+    found = FileSink().read(wanted)
+    assert planned == Planned(wanted, found, None, decide(wanted, found, None, NOW), NOW + 3600)

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from osg_token_renewer.errors import HistoryError, Stopped
-from osg_token_renewer.history import History, store
-from osg_token_renewer.history.store import DamagedError
+from osg_token_renewer.history import store
+from osg_token_renewer.history.store import DamagedError, History
 from osg_token_renewer.model import Outcome, State, TokenRecord, TokenSpec
 from osg_token_renewer.tokens import jwt
 from tests.faults import apart, mount

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from osg_token_renewer.engine import planner
 from osg_token_renewer.errors import HistoryError, RenewerError, Unsuitable
-from osg_token_renewer.history import History
+from osg_token_renewer.history.store import History
 from osg_token_renewer.model import (
     AccessToken,
     Decision,
@@ -34,7 +34,7 @@ from osg_token_renewer.text import outside
 from osg_token_renewer.tokens import claims, jwt
 from tests.properties import cases
 from tests.report.samples import NOW
-from tests.specs import file_token
+from tests.specs import file_token, plan
 from tests.tokens.test_jwt import jws
 
 SPEC = file_token("x", "robot", "/tokens/x", audience=("ce",), scope=("compute.read",), min_lifetime=600)
@@ -68,7 +68,7 @@ def parsed(text: str) -> Optional[AccessToken]:
 def shown(record: Optional[TokenRecord], token: Optional[AccessToken]) -> None:
     """Asserts that `status` shows it harmlessly, as a table and as JSON."""
     found = Published(Found.TOKEN, "", token, "f") if token else Published(Found.NOTHING, "no file")
-    state = states.states([planner.plan(SPEC, found, record, NOW)], NOW)
+    state = [states.find_state(plan(SPEC, found, record, NOW), NOW)]
     for width in (None, 80):
         lines = table.render(state, NOW, width, color=False).splitlines()
         assert all(cases.harmless(line) for line in lines)

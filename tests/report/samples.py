@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
-from osg_token_renewer.engine import planner
 from osg_token_renewer.model import Found, Planned, Published, TokenRecord, TokenSpec
+from osg_token_renewer.report.states import TokenState, find_state
 from osg_token_renewer.tokens import jwt
-from tests.specs import file_token
+from tests.specs import file_token, plan
 
 # 2026-11-22T12:00:00Z
 NOW = 1795348800.0
@@ -58,4 +58,8 @@ def failed(count: int = 1, ago: float = 180, **known: Any) -> TokenRecord:
 
 
 def planned(found: Published, record: Optional[TokenRecord] = None, **options: Any) -> Planned:
-    return planner.plan(spec(**options), found, record, NOW)
+    return plan(spec(**options), found, record, NOW)
+
+
+def states(plans: Iterable[Planned]) -> list[TokenState]:
+    return [find_state(each, NOW) for each in plans]

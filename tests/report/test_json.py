@@ -10,8 +10,7 @@ import pytest
 
 from osg_token_renewer.model import Published, TokenRecord
 from osg_token_renewer.report import json as report
-from osg_token_renewer.report.states import states
-from tests.report.samples import EMPTY, NO_FILE, NOW, failed, planned, published
+from tests.report.samples import EMPTY, NO_FILE, NOW, failed, planned, published, states
 
 KEYS: dict[str, Union[type, tuple[type, ...]]] = {
     "name": str,
@@ -47,7 +46,7 @@ EVERY = [
 
 
 def rendered(*plans: Any) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(report.render(states(plans, NOW), NOW))
+    content: dict[str, Any] = json.loads(report.render(states(plans), NOW))
     return content
 
 
@@ -120,11 +119,11 @@ def test_audience_and_scope_are_null_for_an_opaque_token_and_empty_for_a_token_w
 
 def test_the_document_does_not_hold_the_token() -> None:
     found: Published = published("very-opaque-token")
-    assert "very-opaque" not in report.render(states([planned(found)], NOW), NOW)
+    assert "very-opaque" not in report.render(states([planned(found)]), NOW)
 
 
 def test_a_path_that_is_not_utf_8_and_odd_claims_are_still_json() -> None:
-    text = report.render(states([planned(published(scope="a\x1b[31m"), path="/tokens/\udcff")], NOW), NOW)
+    text = report.render(states([planned(published(scope="a\x1b[31m"), path="/tokens/\udcff")]), NOW)
     assert text.isascii()
     (token,) = json.loads(text)["tokens"]
     assert (token["path"], token["scope"]) == ("/tokens/\udcff", ["a\x1b[31m"])

@@ -7,8 +7,7 @@ from typing import Any, Optional
 import pytest
 
 from osg_token_renewer.model import Found, Published, TokenRecord
-from osg_token_renewer.report import states
-from tests.report.samples import EMPTY, NO_FILE, NOW, failed, planned, published
+from tests.report.samples import EMPTY, NO_FILE, NOW, failed, planned, published, states
 
 UNREADABLE = Published(Found.UNREADABLE, "cannot be read: Permission denied")
 A_DIRECTORY = Published(Found.NOT_A_FILE, "a directory, not a file")
@@ -52,22 +51,21 @@ def test_the_state_of(
     reason: str,
     well: bool,
 ) -> None:
-    (shown,) = states.states([planned(found, record, **options)], NOW)
+    (shown,) = states([planned(found, record, **options)])
     assert (shown.state, shown.reason, shown.well) == (state, reason, well)
 
 
 def test_the_time_left_is_negative_after_the_expiry_and_unknown_without_one() -> None:
-    shown = states.states(
-        [planned(found) for found in (published(left=90), published(left=-90), published("opaque"), NO_FILE)],
-        NOW,
+    shown = states(
+        planned(found) for found in (published(left=90), published(left=-90), published("opaque"), NO_FILE)
     )
     assert [one.seconds_left for one in shown] == [90, -90, None, None]
-    assert [one.expires_at for one in shown] == [NOW + 90, NOW - 90, None, None]
+    assert [one.planned.expires_at for one in shown] == [NOW + 90, NOW - 90, None, None]
 
 
 def test_an_opaque_token_expires_when_its_record_says_unless_it_is_another_token() -> None:
     opaque = published("opaque-token")
     record = TokenRecord("x", fingerprint=opaque.fingerprint, expires_at=NOW + 1200)
-    (ours, another) = states.states([planned(opaque, record), planned(published("other-token"), record)], NOW)
+    (ours, another) = states([planned(opaque, record), planned(published("other-token"), record)])
     assert (ours.state, ours.seconds_left) == ("fresh", 1200)
     assert (another.state, another.seconds_left) == ("due", None)

@@ -10,8 +10,7 @@ from rich.cells import cell_len
 
 from osg_token_renewer.model import Planned, Published
 from osg_token_renewer.report import table
-from osg_token_renewer.report.states import states
-from tests.report.samples import EMPTY, NO_FILE, NOW, failed, planned, published
+from tests.report.samples import EMPTY, NO_FILE, NOW, failed, planned, published, states
 
 LONG_PATH = (
     "/etc/osg/tokens/of-an-experiment-with-a-long-name/"
@@ -55,7 +54,7 @@ LEFT = {
 
 
 def render(plans: list[Planned], width: int | None = None, color: bool = False) -> str:
-    return table.render(states(plans, NOW), NOW, width, color)
+    return table.render(states(plans), NOW, width, color)
 
 
 def one(found: Published, *given: Any, **options: Any) -> str:
