@@ -22,7 +22,9 @@ from osg_token_renewer.net.metadata import discover
 from osg_token_renewer.sources import client_credentials, token_endpoint
 from osg_token_renewer.sources.base import Context
 from osg_token_renewer.sources.oidc_agent import agent, messages
-from osg_token_renewer.system import memory_files, private_directories, process
+from osg_token_renewer.system import process
+from osg_token_renewer.system.memory_files import inherited_path, make_memory_file
+from osg_token_renewer.system.private_directories import make_agent_directory
 from osg_token_renewer.system.process import Completed
 from osg_token_renewer.text import OUTSIDE_LIMIT, line, outside
 
@@ -76,25 +78,16 @@ class Registration:
         a new refresh token. `sockets` is a directory for oidc-gen's files. Raises a Failure."""
         with ExitStack() as stack:
             password_line = f"{self.password.reveal()}\n".encode("utf-8", "surrogateescape")
-            files = [stack.enter_context(memory_files.make_memory_file(password_line))]
-            given = [f"--pw-file={memory_files.inherited_path(files[0])}", *self._options()]
+            files = [stack.enter_context(make_memory_file(password_line))]
+            given = [f"--pw-file={inherited_path(files[0])}", *self._options()]
             if self.client_id:
-                files.append(stack.enter_context(memory_files.make_memory_file(self._client_file())))
-                given.append(f"--file={memory_files.inherited_path(files[1])}")
-            directory, mark = stack.enter_context(
-                private_directories.make_agent_directory(sockets, login.user)
-            )
-            lent = stack.enter_context(login.lend(directory))
-            running = stack.enter_context(
-                agent.start_agent(
-                    directory,
-                    lent.environment,
-                    (mark, *login.locked),
-                    login.user,
-                    remove_if_killed=(*login.temporary, directory),
-                )
-            )
-            self._generate(given, running, files, show)
+                files.append(stack.enter_context(make_memory_file(self._client_file())))
+                given.append(f"--file={inherited_path(files[1])}")
+            directory, mark = stack.enter_context(make_agent_directory(sockets, login.user))
+            accounts = stack.enter_context(login.lend(directory)).directory
+            inherited, rubbish = (mark, *login.locked), (*login.temporary, directory)
+            started = agent.start_agent(directory, accounts, inherited, login.user, rubbish)
+            self._generate(given, stack.enter_context(started), files, show)
         login.finish(sockets)
 
     def _options(self) -> list[str]:

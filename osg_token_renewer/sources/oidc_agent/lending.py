@@ -46,10 +46,6 @@ class Lent:
         self.base = os.path.join(directory, "base")
         self.reserve = os.path.join(directory, "room")
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"OIDC_CONFIG_DIR": self.directory}
-
     def make(self, content: bytes, also: Sequence[str] = ()) -> None:
         """Makes the directory; `content` is that of the account file, empty if there is none yet. oidc-agent
         may create the files `also` beside the account file. Raises Local."""
@@ -99,10 +95,8 @@ def rescue(directory: str) -> bool:
         # There is nothing in it, or the account was removed.
         return True
     except (OSError, Local, Unavailable) as error:
-        why = getattr(error, "strerror", None) or error
-        log.error(
-            "%s: the account file in it cannot be saved yet (%s): the next run tries again", directory, why
-        )
+        why = f"cannot be saved yet ({getattr(error, 'strerror', None) or error}): the next run tries again"
+        log.error("%s: the account file in it %s", directory, why)
         return False
     return True
 
@@ -111,9 +105,8 @@ def _save_left(directory: str, path: str) -> None:
     lent = Lent(directory, path)
     content = read(lent.copy)
     if not is_damaged(content) and lent.save_rotated(content):
-        log.warning(
-            "account %s: saved what the oidc-agent of a killed run had written", os.path.basename(path)
-        )
+        account = os.path.basename(path)
+        log.warning("account %s: saved what the oidc-agent of a killed run had written", account)
 
 
 @contextmanager
@@ -191,11 +184,8 @@ class HeldAccount:
             yield lent
         finally:
             if not self.take_back(lent):
-                log.error(
-                    "account %s: its agent did not write its file whole: a new refresh token may be lost; %s",
-                    self._account,
-                    self._remedy,
-                )
+                why = "its agent did not write its file whole: a new refresh token may be lost"
+                log.error("account %s: %s; %s", self._account, why, self._remedy)
             with suppress(OSError):
                 os.unlink(self._note)
 
@@ -230,11 +220,11 @@ class HeldAccount:
         with suppress(OSError):
             account_file.write(self._newer, account_file.digest(self._content))
         if self._kept == content:
-            then = f"the new refresh token is in {self._copy}, "
-            then += "and the next run that can write the file puts it there"
+            then = f"is in {self._copy}, and the next run that can write the file puts it there"
         else:
-            then = f"the new refresh token is lost when this run ends; {self._remedy}"
-        log.error("account %s: its file %s cannot be written (%s): %s", self._account, self._path, why, then)
+            then = f"is lost when this run ends; {self._remedy}"
+        what = f"its file {self._path} cannot be written ({why}): the new refresh token {then}"
+        log.error("account %s: %s", self._account, what)
 
     def mend(self, lent: Lent) -> None:
         """Gives the agent a complete copy again: the agent reads it before it writes a new refresh token."""
@@ -297,12 +287,8 @@ class HeldAccount:
         except OSError as error:
             with suppress(OSError):
                 os.unlink(temporary)
-            log.warning(
-                "account %s: no copy of its file can be kept in %s: %s",
-                self._account,
-                self._copy,
-                error.strerror,
-            )
+            why = f"no copy of its file can be kept in {self._copy}: {error.strerror}"
+            log.warning("account %s: %s", self._account, why)
 
     def _is_outdated(self) -> bool:
         """Whether an earlier run could not write the file, so that the copy is newer than this very file."""
@@ -331,10 +317,5 @@ class HeldAccount:
                 f"make room in {os.path.dirname(self._path)}: the next run puts it back",
             ) from error
         self._content = content
-        log.error(
-            "account %s: its file %s %s; the copy of the last complete one was put back; %s",
-            self._account,
-            self._path,
-            why,
-            self._remedy,
-        )
+        done = f"its file {self._path} {why}; the copy of the last complete one was put back"
+        log.error("account %s: %s; %s", self._account, done, self._remedy)
