@@ -1,5 +1,4 @@
-"""What setting up an account needs and leaves on this host: files for passwords and secrets, and a section of
-the configuration."""
+"""What a setup needs and leaves on this host: password and secret files, and a configuration section."""
 
 from __future__ import annotations
 
@@ -35,12 +34,6 @@ def refuse_unsafe(paths: Sequence[Optional[str]], user: Optional[User]) -> None:
             problems += [Problem(Place(path), flaw) for flaw in flaws]
     if problems:
         raise ConfigError(problems)
-
-
-def require_password_file(path: str) -> None:
-    if not os.path.exists(path):
-        hint = "create it, or let it be created: osg-token-renewer-setup --create-pw-file …"
-        raise Local(f"there is no password file {path}", hint)
 
 
 @contextmanager

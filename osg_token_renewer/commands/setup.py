@@ -45,10 +45,8 @@ log = logging.getLogger(__name__)
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog=PROGRAM,
-        description="Register a client account at an issuer. What is needed and not given is asked for.",
-    )
+    about = "Register a client account at an issuer. What is needed and not given is asked for."
+    parser = Parser(prog=PROGRAM, description=about)
     add, way = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     add("account", metavar="ACCOUNT", help="a name for the account")
     add("--version", action="version", version=f"%(prog)s {__version__}")
@@ -56,10 +54,8 @@ def build_parser() -> Parser:
     given = "use a given client id and secret"
     way("--manual", action="store_true", help=f"{given} instead of dynamic registration")
     way("--client-credentials", action="store_true", help=f"{given}, and no refresh token")
-    died = "log in again for an account whose refresh token died"
-    way("--reauthenticate", action="store_true", help=died)
-    password = f"the account's encryption password (default: {TOKENS}/ACCOUNT.pw)"
-    add("--pw-file", metavar="PATH", help=password)
+    way("--reauthenticate", action="store_true", help="log in again for an account whose refresh token died")
+    add("--pw-file", metavar="PATH", help=f"the account's encryption password (default: {TOKENS}/ACCOUNT.pw)")
     create = "write a strong random password to it if it is not there"
     add("--create-pw-file", action="store_true", help=create)
     add("--issuer", metavar="URL", help="the issuer")
@@ -84,8 +80,7 @@ def _time_limit(value: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    problem = options.find_name_flaw(args.account)
-    if problem:
+    if problem := options.find_name_flaw(args.account):
         raise UsageError(f"ACCOUNT: {problem}")
     _refuse_unused(args)
     _require_answers(args)
@@ -139,8 +134,9 @@ def _log_in(args: argparse.Namespace, user: Optional[User], progress: _Progress)
     # The service user may not be able to enter root's $TMPDIR.
     sockets = "/tmp" if user else tempfile.gettempdir()  # noqa: S108
     with begin_login(args.account, user, _IN_USE * args.timeout if args.reauthenticate else None) as login:
-        if not args.create_pw_file:
-            setup_files.require_password_file(pw_file)
+        if not args.create_pw_file and not os.path.exists(pw_file):
+            hint = "create it, or let it be created: osg-token-renewer-setup --create-pw-file …"
+            raise Local(f"there is no password file {pw_file}", hint)
         registration = dialogue.ask_registration(vars(args))
         try:
             with setup_files.read_password(pw_file, args.create_pw_file, user) as password:
@@ -180,8 +176,7 @@ def _conclude(args: argparse.Namespace, section: dict[str, str]) -> None:
     print(f"\nThe account {account} is ready.")
     lines = [f"{name} = {value.replace('%', '%%')}\n" for name, value in section.items() if value]
     text = "".join([f"[account {account}]\n", *lines])
-    known = setup_files.place_of_section(account, args.config)
-    if known:
+    if known := setup_files.place_of_section(account, args.config):
         print(f"[account {account}] is in the configuration already, at {known}: nothing was added to it.")
     elif args.write_config:
         written = setup_files.write_section(account, text, main, args.service_user)
@@ -211,8 +206,7 @@ def _service_user(name: str) -> Optional[User]:
 
 @contextmanager
 def _ended_by_signals(progress: _Progress) -> Iterator[None]:
-    """Each signal that ends a program ends it through every cleanup, which a second one does not
-    interrupt."""
+    """A signal ends the program through every cleanup, which a second signal does not interrupt."""
 
     def handle(number: int, _frame: object) -> NoReturn:
         for ending in ENDING:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 PACKAGE = "oidc-agent-cli"
 # Seconds. An agent is ready after some 20 ms; a machine that is short of everything may need far longer.
 _READY_WITHIN = 10.0
-# Seconds for which the agent of a killed program may stay after its last client has ended.
-ORPHAN_GRACE = 5.0
+# Seconds for which the agent of a killed program may stay after the time limit of its last request.
+ORPHAN_GRACE = process.GRACE + 5.0
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,8 @@ def _wait_until_ready(socket: str, started: subprocess.Popen[bytes], said: str) 
             ended = f"oidc-agent ended at once with status {status}"
             raise Local(f"{ended}: {why}" if why else ended, AGENT_ENDED)
         if time.monotonic() > deadline:
-            raise Local(
-                f"oidc-agent was not ready after {_READY_WITHIN:g} s",
-                "the next run tries again; if this lasts, look at this host's load",
-            )
+            hint = "the next run tries again; if this lasts, look at this host's load"
+            raise Local(f"oidc-agent was not ready after {_READY_WITHIN:g} s", hint)
         time.sleep(0.005)
 
 
@@ -125,15 +123,13 @@ def _answers(path: str, deadline: float) -> bool:
     """Whether the agent answers an empty request. It would log a client that did not wait for the answer."""
     import socket
 
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-            probe.shutdown(socket.SHUT_WR)
-            probe.settimeout(max(0.01, deadline - time.monotonic()))
-            probe.recv(4096)
-        except OSError:
-            return False
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+        probe.connect(path)
+        probe.shutdown(socket.SHUT_WR)
+        probe.settimeout(max(0.01, deadline - time.monotonic()))
+        probe.recv(4096)
         return True
+    return False
 
 
 def offers(program: str, option: str) -> bool:
@@ -143,6 +139,6 @@ def offers(program: str, option: str) -> bool:
 
 
 def limit_time(limit: float, argv: Sequence[str]) -> list[str]:
-    """A command that ends by itself after `limit` seconds, should this program be killed: oidc-agent's
+    """A command that ends by itself soon after `limit` seconds, should this program be killed: oidc-agent's
     programs have no time limit of their own."""
-    return [process.find("timeout", "coreutils"), "--signal=KILL", f"{limit:g}", *argv]
+    return [process.find("timeout", "coreutils"), "--signal=KILL", f"{limit + process.GRACE:g}", *argv]

@@ -12,7 +12,6 @@ next one finds the agent's directory by it, and saves what the agent wrote.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -61,19 +60,15 @@ class Lent:
             account_file.write_reserve(self.reserve, len(content) + _GROWTH)
         except OSError as error:
             parent = os.path.dirname(self.directory)
-            raise Local(
-                f"no directory for oidc-agent can be made in {parent}: {error.strerror}", "see runtime_dir"
-            ) from error
+            what = f"no directory for oidc-agent can be made in {parent}: {error.strerror}"
+            raise Local(what, "see runtime_dir") from error
 
     def save_rotated(self, content: bytes) -> bool:
         """Writes what the agent made of its copy to the account file, whose lock the caller holds; returns
-        whether that was necessary.
-
-        A file that somebody else has replaced since it was lent stays as it is: it has a newer login. Raises
-        OSError, after which the same call may be repeated.
-        """
+        whether that was necessary. Raises OSError, after which the same call may be repeated."""
         now = read(self.path)
         if now != content:
+            # Somebody else has replaced it since it was lent: it has a newer login.
             if account_file.digest(now) != read(self.base) and not is_damaged(now):
                 return False
             account_file.overwrite(self.path, content)
@@ -83,8 +78,7 @@ class Lent:
 
 
 def rescue(directory: str) -> bool:
-    """Saves what the agent of a killed run left in its private `directory`; false if that is not possible
-    now. Never raises."""
+    """Saves what a killed run's agent left in its `directory`; false if it cannot yet. Never raises."""
     try:
         for account in os.listdir(Lent(directory, "").directory):
             if not account.endswith(".config"):
@@ -111,12 +105,8 @@ def _save_left(directory: str, path: str) -> None:
 
 @contextmanager
 def hold_account(account: str, copy: str, wait: float, begin: Begin = at_any_time) -> Iterator[HeldAccount]:
-    """Locks an account for a run. Its file is then complete, and can be rewritten.
-
-    `copy` is where the copy of the last complete file is kept, `wait` the seconds that another run or login
-    may still have the account. Raises Refused if there is no such account, Unavailable, Local, and what
-    `begin` raises.
-    """
+    """Locks an account for a run, as `lock_account` does: its file is then complete, and can be rewritten.
+    `copy` is where the copy of the last complete file is kept."""
     path = account_file.find_path(account)
     with account_file.lock_account(path, account, wait, begin) as lock:
         held = HeldAccount(account, path, lock, copy)
@@ -130,8 +120,7 @@ def hold_account(account: str, copy: str, wait: float, begin: Begin = at_any_tim
 
 
 class HeldAccount:
-    """An account that this run has, and its file. `lock` is a descriptor for the agent to inherit, which then
-    keeps the account locked, too."""
+    """An account that this run has, and its file. `lock` is a descriptor for the agent to inherit."""
 
     def __init__(self, account: str, path: str, lock: int, copy: str) -> None:
         self.lock = lock
@@ -146,6 +135,7 @@ class HeldAccount:
         self._content = b""
         self._kept: Optional[bytes] = None
         self._waits: Sequence[float] = _WRITE_AGAIN
+        self._make_room = f"make room in {os.path.dirname(path)}"
         self._remedy = f"if the issuer refuses it, run: osg-token-renewer-setup --reauthenticate {account}"
 
     def _prepare(self) -> None:
@@ -153,18 +143,15 @@ class HeldAccount:
         self._repair()
         self._keep(self._content)
         try:
-            if not os.access(self._path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            os.close(os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
             account_file.write_reserve(self._room, len(self._content) + _GROWTH)
         except OSError as error:
             raise self._not_rewritable(error) from error
 
     def _not_rewritable(self, error: OSError) -> Local:
-        return Local(
-            f"the account file {self._path} could not be rewritten ({error.strerror}): "
-            "the refresh token was not used",
-            f"make room in {os.path.dirname(self._path)}, and let the service user write there",
-        )
+        what = f"the account file {self._path} could not be rewritten ({error.strerror})"
+        hint = f"{self._make_room}, and let the service user write there"
+        return Local(f"{what}: the refresh token was not used", hint)
 
     def _release_room(self) -> None:
         with suppress(OSError):
@@ -242,11 +229,9 @@ class HeldAccount:
         try:
             self._rescue_noted()
         except OSError as error:
-            raise Local(
-                f"the account file {self._path} cannot be written ({error.strerror}): "
-                "what the oidc-agent of a killed run has for it could not be saved",
-                f"make room in {os.path.dirname(self._path)}: the next run tries again",
-            ) from error
+            what = f"the account file {self._path} cannot be written ({error.strerror})"
+            left = "what the oidc-agent of a killed run has for it could not be saved"
+            raise Local(f"{what}: {left}", f"{self._make_room}: the next run tries again") from error
         try:
             self._content = read(self._path)
         except OSError as error:
@@ -292,30 +277,25 @@ class HeldAccount:
 
     def _is_outdated(self) -> bool:
         """Whether an earlier run could not write the file, so that the copy is newer than this very file."""
-        try:
+        with suppress(OSError):
             follows = read(self._newer) == account_file.digest(self._content)
             return follows and account_file.is_complete(read(self._copy))
-        except OSError:
-            return False
+        return False
 
     def _put_back(self, why: str) -> None:
         """Replaces the file, which is damaged or outdated, by its copy; raises Local."""
         try:
             content = read(self._copy)
         except OSError as error:
-            raise Local(
-                f"the account file {self._path} {why} and there is no copy of it",
-                f"remove it and register the account anew: osg-token-renewer-setup {self._account}",
-            ) from error
+            hint = f"remove it and register the account anew: osg-token-renewer-setup {self._account}"
+            raise Local(f"the account file {self._path} {why} and there is no copy of it", hint) from error
         try:
             # Not by a new file: the lock is that of this one.
             account_file.overwrite(self._path, content)
         except OSError as error:
-            raise Local(
-                f"the account file {self._path} {why}, and its copy {self._copy} cannot be put back: "
-                f"{error.strerror}",
-                f"make room in {os.path.dirname(self._path)}: the next run puts it back",
-            ) from error
+            what = f"the account file {self._path} {why}, and its copy {self._copy} cannot be put back"
+            hint = f"{self._make_room}: the next run puts it back"
+            raise Local(f"{what}: {error.strerror}", hint) from error
         self._content = content
         done = f"its file {self._path} {why}; the copy of the last complete one was put back"
         log.error("account %s: %s; %s", self._account, done, self._remedy)

@@ -53,7 +53,7 @@ class OidcAgent(Source):
     OVERLAPS = False
 
     def __init__(self) -> None:
-        # Which oidc-add (path and time of change) was asked for --skip-check, and whether it has it.
+        # Which oidc-add (path and time of change) was asked for --skip-check, and whether it lacks that.
         self._asked: tuple[object, bool] = (None, False)
 
     def settings(self, values: Mapping[str, Any]) -> Settings:
@@ -63,14 +63,11 @@ class OidcAgent(Source):
         return account_file.fingerprint(account.name)
 
     def opening_obtains_token(self) -> bool:
-        return not self._skips_check()
-
-    def _skips_check(self) -> bool:
-        """Whether oidc-add can be kept from asking the issuer for a token that nobody wants: from 5.1 on."""
+        """From 5.1 on, oidc-add can be kept from asking the issuer for a token that nobody wants."""
         program = process.find("oidc-add", agent.PACKAGE)
         version = (program, os.stat(program).st_mtime_ns)
         if self._asked[0] != version:
-            self._asked = (version, agent.offers(program, "--skip-check"))
+            self._asked = (version, not agent.offers(program, "--skip-check"))
         return self._asked[1]
 
     def rescue(self, directory: str) -> bool:
@@ -84,7 +81,7 @@ class OidcAgent(Source):
         copy = os.path.join(context.state, "accounts", account.name)
         with begin(0.0) as left:
             # The agent of a killed run has the account for no longer than that.
-            wait = min(left, _client_limit(account) + agent.ORPHAN_GRACE)
+            wait = min(left, account.timeout + agent.ORPHAN_GRACE)
         with lending.hold_account(account.name, copy, wait, begin) as held, ExitStack() as stack:
             secret = stack.enter_context(memory_files.make_memory_file(password))
             with context.turns.take(begin):
@@ -93,13 +90,8 @@ class OidcAgent(Source):
                 inherited = (mark, held.lock, secret)
                 running = stack.enter_context(agent.start_agent(directory, lent.directory, inherited))
                 session = _Session(account, running, held, lent, begin)
-                session.load(secret, self._skips_check())
+                session.load(secret, skip_check=not self.opening_obtains_token())
             yield session.fetch
-
-
-def _client_limit(account: Account) -> float:
-    """Seconds after which a client ends by itself, should this program be killed."""
-    return account.timeout + process.GRACE
 
 
 @dataclass
@@ -118,6 +110,8 @@ class _Session:
     def load(self, secret: int, skip_check: bool) -> None:
         """Has the agent open the account. `secret` is the descriptor of the password's file, which the agent
         has by the same number, and reads again whenever it saves a new refresh token."""
+        # That it is missing is noticed before the issuer is asked.
+        process.find("oidc-token", agent.PACKAGE)
         options = [f"--pw-file={memory_files.inherited_path(secret)}"]
         if skip_check:
             options.append("--skip-check")
@@ -152,15 +146,13 @@ class _Session:
         return read_token(done.stdout)
 
     def _ask(self, spec: TokenSpec, begin: Begin) -> Completed:
-        options = ["--all"]
-        if spec.audience:
-            options.append(f"--aud={' '.join(spec.audience)}")
-        scope = " ".join(spec.scope) or self.default_scopes
-        if scope:
-            options.append(f"--scope={scope}")
-        if spec.min_lifetime:
-            options.append(f"--time={spec.min_lifetime}")
-        return self._run("oidc-token", options, begin)
+        wanted = {
+            "aud": " ".join(spec.audience),
+            "scope": " ".join(spec.scope) or self.default_scopes,
+            "time": spec.min_lifetime,
+        }
+        options = [f"--{name}={value}" for name, value in wanted.items() if value]
+        return self._run("oidc-token", ["--all", *options], begin)
 
     def _run(
         self, program: str, options: Sequence[str], begin: Begin, descriptors: Sequence[int] = ()
@@ -172,7 +164,7 @@ class _Session:
             f"should the next run be refused, run: {REAUTHENTICATE.format(account=account.name)}"
         )
         command = [process.find(program, agent.PACKAGE), *options, account.name]
-        limited = agent.limit_time(_client_limit(account), command)
+        limited = agent.limit_time(account.timeout, command)
         with begin(min(account.timeout, _UNCUT)) as within:
             timeout = min(account.timeout, within)
             # A request that no agent could take lost nothing.
