@@ -85,8 +85,8 @@ class Registration:
                 given.append(f"--file={inherited_path(files[1])}")
             directory, mark = stack.enter_context(make_agent_directory(sockets, login.user))
             accounts = stack.enter_context(login.lend(directory)).directory
-            inherited, rubbish = (mark, *login.locked), (*login.temporary, directory)
-            started = agent.start_agent(directory, accounts, inherited, login.user, rubbish)
+            inherited, temporary = (mark, *login.locked), (*login.temporary, directory)
+            started = agent.start_agent(directory, accounts, inherited, login.user, temporary)
             self._generate(given, stack.enter_context(started), files, show)
         login.finish(sockets)
 

@@ -68,7 +68,7 @@ class Lent:
         whether that was necessary. Raises OSError, after which the same call may be repeated."""
         now = read(self.path)
         if now != content:
-            # Somebody else has replaced it since it was lent: it has a newer login.
+            # If somebody else has replaced it since it was lent, it has a newer login, and stays.
             if account_file.digest(now) != read(self.base) and not is_damaged(now):
                 return False
             account_file.overwrite(self.path, content)
@@ -78,7 +78,7 @@ class Lent:
 
 
 def rescue(directory: str) -> bool:
-    """Saves what a killed run's agent left in its `directory`; false if it cannot yet. Never raises."""
+    """Saves what a killed run's agent left in its `directory`; false if that fails for now. Never raises."""
     try:
         for account in os.listdir(Lent(directory, "").directory):
             if not account.endswith(".config"):
@@ -105,8 +105,8 @@ def _save_left(directory: str, path: str) -> None:
 
 @contextmanager
 def hold_account(account: str, copy: str, wait: float, begin: Begin = at_any_time) -> Iterator[HeldAccount]:
-    """Locks an account for a run, as `lock_account` does: its file is then complete, and can be rewritten.
-    `copy` is where the copy of the last complete file is kept."""
+    """Locks an account for a run; waits and raises as `lock_account`. Its file is then complete, and can be
+    rewritten. `copy` is where the copy of the last complete file is kept."""
     path = account_file.find_path(account)
     with account_file.lock_account(path, account, wait, begin) as lock:
         held = HeldAccount(account, path, lock, copy)

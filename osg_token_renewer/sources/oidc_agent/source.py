@@ -110,7 +110,7 @@ class _Session:
     def load(self, secret: int, skip_check: bool) -> None:
         """Has the agent open the account. `secret` is the descriptor of the password's file, which the agent
         has by the same number, and reads again whenever it saves a new refresh token."""
-        # That it is missing is noticed before the issuer is asked.
+        # Whether it is missing is known before the issuer is asked.
         process.find("oidc-token", agent.PACKAGE)
         options = [f"--pw-file={memory_files.inherited_path(secret)}"]
         if skip_check:
