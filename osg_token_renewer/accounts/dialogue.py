@@ -104,8 +104,7 @@ def _ask_client(given: Mapping[str, Any]) -> tuple[str, Secret]:
     client_id = _ask("--client-id", given["client_id"], "Client id")
     if not client_id:
         raise UsageError("--client-id: is needed")
-    secret_file = given["client_secret_file"]
-    if secret_file:
+    if secret_file := given["client_secret_file"]:
         return client_id, Secret(read_secret(SecretFile(secret_file), "client secret"))
     secret = getpass.getpass("Client secret (not shown): ")
     if not secret:

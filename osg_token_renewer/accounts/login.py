@@ -20,6 +20,7 @@ from typing import Optional
 from osg_token_renewer.errors import Local, Unavailable
 from osg_token_renewer.sources.oidc_agent import account_file
 from osg_token_renewer.sources.oidc_agent.lending import Lent
+from osg_token_renewer.sources.oidc_agent.messages import REAUTHENTICATE, SETUP
 from osg_token_renewer.system import locks, users
 from osg_token_renewer.system.signals import defer_signals
 from osg_token_renewer.system.users import User
@@ -28,21 +29,15 @@ log = logging.getLogger(__name__)
 
 # Bytes: more than an account file and oidc-agent's list of issuers need, and enough for an account file.
 _ROOM, _ENOUGH = 64 * 1024, 16 * 1024
-_ISSUERS = "issuer.config"
-
-
-def setup_command(account: str, again: bool = False) -> str:
-    return f"osg-token-renewer-setup {'--reauthenticate ' if again else ''}{account}"
 
 
 @contextmanager
 def begin_login(account: str, user: Optional[User], wait: Optional[float]) -> Iterator[Login]:
-    """Takes an account for one setup, and proves that its file can be written: to be entered before anybody
-    is asked for anything.
+    """Takes an account for one setup, and proves that its file can be written, before anybody is asked for
+    anything. Raises Refused, Unavailable and Local.
 
-    `user` is whom the account belongs to, None is this process's own user. `wait` is for an account that gets
-    a new login: the seconds that a run may still have it. None is for a new account, which is removed again
-    if this is left by an exception. Raises Refused, Unavailable and Local.
+    `wait` is for an account that gets a new login: the seconds that a run may still have it. None is for a
+    new account, which is removed again if this is left by an exception.
     """
     path = account_file.find_path(account, user)
     with ExitStack() as stack:
@@ -70,17 +65,15 @@ def begin_login(account: str, user: Optional[User], wait: Optional[float]) -> It
 def _refuse_existing(account: str, path: str) -> None:
     """Raises Local if there is such an account: its refresh token must not be lost by accident."""
     if os.path.lexists(path):
-        raise Local(
-            f"there is an account {account} already ({path})",
-            f"for a new login: {setup_command(account, again=True)}; to start over: remove that file",
-        )
+        hint = f"for a new login: {REAUTHENTICATE.format(account=account)}; to start over: remove that file"
+        raise Local(f"there is an account {account} already ({path})", hint)
 
 
 class Login:
     """One setup of an account: lends oidc-gen a directory, and writes the account file.
 
-    `locked` are descriptors for oidc-gen's agent to inherit, which then keeps the account locked, too.
-    `again`: an account that exists gets a new login."""
+    `locked` are descriptors for oidc-gen's agent to inherit. `again`: an account that exists gets a new
+    login."""
 
     def __init__(
         self, account: str, path: str, user: Optional[User], locked: Sequence[int], *, again: bool
@@ -93,17 +86,15 @@ class Login:
         self._account = account
         self._path = path
         self._new = _beside(path, f".{account}.new")
+        self._issuers = _beside(path, "issuer.config")
+        # The files that are there only during a setup.
+        self.temporary = (self._new, _lock_path(account, path))
         self._before = b""
         # What oidc-gen made of the account, and why that could not be written.
         self._made = b""
         self._why: Optional[str] = None
         self._make_room = _make_room(path, user)
-        self._then = f"run it again: {setup_command(account, again)}"
-
-    @property
-    def temporary(self) -> tuple[str, ...]:
-        """The files that are there only during a setup."""
-        return self._new, _lock_path(self._account, self._path)
+        self._then = f"run it again: {(REAUTHENTICATE if again else SETUP).format(account=account)}"
 
     def prepare(self) -> None:
         """Proves that there is room, and the permission, to write the account file; raises Local."""
@@ -119,7 +110,7 @@ class Login:
             raise Local(
                 f"the account file {self._path} is damaged: there is nothing that could log in again",
                 "let a run put its copy back: systemctl start osg-token-renewer.service; "
-                f"if there is no copy, remove it and run: {setup_command(self._account)}",
+                f"if there is no copy, remove it and run: {SETUP.format(account=self._account)}",
             )
 
     @contextmanager
@@ -127,11 +118,11 @@ class Login:
         """Makes what oidc-gen gets, in this private directory. To be left when oidc-gen and its agent have
         ended: then an account that was there has its new login, if there is a whole one."""
         issuers = b""
+        lent = Lent(directory, self._path)
         with users.act_as(self.user):
             with suppress(OSError):
-                issuers = account_file.read(_beside(self._path, _ISSUERS))
-            lent = Lent(directory, self._path)
-            lent.make(self._before, also=(_ISSUERS,))
+                issuers = account_file.read(self._issuers)
+            lent.make(self._before, also=(os.path.basename(self._issuers),))
         try:
             yield lent
         finally:
@@ -155,13 +146,12 @@ class Login:
 
     def _restore_issuers(self, issuers: bytes) -> None:
         """oidc-gen truncates and rewrites its list of issuers, and a full disk leaves nothing of it."""
-        path = _beside(self._path, _ISSUERS)
         try:
-            if issuers.strip() and not account_file.read(path).strip():
+            if issuers.strip() and not account_file.read(self._issuers).strip():
                 self._release_room()
-                account_file.overwrite(path, issuers)
+                account_file.overwrite(self._issuers, issuers)
         except OSError as error:
-            log.warning("%s was emptied and cannot be put back: %s", path, error.strerror)
+            log.warning("%s was emptied and cannot be put back: %s", self._issuers, error.strerror)
 
     def _release_room(self) -> None:
         with suppress(OSError):
@@ -172,31 +162,25 @@ class Login:
         may have been full. Raises Local."""
         retry = f"make room in {parent}, and {self._then}"
         with users.act_as(self.user):
-            if self.again:
-                self._require_new_login(retry)
-            else:
+            if not self.again:
                 self._create(retry)
+            elif not self.changed:
+                raise self._no_new_login(retry)
 
-    def _require_new_login(self, retry: str) -> None:
-        if self.changed:
-            return
+    def _no_new_login(self, retry: str) -> Local:
         state = f"{self._path} is damaged"
         with suppress(OSError):
             if not account_file.is_damaged(account_file.read(self._path)):
                 state = "the account is as it was"
         if self._why:
-            raise Local(
-                f"the new login could not be written to the account file {self._path} ({self._why}): {state}",
-                f"{self._make_room}, and {self._then}",
-            )
-        raise Local(f"oidc-gen said that all is well, but wrote no new login: {state}", retry)
+            what = f"the new login could not be written to the account file {self._path} ({self._why})"
+            return Local(f"{what}: {state}", f"{self._make_room}, and {self._then}")
+        return Local(f"oidc-gen said that all is well, but wrote no new login: {state}", retry)
 
     def _create(self, retry: str) -> None:
         if account_file.is_damaged(self._made):
-            raise Local(
-                "oidc-gen said that all is well, but did not write the account whole: nothing was set up",
-                retry,
-            )
+            what = "oidc-gen said that all is well, but did not write the account whole"
+            raise Local(f"{what}: nothing was set up", retry)
         try:
             account_file.overwrite(self._new, self._made)
             # Unlike a rename, this never replaces what somebody else has put there meanwhile.
@@ -257,11 +241,9 @@ def _take(account: str, path: str) -> int:
             if not locks.take_lock(lock):
                 holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
                 os.close(lock)
-                raise Unavailable(
-                    f"another setup of account {account} is at work (process {holder}): "
-                    "nothing was attempted",
-                    f"wait for it to end, or see who has it: fuser -v {path}",
-                )
+                what = f"another setup of account {account} is at work (process {holder})"
+                hint = f"wait for it to end, or see who has it: fuser -v {path}"
+                raise Unavailable(f"{what}: nothing was attempted", hint)
             # Otherwise the one before has just ended, and removed its file.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.lstat(path), os.fstat(lock)):

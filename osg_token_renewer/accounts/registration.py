@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from typing import Optional
 
 from osg_token_renewer import options
-from osg_token_renewer.accounts.login import Login, setup_command
+from osg_token_renewer.accounts.login import Login
 from osg_token_renewer.errors import Failure, Local, Refused, TimedOut
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.net.metadata import discover
 from osg_token_renewer.sources import client_credentials, token_endpoint
 from osg_token_renewer.sources.base import Context
 from osg_token_renewer.sources.oidc_agent import agent, messages
-from osg_token_renewer.system import memory_files, private_directories, process
+from osg_token_renewer.system import process
+from osg_token_renewer.system.memory_files import inherited_path, make_memory_file
+from osg_token_renewer.system.private_directories import make_agent_directory
 from osg_token_renewer.system.process import Completed
 from osg_token_renewer.text import OUTSIDE_LIMIT, line, outside
 
@@ -76,25 +78,16 @@ class Registration:
         a new refresh token. `sockets` is a directory for oidc-gen's files. Raises a Failure."""
         with ExitStack() as stack:
             password_line = f"{self.password.reveal()}\n".encode("utf-8", "surrogateescape")
-            files = [stack.enter_context(memory_files.make_memory_file(password_line))]
-            given = [f"--pw-file={memory_files.inherited_path(files[0])}", *self._options()]
+            files = [stack.enter_context(make_memory_file(password_line))]
+            given = [f"--pw-file={inherited_path(files[0])}", *self._options()]
             if self.client_id:
-                files.append(stack.enter_context(memory_files.make_memory_file(self._client_file())))
-                given.append(f"--file={memory_files.inherited_path(files[1])}")
-            directory, mark = stack.enter_context(
-                private_directories.make_agent_directory(sockets, login.user)
-            )
-            lent = stack.enter_context(login.lend(directory))
-            running = stack.enter_context(
-                agent.start_agent(
-                    directory,
-                    lent.environment,
-                    (mark, *login.locked),
-                    login.user,
-                    remove_if_killed=(*login.temporary, directory),
-                )
-            )
-            self._generate(given, running, files, show)
+                files.append(stack.enter_context(make_memory_file(self._client_file())))
+                given.append(f"--file={inherited_path(files[1])}")
+            directory, mark = stack.enter_context(make_agent_directory(sockets, login.user))
+            accounts = stack.enter_context(login.lend(directory)).directory
+            inherited, temporary = (mark, *login.locked), (*login.temporary, directory)
+            started = agent.start_agent(directory, accounts, inherited, login.user, temporary)
+            self._generate(given, stack.enter_context(started), files, show)
         login.finish(sockets)
 
     def _options(self) -> list[str]:
@@ -129,13 +122,12 @@ class Registration:
         limit = _REQUESTS_BEFORE_CODE * self.timeout
         argv = [process.find("oidc-gen", agent.PACKAGE), "--flow=device", "--no-url-call", "--prompt=none"]
         # If this program is killed, its agent ends at once, and oidc-gen when it misses the agent.
-        argv = agent.limit_time(limit + self.longest_wait + process.GRACE, [*argv, *given, self.account])
+        argv = agent.limit_time(limit + self.longest_wait, [*argv, *given, self.account])
         try:
             done = process.run(argv, running.env, limit, pass_fds=files, user=running.user, watch=watch)
         except TimedOut as error:
-            raise TimedOut(
-                "the authorization did not end" if shown else "the issuer did not answer in time"
-            ) from error
+            what = "the authorization did not end" if shown else "the issuer did not answer in time"
+            raise TimedOut(what) from error
         # Only its exit status tells what happened: it prints "accepted" even if the user denied.
         if done.status != 0:
             raise self.explain(done, bool(shown))
@@ -150,7 +142,8 @@ class Registration:
         text = " ".join(re.sub(r"^Error:\s*", "", line) for line in words)
         secrets = (self.password.reveal(), self.client_secret.reveal())
         said = outside(text, secrets, limit=10 * OUTSIDE_LIMIT)
-        again = f"run it again: {setup_command(self.account, self.again)}"
+        command = messages.REAUTHENTICATE if self.again else messages.SETUP
+        again = f"run it again: {command.format(account=self.account)}"
         if shown and "access_denied" in said:
             return Refused("the authorization was denied", again)
         if shown and re.search(r"expired_token|invalid_grant|not valid any ?more|expired", said):
@@ -159,10 +152,8 @@ class Registration:
             why = outside(_REGISTRATION_NOISE.sub("", said)) or "it does not offer that"
             return Refused(f"the issuer registered no client ({why})", _BY_HAND)
         if self.client_id and re.search(r"invalid_client|unauthorized_client", said):
-            return Refused(
-                f"the issuer refused the client ({outside(said)})",
-                "check its id and secret, and that it may use the device flow",
-            )
+            hint = "check its id and secret, and that it may use the device flow"
+            return Refused(f"the issuer refused the client ({outside(said)})", hint)
         return messages.explain(Completed(done.status, "", said), self.account, "registration failed")
 
     def prove_client(self) -> str:
@@ -172,9 +163,8 @@ class Registration:
         try:
             url = options.endpoint(endpoint if isinstance(endpoint, str) else "")
         except ValueError as error:
-            raise Local(
-                f"the issuer's metadata names no usable token endpoint: {error}", "check the issuer's URL"
-            ) from error
+            what = f"the issuer's metadata names no usable token endpoint: {error}"
+            raise Local(what, "check the issuer's URL") from error
         settings = token_endpoint.TokenEndpoint(url, self.client_id, self.client_secret, ca_file=self.ca_file)
         source = client_credentials.ClientCredentials()
         account = Account(self.account, source.NAME, settings, self.timeout)
@@ -185,8 +175,7 @@ class Registration:
 
 
 def address_and_code(printed: str) -> Optional[tuple[str, str]]:
-    """What oidc-gen wants to show the person: where to go, and which code to enter there; None until all of
-    it is printed."""
+    """Where oidc-gen sends the person, and which code to enter there; None until all of it is printed."""
     found = _CODE.search(printed)
     if not found or not _AFTER_CODE.search(printed):
         return None

@@ -1,5 +1,4 @@
-"""What setting up an account needs and leaves on this host: files for passwords and secrets, and a section of
-the configuration."""
+"""What a setup needs and leaves on this host: password and secret files, and a configuration section."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ import logging
 import os
 import pwd
 import secrets
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Optional
@@ -36,14 +34,6 @@ def refuse_unsafe(paths: Sequence[Optional[str]], user: Optional[User]) -> None:
             problems += [Problem(Place(path), flaw) for flaw in flaws]
     if problems:
         raise ConfigError(problems)
-
-
-def require_password_file(path: str) -> None:
-    if not os.path.exists(path):
-        raise Local(
-            f"there is no password file {path}",
-            "create it, or let it be created: osg-token-renewer-setup --create-pw-file …",
-        )
 
 
 @contextmanager
@@ -91,44 +81,37 @@ def write_private(path: str, content: str, user: Optional[User]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         directory = os.path.dirname(path)
-        hint = (
-            None
-            if os.path.isdir(directory)
-            else f"create the directory: install -d -m 0770 -g {users.SERVICE_USER} {directory}"
-        )
+        create = f"create the directory: install -d -m 0770 -g {users.SERVICE_USER} {directory}"
+        hint = None if os.path.isdir(directory) else create
         raise Local(f"{path} cannot be written: {error.strerror}", hint) from error
 
 
 def place_of_section(account: str, main: Optional[str]) -> Optional[str]:
     """Where the configuration has the account's section, None if nowhere."""
     sections, _problems = ini.read([file for file in config.files(main) if os.path.exists(file)])
-    return next(
-        (str(section.place) for section in sections if section.name.split() == ["account", account]), None
-    )
+    places = (str(section.place) for section in sections if section.name.split() == ["account", account])
+    return next(places, None)
 
 
 def write_section(account: str, text: str, main: str, service_user: str) -> str:
-    """Adds a section to `config.d` beside the main file, as a new file whose path it returns.
-
-    Raises Local, with the text to add by hand.
-    """
+    """Adds a section to `config.d` beside the main file, as a new file whose path it returns. Raises Local,
+    with the text to add by hand."""
     directory = os.path.join(os.path.dirname(main), "config.d")
     path = os.path.join(directory, f"{account}.ini")
     try:
         if not os.path.isdir(directory):
             os.mkdir(directory, 0o750)
-            _like_configuration(directory, service_user)
+            _like_configuration(directory, 0o750, service_user)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640), "w") as file:
             file.write(text)
-        _like_configuration(path, service_user)
+        _like_configuration(path, 0o640, service_user)
     except OSError as error:
         raise Local(f"{path} cannot be written: {error.strerror}", f"add this by hand:\n\n{text}") from error
     return path
 
 
-def _like_configuration(path: str, service_user: str) -> None:
+def _like_configuration(path: str, mode: int, service_user: str) -> None:
     """Readable by the service: root:GROUP, where root writes it."""
-    mode = 0o750 if stat.S_ISDIR(os.stat(path).st_mode) else 0o640
     if os.geteuid() == 0:
         group = pwd.getpwnam(service_user).pw_gid
         with suppress(KeyError):

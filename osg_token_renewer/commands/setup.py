@@ -45,60 +45,29 @@ log = logging.getLogger(__name__)
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog=PROGRAM,
-        description="Register a client account at an issuer. What is needed and not given is asked for.",
-    )
-    parser.add_argument("account", metavar="ACCOUNT", help="a name for the account")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--manual",
-        action="store_true",
-        help="use a given client id and secret instead of dynamic registration",
-    )
-    how.add_argument(
-        "--client-credentials",
-        action="store_true",
-        help="use a given client id and secret, and no refresh token",
-    )
-    how.add_argument(
-        "--reauthenticate", action="store_true", help="log in again for an account whose refresh token died"
-    )
-    parser.add_argument(
-        "--pw-file", metavar="PATH", help=f"the account's encryption password (default: {TOKENS}/ACCOUNT.pw)"
-    )
-    parser.add_argument(
-        "--create-pw-file",
-        action="store_true",
-        help="write a strong random password to it if it is not there",
-    )
-    parser.add_argument("--issuer", metavar="URL", help="the issuer")
-    parser.add_argument(
-        "--scope", metavar="SCOPES", help="scopes, space separated; offline_access makes it last"
-    )
-    parser.add_argument(
-        "--audience", metavar="AUDIENCES", help="limit all tokens of the account to these audiences"
-    )
-    parser.add_argument("--client-id", metavar="ID", help="the given client's id")
-    parser.add_argument(
-        "--client-secret-file", metavar="PATH", help="file whose first line is the given client's secret"
-    )
-    parser.add_argument("--ca-file", metavar="PATH", help="CA bundle for the issuer (default: the system's)")
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_time_limit,
-        default=60,
-        help="limit of each request (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--service-user", metavar="NAME", default=users.SERVICE_USER, help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--write-config", action="store_true", help="add the section to config.d/ instead of printing it"
-    )
+    about = "Register a client account at an issuer. What is needed and not given is asked for."
+    parser = Parser(prog=PROGRAM, description=about)
+    add, way = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
+    add("account", metavar="ACCOUNT", help="a name for the account")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    add("-v", "--verbose", action="store_const", const=1, default=0, help="say more")
+    given = "use a given client id and secret"
+    way("--manual", action="store_true", help=f"{given} instead of dynamic registration")
+    way("--client-credentials", action="store_true", help=f"{given}, and no refresh token")
+    way("--reauthenticate", action="store_true", help="log in again for an account whose refresh token died")
+    add("--pw-file", metavar="PATH", help=f"the account's encryption password (default: {TOKENS}/ACCOUNT.pw)")
+    create = "write a strong random password to it if it is not there"
+    add("--create-pw-file", action="store_true", help=create)
+    add("--issuer", metavar="URL", help="the issuer")
+    add("--scope", metavar="SCOPES", help="scopes, space separated; offline_access makes it last")
+    add("--audience", metavar="AUDIENCES", help="limit all tokens of the account to these audiences")
+    add("--client-id", metavar="ID", help="the given client's id")
+    add("--client-secret-file", metavar="PATH", help="file whose first line is the given client's secret")
+    add("--ca-file", metavar="PATH", help="CA bundle for the issuer (default: the system's)")
+    limit = "limit of each request (default: %(default)s)"
+    add("--timeout", metavar="SECONDS", type=_time_limit, default=60, help=limit)
+    add("--service-user", metavar="NAME", default=users.SERVICE_USER, help="(default: %(default)s)")
+    add("--write-config", action="store_true", help="add the section to config.d/ instead of printing it")
     add_config(parser)
     return parser
 
@@ -111,30 +80,22 @@ def _time_limit(value: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    problem = options.find_name_flaw(args.account)
-    if problem:
+    if problem := options.find_name_flaw(args.account):
         raise UsageError(f"ACCOUNT: {problem}")
     _refuse_unused(args)
     _require_answers(args)
-    progress = _Progress()
+    account, progress = args.account, _Progress()
     with _ended_by_signals(progress):
         user = _service_user(args.service_user)
-        pw_file = os.path.abspath(args.pw_file or os.path.join(TOKENS, f"{args.account}.pw"))
-        setup_files.refuse_unsafe(
-            [args.client_secret_file, None if args.client_credentials else pw_file], user
-        )
-        if args.client_credentials:
-            section = _prove_client(args, user)
-        else:
-            section = _log_in(args, user, pw_file, progress)
-        progress.is_ready(args.account)
+        section = _prove_client(args, user) if args.client_credentials else _log_in(args, user, progress)
+        progress.outcome = f"account {account} is ready, but its section may be missing in the configuration"
+        setup_files.warn_unless_readable(section.get("password_file") or section["client_secret_file"], user)
         _conclude(args, section)
     return Exit.WELL
 
 
 def _refuse_unused(args: argparse.Namespace) -> None:
-    ways = ("manual", "client_credentials", "reauthenticate")
-    way = next((name for name in ways if getattr(args, name)), "dynamic")
+    way = next((name for name in _UNUSED if getattr(args, name, False)), "dynamic")
     given = [_option(name) for name in _UNUSED[way] if getattr(args, name)]
     if given and way == "dynamic":
         raise UsageError(f"{', '.join(given)}: needs --manual or --client-credentials")
@@ -164,20 +125,18 @@ class _Progress:
 
     outcome: str = "nothing was set up"
 
-    def is_ready(self, account: str) -> None:
-        self.outcome = f"account {account} is ready, but its section may be missing in the configuration"
 
-
-def _log_in(
-    args: argparse.Namespace, user: Optional[User], pw_file: str, progress: _Progress
-) -> dict[str, str]:
+def _log_in(args: argparse.Namespace, user: Optional[User], progress: _Progress) -> dict[str, str]:
     """Makes the oidc-agent account, or gives it a new login; returns the options of its section."""
+    pw_file = os.path.abspath(args.pw_file or os.path.join(TOKENS, f"{args.account}.pw"))
+    setup_files.refuse_unsafe([args.client_secret_file, pw_file], user)
     process.find("oidc-gen", agent.PACKAGE)
     # The service user may not be able to enter root's $TMPDIR.
     sockets = "/tmp" if user else tempfile.gettempdir()  # noqa: S108
     with begin_login(args.account, user, _IN_USE * args.timeout if args.reauthenticate else None) as login:
-        if not args.create_pw_file:
-            setup_files.require_password_file(pw_file)
+        if not args.create_pw_file and not os.path.exists(pw_file):
+            hint = "create it, or let it be created: osg-token-renewer-setup --create-pw-file …"
+            raise Local(f"there is no password file {pw_file}", hint)
         registration = dialogue.ask_registration(vars(args))
         try:
             with setup_files.read_password(pw_file, args.create_pw_file, user) as password:
@@ -189,40 +148,35 @@ def _log_in(
         finally:
             if login.changed:
                 progress.outcome = f"account {args.account} has its new login"
-    progress.is_ready(args.account)
-    setup_files.warn_unless_readable(pw_file, user)
-    return {"password_file": pw_file, **({"issuer": registration.issuer} if registration.issuer else {})}
+    return {"password_file": pw_file, "issuer": registration.issuer}
 
 
 def _prove_client(args: argparse.Namespace, user: Optional[User]) -> dict[str, str]:
     """Proves that the given client gets tokens; returns the options of its section."""
+    setup_files.refuse_unsafe([args.client_secret_file], user)
     registration = dialogue.ask_registration(vars(args))
     url = registration.prove_client()
-    secret_file = args.client_secret_file
-    if secret_file:
-        secret_file = os.path.abspath(secret_file)
-        setup_files.warn_unless_readable(secret_file, user)
+    if args.client_secret_file:
+        secret_file = os.path.abspath(args.client_secret_file)
     else:
         beside = os.path.dirname(os.path.abspath(args.pw_file)) if args.pw_file else TOKENS
         secret_file = os.path.join(beside, f"{args.account}.secret")
         setup_files.keep_secret(secret_file, registration.client_secret, user)
-    section = {
+    return {
         "token_request_url": url,
         "client_id": registration.client_id,
         "client_secret_file": secret_file,
         "issuer": registration.issuer,
+        "ca_file": registration.ca_file or "",
     }
-    return {**section, **({"ca_file": registration.ca_file} if registration.ca_file else {})}
 
 
 def _conclude(args: argparse.Namespace, section: dict[str, str]) -> None:
-    account = args.account
+    account, main = args.account, config.main_file(args.config)
     print(f"\nThe account {account} is ready.")
-    main = config.main_file(args.config)
-    known = setup_files.place_of_section(account, args.config)
-    options = "".join(f"{name} = {value.replace('%', '%%')}\n" for name, value in section.items())
-    text = f"[account {account}]\n{options}"
-    if known:
+    lines = [f"{name} = {value.replace('%', '%%')}\n" for name, value in section.items() if value]
+    text = "".join([f"[account {account}]\n", *lines])
+    if known := setup_files.place_of_section(account, args.config):
         print(f"[account {account}] is in the configuration already, at {known}: nothing was added to it.")
     elif args.write_config:
         written = setup_files.write_section(account, text, main, args.service_user)
@@ -245,17 +199,14 @@ def _service_user(name: str) -> Optional[User]:
     if os.geteuid() == entry.pw_uid:
         return None
     if os.geteuid() != 0:
-        raise RenewerError(
-            f"run this as root: accounts belong to the service user {name}",
-            f"or as {name} itself, or see --service-user",
-        )
+        hint = f"or as {name} itself, or see --service-user"
+        raise RenewerError(f"run this as root: accounts belong to the service user {name}", hint)
     return User(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)), entry.pw_dir)
 
 
 @contextmanager
 def _ended_by_signals(progress: _Progress) -> Iterator[None]:
-    """Each signal that ends a program ends it through every cleanup, which a second one does not
-    interrupt."""
+    """A signal ends the program through every cleanup, which a second signal does not interrupt."""
 
     def handle(number: int, _frame: object) -> NoReturn:
         for ending in ENDING:
@@ -266,7 +217,10 @@ def _ended_by_signals(progress: _Progress) -> Iterator[None]:
     try:
         yield
     except _Signal as ended:
-        raise _Interrupted(signal.Signals(ended.args[0]), progress.outcome) from None
+        number = signal.Signals(ended.args[0])
+        interrupted = RenewerError(f"interrupted by {number.name}: {progress.outcome}")
+        interrupted.exit_status = 128 + number  # type: ignore[assignment]
+        raise interrupted from None
     except EOFError:
         raise UsageError("the input ended before everything was answered") from None
     finally:
@@ -276,9 +230,3 @@ def _ended_by_signals(progress: _Progress) -> Iterator[None]:
 
 class _Signal(BaseException):
     """Raised where a signal arrives, with its number; not an error that somebody could take for his own."""
-
-
-class _Interrupted(RenewerError):
-    def __init__(self, number: signal.Signals, outcome: str) -> None:
-        super().__init__(f"interrupted by {number.name}: {outcome}")
-        self.exit_status = 128 + number  # type: ignore[assignment]

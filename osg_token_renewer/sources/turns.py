@@ -29,10 +29,8 @@ _MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
 def used() -> Optional[float]:
-    """CPU time in seconds that this process's control group has used so far; None if the kernel does not say.
-
-    Agents and their clients are in that group; in the service's sandbox, /proc does not show them. Source:
-    the kernel's Control Group v2, cpu.stat."""
+    """Seconds of CPU time of this process's control group (Control Group v2, cpu.stat); None if unknown.
+    Agents and their clients are in that group; in the service's sandbox, /proc does not show them."""
     try:
         return int(_read_of_group("cpu.stat").split()[1]) / 1e6
     except (OSError, ValueError, IndexError):

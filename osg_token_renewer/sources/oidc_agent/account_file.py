@@ -21,7 +21,7 @@ from osg_token_renewer.system.users import User
 
 log = logging.getLogger(__name__)
 
-# A complete file of oidc-agent 4.2.6 to 5.3 begins and ends so.
+# How a complete file of oidc-agent 4.2.6 to 5.3 begins and ends.
 _FIRST_LINE = re.compile(rb"\A\d+\n")
 _LAST_LINE = re.compile(rb"\nGenerated using version: \d+\.\d+\.\d+\S*\s*\Z")
 # `overwrite` puts this in the place of the first byte until the rest is written.
@@ -32,8 +32,7 @@ _LARGEST = 1024 * 1024
 def find_path(account: str, user: Optional[User] = None) -> str:
     """Where oidc-agent keeps an account of this user, or of `user`: in $OIDC_CONFIG_DIR, else in
     ~/.config/oidc-agent if that exists, else in ~/.oidc-agent (oidc-agent(1), FILES)."""
-    given = os.environ.get("OIDC_CONFIG_DIR")
-    if given:
+    if given := os.environ.get("OIDC_CONFIG_DIR"):
         return os.path.join(os.path.abspath(given), account)
     home = user.home if user else os.path.expanduser("~")
     modern = os.path.join(home, ".config", "oidc-agent")
@@ -42,38 +41,34 @@ def find_path(account: str, user: Optional[User] = None) -> str:
 
 def fingerprint(account: str) -> Optional[str]:
     """A digest of the account's file, which changes with its refresh token; None if there is no file."""
-    try:
+    with suppress(OSError):
         return digest(read(find_path(account))).decode("ascii")
-    except OSError:
-        return None
+    return None
 
 
 @contextmanager
 def lock_account(path: str, account: str, wait: float, begin: Begin = at_any_time) -> Iterator[int]:
-    """Locks the account file; yields its descriptor.
+    """Locks the account file; yields its descriptor. The lock is released when every process that inherited
+    this has ended: the agent of a killed program keeps it for as long as its last request takes.
 
-    The lock is released when every process that inherited the descriptor has ended. So the agent of a killed
-    program keeps it for as long as its last request takes. Raises Refused if there is no such file,
-    Unavailable if somebody else still holds the lock after `wait` seconds, Local, and what `begin` raises.
+    Raises Refused if there is no such file, Unavailable if somebody else still holds the lock after `wait`
+    seconds, Local, and what `begin` raises.
     """
     try:
         lock = locks.open_to_inherit(path)
     except FileNotFoundError:
         raise no_account(account) from None
     except OSError as error:
-        raise Local(
-            f"the account file {path} cannot be read: {error.strerror}", "it must be the service user's own"
-        ) from error
+        what = f"the account file {path} cannot be read: {error.strerror}"
+        raise Local(what, "it must be the service user's own") from error
     try:
         deadline = time.monotonic() + wait
         if not locks.take_lock(lock):
             log.info("account %s: waiting for the run or the login that has it to finish", account)
         while not locks.take_lock(lock):
             if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"account {account} is in use by another run or login, still after {wait:.0f} s",
-                    f"wait for it to end, or see who has it: fuser -v {path}",
-                )
+                what = f"account {account} is in use by another run or login, still after {wait:.0f} s"
+                raise Unavailable(what, f"wait for it to end, or see who has it: fuser -v {path}")
             time.sleep(0.05)
             with begin(0.0):
                 pass

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 PACKAGE = "oidc-agent-cli"
 # Seconds. An agent is ready after some 20 ms; a machine that is short of everything may need far longer.
 _READY_WITHIN = 10.0
-# Seconds for which the agent of a killed program may stay after its last client has ended.
-ORPHAN_GRACE = 5.0
+# Seconds for which the agent of a killed program may stay after the time limit of its last request.
+ORPHAN_GRACE = process.GRACE + 5.0
 
 
 @dataclass(frozen=True)
@@ -65,37 +65,29 @@ exec 3<&0 </dev/null
 exec 3<&-
 exec "$@"
 """
-_AGENT = (
-    "oidc-agent",
-    "--console",
-    "--no-autoload",
-    "--no-autoreauthenticate",
-    "--no-webserver",
-    "--no-scheme",
-)
+_OPTIONS = ("--console", "--no-autoload", "--no-autoreauthenticate", "--no-webserver", "--no-scheme")
 
 
 @contextmanager
 def start_agent(
     directory: str,
-    environment: Mapping[str, str],
+    accounts: str,
     descriptors: Sequence[int],
     user: Optional[User] = None,
     remove_if_killed: Sequence[str] = (),
 ) -> Iterator[Agent]:
-    """Runs an agent with its socket in the private `directory`, as `user`; ends it on every way out.
+    """Runs an agent with its socket in the private `directory` and its files in `accounts`, as `user`; ends
+    it on every way out. Raises ProgramMissing or Local.
 
     The agent inherits `descriptors`, so it keeps what they lock until it has ended. `remove_if_killed`: files
-    and directories to be removed when this program was killed and the agent ends by itself. Raises
-    ProgramMissing or Local.
+    and directories to be removed when this program was killed and the agent ends by itself.
     """
-    name, *options = _AGENT
     socket, said = os.path.join(directory, "socket"), os.path.join(directory, "log")
-    remove = f"rm -rf -- {shlex.join(remove_if_killed)}" if remove_if_killed else ""
-    command = ["/bin/sh", "-c", _WATCHED.replace("{remove}", remove), name]
-    command += [process.find(name, PACKAGE), *options, f"--socket-path={socket}"]
+    script = _WATCHED.replace("{remove}", shlex.join(("rm", "-rf", "--", *remove_if_killed)))
+    command = ["/bin/sh", "-c", script, "oidc-agent", process.find("oidc-agent", PACKAGE)]
+    command += [*_OPTIONS, f"--socket-path={socket}"]
     as_user = {"HOME": user.home, "USER": user.name, "TMPDIR": directory} if user else {}
-    env = process.environment(OIDC_SOCK=socket, **environment, **as_user)
+    env = process.environment(OIDC_SOCK=socket, OIDC_CONFIG_DIR=accounts, **as_user)
     running = None
     with process.make_pipe() as (watched, hold):
         try:
@@ -119,14 +111,11 @@ def _wait_until_ready(socket: str, started: subprocess.Popen[bytes], said: str) 
             descriptor = os.open(said, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with open(descriptor, encoding="utf-8", errors="replace") as file:
                 why = outside(file.read(4096))
-            raise Local(
-                f"oidc-agent ended at once with status {status}" + (f": {why}" if why else ""), AGENT_ENDED
-            )
+            ended = f"oidc-agent ended at once with status {status}"
+            raise Local(f"{ended}: {why}" if why else ended, AGENT_ENDED)
         if time.monotonic() > deadline:
-            raise Local(
-                f"oidc-agent was not ready after {_READY_WITHIN:g} s",
-                "the next run tries again; if this lasts, look at this host's load",
-            )
+            hint = "the next run tries again; if this lasts, look at this host's load"
+            raise Local(f"oidc-agent was not ready after {_READY_WITHIN:g} s", hint)
         time.sleep(0.005)
 
 
@@ -134,15 +123,13 @@ def _answers(path: str, deadline: float) -> bool:
     """Whether the agent answers an empty request. It would log a client that did not wait for the answer."""
     import socket
 
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-            probe.shutdown(socket.SHUT_WR)
-            probe.settimeout(max(0.01, deadline - time.monotonic()))
-            probe.recv(4096)
-        except OSError:
-            return False
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+        probe.connect(path)
+        probe.shutdown(socket.SHUT_WR)
+        probe.settimeout(max(0.01, deadline - time.monotonic()))
+        probe.recv(4096)
         return True
+    return False
 
 
 def offers(program: str, option: str) -> bool:
@@ -152,6 +139,6 @@ def offers(program: str, option: str) -> bool:
 
 
 def limit_time(limit: float, argv: Sequence[str]) -> list[str]:
-    """A command that ends by itself after `limit` seconds, should this program be killed: oidc-agent's
+    """A command that ends by itself soon after `limit` seconds, should this program be killed: oidc-agent's
     programs have no time limit of their own."""
-    return [process.find("timeout", "coreutils"), "--signal=KILL", f"{limit:g}", *argv]
+    return [process.find("timeout", "coreutils"), "--signal=KILL", f"{limit + process.GRACE:g}", *argv]

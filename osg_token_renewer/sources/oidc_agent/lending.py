@@ -12,7 +12,6 @@ next one finds the agent's directory by it, and saves what the agent wrote.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -46,10 +45,6 @@ class Lent:
         self.base = os.path.join(directory, "base")
         self.reserve = os.path.join(directory, "room")
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"OIDC_CONFIG_DIR": self.directory}
-
     def make(self, content: bytes, also: Sequence[str] = ()) -> None:
         """Makes the directory; `content` is that of the account file, empty if there is none yet. oidc-agent
         may create the files `also` beside the account file. Raises Local."""
@@ -65,19 +60,15 @@ class Lent:
             account_file.write_reserve(self.reserve, len(content) + _GROWTH)
         except OSError as error:
             parent = os.path.dirname(self.directory)
-            raise Local(
-                f"no directory for oidc-agent can be made in {parent}: {error.strerror}", "see runtime_dir"
-            ) from error
+            what = f"no directory for oidc-agent can be made in {parent}: {error.strerror}"
+            raise Local(what, "see runtime_dir") from error
 
     def save_rotated(self, content: bytes) -> bool:
         """Writes what the agent made of its copy to the account file, whose lock the caller holds; returns
-        whether that was necessary.
-
-        A file that somebody else has replaced since it was lent stays as it is: it has a newer login. Raises
-        OSError, after which the same call may be repeated.
-        """
+        whether that was necessary. Raises OSError, after which the same call may be repeated."""
         now = read(self.path)
         if now != content:
+            # If somebody else has replaced it since it was lent, it has a newer login, and stays.
             if account_file.digest(now) != read(self.base) and not is_damaged(now):
                 return False
             account_file.overwrite(self.path, content)
@@ -87,8 +78,7 @@ class Lent:
 
 
 def rescue(directory: str) -> bool:
-    """Saves what the agent of a killed run left in its private `directory`; false if that is not possible
-    now. Never raises."""
+    """Saves what a killed run's agent left in its `directory`; false if that fails for now. Never raises."""
     try:
         for account in os.listdir(Lent(directory, "").directory):
             if not account.endswith(".config"):
@@ -99,10 +89,8 @@ def rescue(directory: str) -> bool:
         # There is nothing in it, or the account was removed.
         return True
     except (OSError, Local, Unavailable) as error:
-        why = getattr(error, "strerror", None) or error
-        log.error(
-            "%s: the account file in it cannot be saved yet (%s): the next run tries again", directory, why
-        )
+        why = f"cannot be saved yet ({getattr(error, 'strerror', None) or error}): the next run tries again"
+        log.error("%s: the account file in it %s", directory, why)
         return False
     return True
 
@@ -111,19 +99,14 @@ def _save_left(directory: str, path: str) -> None:
     lent = Lent(directory, path)
     content = read(lent.copy)
     if not is_damaged(content) and lent.save_rotated(content):
-        log.warning(
-            "account %s: saved what the oidc-agent of a killed run had written", os.path.basename(path)
-        )
+        account = os.path.basename(path)
+        log.warning("account %s: saved what the oidc-agent of a killed run had written", account)
 
 
 @contextmanager
 def hold_account(account: str, copy: str, wait: float, begin: Begin = at_any_time) -> Iterator[HeldAccount]:
-    """Locks an account for a run. Its file is then complete, and can be rewritten.
-
-    `copy` is where the copy of the last complete file is kept, `wait` the seconds that another run or login
-    may still have the account. Raises Refused if there is no such account, Unavailable, Local, and what
-    `begin` raises.
-    """
+    """Locks an account for a run; waits and raises as `lock_account`. Its file is then complete, and can be
+    rewritten. `copy` is where the copy of the last complete file is kept."""
     path = account_file.find_path(account)
     with account_file.lock_account(path, account, wait, begin) as lock:
         held = HeldAccount(account, path, lock, copy)
@@ -137,8 +120,7 @@ def hold_account(account: str, copy: str, wait: float, begin: Begin = at_any_tim
 
 
 class HeldAccount:
-    """An account that this run has, and its file. `lock` is a descriptor for the agent to inherit, which then
-    keeps the account locked, too."""
+    """An account that this run has, and its file. `lock` is a descriptor for the agent to inherit."""
 
     def __init__(self, account: str, path: str, lock: int, copy: str) -> None:
         self.lock = lock
@@ -153,6 +135,7 @@ class HeldAccount:
         self._content = b""
         self._kept: Optional[bytes] = None
         self._waits: Sequence[float] = _WRITE_AGAIN
+        self._make_room = f"make room in {os.path.dirname(path)}"
         self._remedy = f"if the issuer refuses it, run: osg-token-renewer-setup --reauthenticate {account}"
 
     def _prepare(self) -> None:
@@ -160,18 +143,15 @@ class HeldAccount:
         self._repair()
         self._keep(self._content)
         try:
-            if not os.access(self._path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            os.close(os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
             account_file.write_reserve(self._room, len(self._content) + _GROWTH)
         except OSError as error:
             raise self._not_rewritable(error) from error
 
     def _not_rewritable(self, error: OSError) -> Local:
-        return Local(
-            f"the account file {self._path} could not be rewritten ({error.strerror}): "
-            "the refresh token was not used",
-            f"make room in {os.path.dirname(self._path)}, and let the service user write there",
-        )
+        what = f"the account file {self._path} could not be rewritten ({error.strerror})"
+        hint = f"{self._make_room}, and let the service user write there"
+        return Local(f"{what}: the refresh token was not used", hint)
 
     def _release_room(self) -> None:
         with suppress(OSError):
@@ -191,11 +171,8 @@ class HeldAccount:
             yield lent
         finally:
             if not self.take_back(lent):
-                log.error(
-                    "account %s: its agent did not write its file whole: a new refresh token may be lost; %s",
-                    self._account,
-                    self._remedy,
-                )
+                why = "its agent did not write its file whole: a new refresh token may be lost"
+                log.error("account %s: %s; %s", self._account, why, self._remedy)
             with suppress(OSError):
                 os.unlink(self._note)
 
@@ -230,11 +207,11 @@ class HeldAccount:
         with suppress(OSError):
             account_file.write(self._newer, account_file.digest(self._content))
         if self._kept == content:
-            then = f"the new refresh token is in {self._copy}, "
-            then += "and the next run that can write the file puts it there"
+            then = f"is in {self._copy}, and the next run that can write the file puts it there"
         else:
-            then = f"the new refresh token is lost when this run ends; {self._remedy}"
-        log.error("account %s: its file %s cannot be written (%s): %s", self._account, self._path, why, then)
+            then = f"is lost when this run ends; {self._remedy}"
+        what = f"its file {self._path} cannot be written ({why}): the new refresh token {then}"
+        log.error("account %s: %s", self._account, what)
 
     def mend(self, lent: Lent) -> None:
         """Gives the agent a complete copy again: the agent reads it before it writes a new refresh token."""
@@ -252,11 +229,9 @@ class HeldAccount:
         try:
             self._rescue_noted()
         except OSError as error:
-            raise Local(
-                f"the account file {self._path} cannot be written ({error.strerror}): "
-                "what the oidc-agent of a killed run has for it could not be saved",
-                f"make room in {os.path.dirname(self._path)}: the next run tries again",
-            ) from error
+            what = f"the account file {self._path} cannot be written ({error.strerror})"
+            left = "what the oidc-agent of a killed run has for it could not be saved"
+            raise Local(f"{what}: {left}", f"{self._make_room}: the next run tries again") from error
         try:
             self._content = read(self._path)
         except OSError as error:
@@ -297,44 +272,30 @@ class HeldAccount:
         except OSError as error:
             with suppress(OSError):
                 os.unlink(temporary)
-            log.warning(
-                "account %s: no copy of its file can be kept in %s: %s",
-                self._account,
-                self._copy,
-                error.strerror,
-            )
+            why = f"no copy of its file can be kept in {self._copy}: {error.strerror}"
+            log.warning("account %s: %s", self._account, why)
 
     def _is_outdated(self) -> bool:
         """Whether an earlier run could not write the file, so that the copy is newer than this very file."""
-        try:
+        with suppress(OSError):
             follows = read(self._newer) == account_file.digest(self._content)
             return follows and account_file.is_complete(read(self._copy))
-        except OSError:
-            return False
+        return False
 
     def _put_back(self, why: str) -> None:
         """Replaces the file, which is damaged or outdated, by its copy; raises Local."""
         try:
             content = read(self._copy)
         except OSError as error:
-            raise Local(
-                f"the account file {self._path} {why} and there is no copy of it",
-                f"remove it and register the account anew: osg-token-renewer-setup {self._account}",
-            ) from error
+            hint = f"remove it and register the account anew: osg-token-renewer-setup {self._account}"
+            raise Local(f"the account file {self._path} {why} and there is no copy of it", hint) from error
         try:
             # Not by a new file: the lock is that of this one.
             account_file.overwrite(self._path, content)
         except OSError as error:
-            raise Local(
-                f"the account file {self._path} {why}, and its copy {self._copy} cannot be put back: "
-                f"{error.strerror}",
-                f"make room in {os.path.dirname(self._path)}: the next run puts it back",
-            ) from error
+            what = f"the account file {self._path} {why}, and its copy {self._copy} cannot be put back"
+            hint = f"{self._make_room}: the next run puts it back"
+            raise Local(f"{what}: {error.strerror}", hint) from error
         self._content = content
-        log.error(
-            "account %s: its file %s %s; the copy of the last complete one was put back; %s",
-            self._account,
-            self._path,
-            why,
-            self._remedy,
-        )
+        done = f"its file {self._path} {why}; the copy of the last complete one was put back"
+        log.error("account %s: %s; %s", self._account, done, self._remedy)

@@ -72,8 +72,7 @@ _NOT_PROCESSED = re.compile(
 
 
 def explain(done: Completed, account: str, what_failed: Optional[str] = None) -> Failure:
-    """The Failure that a failed oidc-add, oidc-token or oidc-gen means; `what_failed` is said where its text
-    is unknown."""
+    """The Failure that a failed program means; `what_failed` is said where the program's text is unknown."""
     # The first line is the error. Advice for people at a prompt may follow, which is not ours.
     first = next((line for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()), "")
     said = outside(re.sub(r"^Error:\s*", "", first))

@@ -19,30 +19,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from osg_token_renewer import options
 from osg_token_renewer.errors import CutOff, Died, Failure, TimedOut
 from osg_token_renewer.model import Account, TokenSpec
-from osg_token_renewer.options import Option, SecretFile
+from osg_token_renewer.options import Option, SecretFile, secret_file
 from osg_token_renewer.sources.base import Begin, Context, Fetch, Fetched, Source, at_any_time
-from osg_token_renewer.sources.oidc_agent import account_file, lending
-from osg_token_renewer.sources.oidc_agent.agent import (
-    ORPHAN_GRACE,
-    PACKAGE,
-    Agent,
-    limit_time,
-    offers,
-    start_agent,
-)
+from osg_token_renewer.sources.oidc_agent import account_file, agent, lending
 from osg_token_renewer.sources.oidc_agent.messages import REAUTHENTICATE, explain, read_token
-from osg_token_renewer.system import memory_files, private_directories, process, secret_files
+from osg_token_renewer.system import memory_files, process, secret_files
+from osg_token_renewer.system.private_directories import make_agent_directory
 from osg_token_renewer.system.process import Completed
 from osg_token_renewer.text import seconds
 
 log = logging.getLogger(__name__)
 
-# A blank asks for the refresh token's default scopes. Without the parameter some issuers (CILogon) grant
-# fewer.
-_DEFAULT_SCOPES = " "
 # What a client says when its agent ends meanwhile. oidc-add says the same of an issuer that is out of reach.
 _HUNG_UP = re.compile("not receive any response|disconnected")
 # Seconds that a request should have left before the run's end, unless its own timeout is shorter: a request
@@ -60,11 +49,11 @@ class Settings:
 class OidcAgent(Source):
     NAME = "oidc-agent"
     MARKER = "password_file"
-    OPTIONS = (Option("password_file", options.secret_file, required=True),)
+    OPTIONS = (Option("password_file", secret_file, required=True),)
     OVERLAPS = False
 
     def __init__(self) -> None:
-        # Of which oidc-add (path and time of change) is known whether it has --skip-check.
+        # Which oidc-add (path and time of change) was asked for --skip-check, and whether it lacks that.
         self._asked: tuple[object, bool] = (None, False)
 
     def settings(self, values: Mapping[str, Any]) -> Settings:
@@ -74,14 +63,11 @@ class OidcAgent(Source):
         return account_file.fingerprint(account.name)
 
     def opening_obtains_token(self) -> bool:
-        return not self._skips_check()
-
-    def _skips_check(self) -> bool:
-        """Whether oidc-add can be kept from asking the issuer for a token that nobody wants: from 5.1 on."""
-        program = process.find("oidc-add", PACKAGE)
+        """From 5.1 on, oidc-add can be kept from asking the issuer for a token that nobody wants."""
+        program = process.find("oidc-add", agent.PACKAGE)
         version = (program, os.stat(program).st_mtime_ns)
         if self._asked[0] != version:
-            self._asked = (version, offers(program, "--skip-check"))
+            self._asked = (version, not agent.offers(program, "--skip-check"))
         return self._asked[1]
 
     def rescue(self, directory: str) -> bool:
@@ -95,63 +81,55 @@ class OidcAgent(Source):
         copy = os.path.join(context.state, "accounts", account.name)
         with begin(0.0) as left:
             # The agent of a killed run has the account for no longer than that.
-            wait = min(left, _client_limit(account) + ORPHAN_GRACE)
+            wait = min(left, account.timeout + agent.ORPHAN_GRACE)
         with lending.hold_account(account.name, copy, wait, begin) as held, ExitStack() as stack:
             secret = stack.enter_context(memory_files.make_memory_file(password))
             with context.turns.take(begin):
-                directory, mark = stack.enter_context(
-                    private_directories.make_agent_directory(context.sockets)
-                )
+                directory, mark = stack.enter_context(make_agent_directory(context.sockets))
                 lent = stack.enter_context(held.lend(directory))
-                agent = stack.enter_context(
-                    start_agent(directory, lent.environment, (mark, held.lock, secret))
-                )
-                session = _Session(account, agent, held, lent, begin)
-                session.load(secret, self._skips_check())
+                inherited = (mark, held.lock, secret)
+                running = stack.enter_context(agent.start_agent(directory, lent.directory, inherited))
+                session = _Session(account, running, held, lent, begin)
+                session.load(secret, skip_check=not self.opening_obtains_token())
             yield session.fetch
 
 
-def _client_limit(account: Account) -> float:
-    """Seconds after which a client ends by itself, should this program be killed."""
-    return account.timeout + process.GRACE
-
-
+@dataclass
 class _Session:
     """An account and its agent: asks for one token after the other."""
 
-    def __init__(
-        self, account: Account, agent: Agent, held: lending.HeldAccount, lent: lending.Lent, begin: Begin
-    ) -> None:
-        self._account = account
-        self._agent = agent
-        self._held = held
-        self._lent = lent
-        self._begin = begin
-        self._program = process.find("oidc-token", PACKAGE)
-        self._blank_scope = True
+    account: Account
+    running: agent.Agent
+    held: lending.HeldAccount
+    lent: lending.Lent
+    begin: Begin
+    # A blank asks for the refresh token's default scopes. Without the parameter some issuers (CILogon) grant
+    # fewer.
+    default_scopes: str = " "
 
     def load(self, secret: int, skip_check: bool) -> None:
         """Has the agent open the account. `secret` is the descriptor of the password's file, which the agent
         has by the same number, and reads again whenever it saves a new refresh token."""
-        argv = [process.find("oidc-add", PACKAGE), f"--pw-file={memory_files.inherited_path(secret)}"]
-        argv += ["--skip-check"] if skip_check else []
-        done = self._run([*argv, self._account.name], self._begin, (secret,))
+        # Whether it is missing is known before the issuer is asked.
+        process.find("oidc-token", agent.PACKAGE)
+        options = [f"--pw-file={memory_files.inherited_path(secret)}"]
+        if skip_check:
+            options.append("--skip-check")
+        done = self._run("oidc-add", options, self.begin, (secret,))
         if done.status != 0:
-            raise explain(done, self._account.name)
-        self._held.take_back(self._lent)
+            raise explain(done, self.account.name)
+        self.held.take_back(self.lent)
 
     def fetch(self, spec: TokenSpec) -> Fetched:
         """Obtains one token, and makes sure that a new refresh token is saved. The agent does not say if it
         could not write it; but as long as it lives, it has it in memory, and writes it with the next."""
-        fetched = self._fetch(spec, self._begin)
+        fetched = self._fetch(spec, self.begin)
         for wait in _WRITE_AGAIN:
-            if self._held.take_back(self._lent):
+            if self.held.take_back(self.lent):
                 break
-            log.warning(
-                "account %s: its file was not written whole: asking again, so that oidc-agent does",
-                self._account.name,
-            )
-            self._held.mend(self._lent)
+            why = "its file was not written whole: asking again, so that oidc-agent does"
+            log.warning("account %s: %s", self.account.name, why)
+            self.held.mend(self.lent)
             time.sleep(wait)
             # Whatever the run's limits: the newest refresh token may be nowhere but in the agent.
             with suppress(Failure):
@@ -159,42 +137,44 @@ class _Session:
         return fetched
 
     def _fetch(self, spec: TokenSpec, begin: Begin) -> Fetched:
-        done = self._ask(spec, _DEFAULT_SCOPES if self._blank_scope else "", begin)
-        if done.status != 0 and not spec.scope and self._blank_scope and "invalid_scope" in done.stderr:
-            self._blank_scope = False
-            done = self._ask(spec, "", begin)
+        done = self._ask(spec, begin)
+        if done.status != 0 and not spec.scope and self.default_scopes and "invalid_scope" in done.stderr:
+            self.default_scopes = ""
+            done = self._ask(spec, begin)
         if done.status != 0:
-            raise explain(done, self._account.name)
+            raise explain(done, self.account.name)
         return read_token(done.stdout)
 
-    def _ask(self, spec: TokenSpec, default_scopes: str, begin: Begin) -> Completed:
-        argv = [self._program, "--all"]
-        if spec.audience:
-            argv.append(f"--aud={' '.join(spec.audience)}")
-        scope = " ".join(spec.scope) or default_scopes
-        if scope:
-            argv.append(f"--scope={scope}")
-        if spec.min_lifetime:
-            argv.append(f"--time={spec.min_lifetime}")
-        return self._run([*argv, self._account.name], begin)
+    def _ask(self, spec: TokenSpec, begin: Begin) -> Completed:
+        wanted = {
+            "aud": " ".join(spec.audience),
+            "scope": " ".join(spec.scope) or self.default_scopes,
+            "time": spec.min_lifetime,
+        }
+        options = [f"--{name}={value}" for name, value in wanted.items() if value]
+        return self._run("oidc-token", ["--all", *options], begin)
 
-    def _run(self, argv: Sequence[str], begin: Begin, descriptors: Sequence[int] = ()) -> Completed:
-        account, agent = self._account, self._agent
+    def _run(
+        self, program: str, options: Sequence[str], begin: Begin, descriptors: Sequence[int] = ()
+    ) -> Completed:
+        """Runs a client of the agent on the account; raises what `begin` raises, CutOff, Died or Local."""
+        account, running = self.account, self.running
         loss = (
-            "if the issuer rotates refresh tokens, the account may be lost; should the next run be refused, "
+            "if the issuer rotates refresh tokens, the account may be lost; "
+            f"should the next run be refused, run: {REAUTHENTICATE.format(account=account.name)}"
         )
-        loss += f"run: {REAUTHENTICATE.format(account=account.name)}"
-        limited = limit_time(_client_limit(account), argv)
+        command = [process.find(program, agent.PACKAGE), *options, account.name]
+        limited = agent.limit_time(account.timeout, command)
         with begin(min(account.timeout, _UNCUT)) as within:
             timeout = min(account.timeout, within)
             # A request that no agent could take lost nothing.
-            asked = agent.process.poll() is None
+            asked = running.process.poll() is None
             try:
-                done = process.run(limited, agent.env, timeout, pass_fds=(agent.hold, *descriptors))
+                done = process.run(limited, running.env, timeout, pass_fds=(running.hold, *descriptors))
             except TimedOut as error:
                 what = f"the issuer of account {account.name} had not answered after {seconds(timeout)}"
                 raise CutOff(what, f"its agent had to be ended: {loss}") from error
-            if asked and done.status != 0 and _HUNG_UP.search(done.stderr) and agent.has_ended():
+            if asked and done.status != 0 and _HUNG_UP.search(done.stderr) and running.has_ended():
                 what = f"the oidc-agent of account {account.name} ended before the issuer had answered"
                 raise Died(what, f"see whether something ends it: journalctl -k; {loss}")
             return done

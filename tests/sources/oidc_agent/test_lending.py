@@ -101,7 +101,7 @@ def test_what_the_agent_wrote_is_saved_and_a_copy_kept_for_this_user_alone(
     inode = (directory / "robot").stat().st_ino
     with lend(copy, private) as (held, lent, agents):
         assert copy.read_bytes() == agents.read_bytes() == complete()
-        assert lent.environment == {"OIDC_CONFIG_DIR": str(agents.parent)}
+        assert lent.directory == str(agents.parent)
         for content in (NEW, complete("x" * 9), complete("y")):
             agents.write_bytes(content)
             assert held.take_back(lent)

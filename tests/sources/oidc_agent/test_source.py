@@ -696,7 +696,7 @@ def test_no_secret_is_in_the_arguments_or_the_environment_of_a_program(issuer: I
 def test_the_agents_socket_is_where_only_this_user_can_go(robot: Host) -> None:
     with (
         private_directories.make_agent_directory(str(robot.runtime)) as (directory, mark),
-        agent.start_agent(directory, {}, (mark,)) as running,
+        agent.start_agent(directory, directory, (mark,)) as running,
     ):
         socket = Path(running.env["OIDC_SOCK"])
         assert socket.is_socket()
