@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional, TextIO
 
@@ -17,9 +17,10 @@ from osg_token_renewer.system import trusted_files
 
 DEFAULT = configparser.DEFAULTSECT
 _HEADER = configparser.ConfigParser.SECTCRE
-_REFERENCE = re.compile(r"%(?:%|\(([^)]+)\)s)")
-# What may be meant as an option's name. Anything else may be a part of a secret, and is not shown.
-_SHOWABLE = re.compile(r"[a-z][a-z_-]{0,39}")
+# A `%`, alone or as the begin of what BasicInterpolation replaces; the group is the option that it refers to.
+_PERCENT = re.compile(r"%(?:%|\(([^)]+)\)s)?")
+# What a message may show as an option's name. Anything else may be a part of a misplaced secret.
+SHOWABLE = re.compile(r"[a-z][a-z_-]{0,39}")
 
 
 class Value(NamedTuple):
@@ -60,8 +61,8 @@ class Section:
 def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
     """The sections of all files, in the order of their first appearance, and all problems with the text.
 
-    A later file adds sections and options, and overrides single options. If the first file cannot be read,
-    that is the only problem. A file that others can change is a problem too: the opened file is checked.
+    A later file adds sections and options, and overrides single options. A file that others can change is a
+    problem. If the first file cannot be read, that is the only one.
     """
     recorder = _Recorder()
     problems: list[Problem] = []
@@ -78,12 +79,7 @@ def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
             problems.append(Problem(Place(file), f"cannot be read: {error.strerror}"))
             if file == files[0]:
                 return [], problems
-    return list(recorder.sections()), problems + recorder.problems
-
-
-def is_showable(option: str) -> bool:
-    """Whether a message may show this as an option's name, because it cannot be a misplaced secret."""
-    return bool(_SHOWABLE.fullmatch(option))
+    return recorder.sections(), problems + recorder.problems
 
 
 class _Recorder:
@@ -91,15 +87,14 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._interpolation = _LenientInterpolation()
-        self._parser = configparser.ConfigParser(strict=False, interpolation=self._interpolation)
+        self._parser = configparser.ConfigParser(strict=False, interpolation=_LenientInterpolation())
         # Two documented ways to customise the parser: it matches each header line against SECTCRE, and passes
         # the name of each option that it reads to optionxform, in the order of the lines.
         self._parser.SECTCRE = self  # type: ignore[assignment]
         self._parser.optionxform = self._record_option  # type: ignore[method-assign,assignment]
-        self._reading = False
         self._file = ""
         self._line = 0
+        # None before the first section of a file, and while no file is read.
         self._section: Optional[str] = None
         # The line of each section and option of the file.
         self._seen: dict[object, int] = {}
@@ -109,8 +104,7 @@ class _Recorder:
 
     def read(self, stream: TextIO, file: str) -> None:
         """Adds a file's sections and options."""
-        self._file, self._line, self._section, self._seen = file, 0, None, {}
-        self._reading = True
+        self._file, self._seen = file, {}
         try:
             self._parser.read_file(self._read_lines(stream), file)
         except configparser.ParsingError as error:
@@ -120,12 +114,11 @@ class _Recorder:
             # A later Python may add such an error. Its text may show the line, so only the place is reported.
             self._report(self._line, "cannot be parsed")
         finally:
-            self._reading = False
+            self._section = None
 
-    def sections(self) -> Iterator[Section]:
+    def sections(self) -> list[Section]:
         """All sections, with references resolved."""
-        for name in self._parser.sections():
-            yield self._resolve(name)
+        return [self._resolve(name) for name in self._parser.sections()]
 
     def match(self, text: str) -> Optional[re.Match[str]]:
         """Stands in for SECTCRE.match."""
@@ -158,11 +151,11 @@ class _Recorder:
     def _record_option(self, name: str) -> str:
         """Stands in for optionxform, which configparser also calls at each look-up."""
         name = name.lower()
-        if self._reading and self._section is not None:
+        if self._section is not None:
             key = self._section, name
             first = self._seen.setdefault(key, self._line)
             if first != self._line:
-                shown = name if is_showable(name) else "an option"
+                shown = name if SHOWABLE.fullmatch(name) else "an option"
                 what = f"appears twice in this section, first in line {first}"
                 self._report(self._line, what, self._section, shown)
             self._places[key] = self._here()
@@ -171,16 +164,15 @@ class _Recorder:
     def _resolve(self, name: str) -> Section:
         section = Section(name, self._places[name, None])
         raw = dict(self._parser.items(name, raw=True))
-        self._interpolation.referenced = set()
         for option in self._parser.options(name):
             place = self._places.get((name, option)) or self._places[DEFAULT, option]
-            text = raw[option] or ""
-            if "%" in text:
+            if "%" in raw[option]:
                 self._expand(section, option, place)
             else:
-                section.options[option] = Value(text, place)
+                section.options[option] = Value(raw[option], place)
+        references = _PERCENT.findall("\n".join(raw.values()))
         own = {option for option in raw if (name, option) in self._places}
-        section.own = frozenset(own - self._interpolation.referenced)
+        section.own = frozenset(own.difference(map(self._parser.optionxform, references)))
         return section
 
     def _expand(self, section: Section, option: str, place: Place) -> None:
@@ -205,33 +197,9 @@ class _Recorder:
         self.problems.append(Problem(Place(self._file, line), what, section, option))
 
 
-class _LenientInterpolation(configparser.Interpolation):
+class _LenientInterpolation(configparser.BasicInterpolation):
     """BasicInterpolation, except that a `%` stands for itself unless it begins `%%` or `%(option)s`."""
 
-    def __init__(self) -> None:
-        # The options to which another one referred.
-        self.referenced: set[str] = set()
-
-    def before_get(
-        self, parser: Any, section: str, option: str, value: str, defaults: Mapping[str, str]
-    ) -> str:
-        """Called by configparser for each value; `defaults` are all options that it may refer to."""
-        return self._expand(parser, section, option, value, defaults, 1)
-
-    def _expand(
-        self, parser: Any, section: str, option: str, value: str, known: Mapping[str, str], depth: int
-    ) -> str:
-        if depth > configparser.MAX_INTERPOLATION_DEPTH:
-            raise configparser.InterpolationDepthError(option, section, "")
-
-        def replace(found: re.Match[str]) -> str:
-            if found[1] is None:
-                return "%"
-            name = parser.optionxform(found[1])
-            if name not in known:
-                raise configparser.InterpolationMissingOptionError(option, section, "", name)
-            self.referenced.add(name)
-            text = known[name] or ""
-            return self._expand(parser, section, option, text, known, depth + 1) if "%" in text else text
-
-        return _REFERENCE.sub(replace, value)
+    def before_read(self, parser: Any, section: str, option: str, value: str) -> str:  # noqa: ARG002
+        """Doubles each other `%`; configparser calls this again for the same value with each later file."""
+        return _PERCENT.sub(lambda found: "%%" if found[0] == "%" else found[0], value)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Optional, TypeVar, Union
 
 from osg_token_renewer import options
-from osg_token_renewer.config.ini import Section, is_showable
+from osg_token_renewer.config.ini import SHOWABLE, Section
 from osg_token_renewer.errors import Local
 from osg_token_renewer.model import Account, Config, Options, Problem, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
@@ -188,7 +188,7 @@ class _Builder:
     def _report_unknown(self, section: Section, known: Sequence[str]) -> None:
         for name in sorted(section.own.difference(known)):
             hint = _suggest(name, known)
-            shown = name if hint or is_showable(name) else None
+            shown = name if hint or SHOWABLE.fullmatch(name) else None
             what = f"is not an option here and is ignored{hint}"
             self.problems.append(Problem(section.find_place(name), what, section.name, shown, True))
 
