@@ -25,10 +25,9 @@ Foreign exceptions are translated once, where they enter: net/https.py and syste
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Optional, TypeVar
+from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from osg_token_renewer.model import Problem
@@ -45,8 +44,6 @@ class Exit(IntEnum):
 
 
 REPORT = "please report it, with these lines, to the maintainers of osg-token-renewer"
-
-F = TypeVar("F", bound="Failure")
 
 
 class RenewerError(Exception):
@@ -111,11 +108,9 @@ class Failure(RenewerError):
         # An issuer that asks for a pause gets one.
         self.ends_lane = self.ends_lane or bool(retry_after)
 
-    def saying(self: F, message: str) -> F:
+    def saying(self, message: str) -> Failure:
         """The same failure with another message."""
-        other = copy.copy(self)
-        RenewerError.__init__(other, message, self.hint)
-        return other
+        return type(self)(message, self.hint, retry_after=self.retry_after)
 
 
 class Refused(Failure):

@@ -71,13 +71,12 @@ class Problem:
     @property
     def text(self) -> str:
         """The problem, without saying whether it is a warning."""
-        where = f"[{_cut(self.section)}] " if self.section else ""
+        title = self.section or ""
+        if len(title) > _LONGEST_SHOWN:
+            title = f"{title[:_LONGEST_SHOWN]}…"
+        where = f"[{title}] " if title else ""
         which = f"{self.option}: " if self.option else ""
         return escaped(f"{self.place}: {where}{which}{self.what}")
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,7 @@ class Account:
 class TokenSpec:
     """A `[token]` section. Empty `audience` or `scope` ask for the issuer's or the account's default.
 
-    `sink` is the kind of place where the token goes; `destination` is what that sink made of the section's
-    options. Every destination has a `path`, which no other token may have.
+    `destination` is what the sink named `sink` made of the section's options (see Sink.settings).
     """
 
     name: str
@@ -114,8 +112,7 @@ class TokenSpec:
 
     @property
     def path(self) -> str:
-        path: str = self.destination.path
-        return path
+        return str(self.destination.path)
 
     @property
     def asked(self) -> str:
@@ -215,10 +212,7 @@ REST = 86400.0
 
 
 class Rest(NamedTuple):
-    """The pause of an account whose grant the issuer refused for good: asking again is of no use.
-
-    `since` is in seconds since 1970; `message` is the failure's.
-    """
+    """The pause of an account whose grant the issuer refused for good, `since` then (seconds since 1970)."""
 
     account: str
     grant: str

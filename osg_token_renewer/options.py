@@ -58,9 +58,8 @@ def words(value: str) -> tuple[str, ...]:
 
 def name(value: str) -> str:
     """The name of an account or token."""
-    problem = find_name_flaw(value)
-    if problem:
-        raise ValueError(problem)
+    if flaw := find_name_flaw(value):
+        raise ValueError(flaw)
     return value
 
 

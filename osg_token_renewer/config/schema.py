@@ -169,18 +169,17 @@ class _Builder:
     ) -> Optional[dict[str, Any]]:
         """The parsed options by name; None if one is missing or malformed. An empty option is absent."""
         before = len(self.problems)
-        for option in wanted:
-            if option.name in section.broken:
-                self.problems.append(section.broken[option.name])
         values = {}
         for option in wanted:
             text = section.get_text(option.name)
+            if option.name in section.broken:
+                self.problems.append(section.broken[option.name])
+            elif option.required and not text:
+                self.problems.append(Problem(section.place, "is missing", section.name, option.name))
             try:
                 values[option.name] = option.parse(text) if text else option.default
             except ValueError as error:
                 self._report(section, option.name, str(error))
-            if option.required and not section.is_given(option.name):
-                self.problems.append(Problem(section.place, "is missing", section.name, option.name))
         well = len(self.problems) == before
         self._report_unknown(section, [*_list_names(wanted), *also_known])
         return values if well else None

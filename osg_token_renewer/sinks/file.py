@@ -73,16 +73,18 @@ class FileSink(Sink):
         content = token.text.reveal().encode("ascii") + b"\n"
         with replacement.open_directory(os.path.dirname(to.path)) as directory:
             old = _check_place(to, directory)
-            uid, gid = _find_ids(to)
-            mode = _choose_mode(to, old)
+            mode = to.mode
+            if mode is None:
+                # A file that everyone can write does not hold a trusted token.
+                mode = stat.S_IMODE(old.st_mode) & ~stat.S_IWOTH if old else 0o600
 
             def prepare(file: int) -> None:
                 # Nobody may read before owner and group are right, and chown clears set-id bits.
-                _give(file, to, old, uid, gid)
+                _give(file, to, old)
                 os.fchmod(file, mode)
 
             replacement.replace_file(to.path, directory, content, prepare)
-        if to.mode is None and old is not None and mode & 0o077:
+        if to.mode is None and mode & 0o077:
             return (f"others can read {to.path} (mode {mode:04o}): chmod 0600, or set mode",)
         return ()
 
@@ -182,17 +184,9 @@ def _check_place(to: FileSettings, directory: int) -> Optional[os.stat_result]:
     return status
 
 
-def _choose_mode(to: FileSettings, old: Optional[os.stat_result]) -> int:
-    if to.mode is not None:
-        return to.mode
-    # A file that everyone can write does not hold a trusted token.
-    return 0o600 if old is None else stat.S_IMODE(old.st_mode) & ~stat.S_IWOTH
-
-
-def _give(
-    file: int, to: FileSettings, old: Optional[os.stat_result], uid: Optional[int], gid: Optional[int]
-) -> None:
+def _give(file: int, to: FileSettings, old: Optional[os.stat_result]) -> None:
     """Gives the new file to the configured owner and group, else to those of the old file."""
+    uid, gid = _find_ids(to)
     now = os.fstat(file)
     keep = old or now
     owner = keep.st_uid if uid is None else uid
@@ -208,8 +202,7 @@ def _give(
         hint = "as root, give the file to the service user, or the service user the group"
         # EINVAL: the service's user namespace does not map the id (user_namespaces(7)).
         foreign = error.errno == errno.EINVAL and owner == now.st_uid
-        opening = sandbox.foreign_groups() if foreign else None
-        if opening is not None:
+        if foreign and (opening := sandbox.foreign_groups()):
             hint = f"give the service user the group, and let the service's unit know it: {opening}"
         raise Local(f"owner and group of {to.path} cannot be {verb}: this user may not", hint) from error
 
