@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Optional, TypeVar, Union
 
@@ -103,17 +102,16 @@ class _Builder:
         every = _list_options(SOURCES.values())
         source = self._choose_source(section)
         if source is None:
-            self._report_unknown(section, [*_list_names(ACCOUNT), *every])
+            self._report_unknown(section, [*ACCOUNT, *every])
             return None
         self._report_unused(section, source)
         values = self._read_values(section, [*ACCOUNT, *source.OPTIONS], every)
         if values is None:
             return None
-        own = {option.name: values[option.name] for option in source.OPTIONS}
-        for option, value in own.items():
-            self._check_secret(section, option, value)
+        for option in source.OPTIONS:
+            self._check_secret(section, option.name, values[option.name])
         try:
-            settings = source.settings(own)
+            settings = source.settings(values)
         except ValueError as error:
             self._report(section, None, str(error))
             return None
@@ -140,7 +138,8 @@ class _Builder:
         """Warns of options that other sources read; if there are two markers, a warning says enough."""
         if len(_find_marked(section, SOURCES.values())) > 1:
             return
-        others = {*_list_options(SOURCES.values())}.difference(_list_names(source.OPTIONS))
+        read = [option.name for option in source.OPTIONS]
+        others = {option.name for option in _list_options(SOURCES.values())}.difference(read)
         for name in sorted(section.own & others):
             self._report(section, name, f"is not used by accounts of {source.NAME}", warning=True)
 
@@ -153,19 +152,17 @@ class _Builder:
             return None
         if values is None:
             return None
-        own = {option.name: values.pop(option.name) for option in sink.OPTIONS}
-        claims, on_expiry = values.pop("claims"), values.pop("on_expiry")
         return TokenSpec(
             name=name,
             sink=sink.NAME,
-            destination=sink.settings(own),
-            enforce_claims=claims == "enforce",
-            remove_expired=on_expiry == "remove",
-            **values,
+            destination=sink.settings(values),
+            enforce_claims=values["claims"] == "enforce",
+            remove_expired=values["on_expiry"] == "remove",
+            **{name: values[name] for name in ("account", "audience", "scope", "min_lifetime")},
         )
 
     def _read_values(
-        self, section: Section, wanted: Sequence[Option], also_known: Sequence[str] = ()
+        self, section: Section, wanted: Sequence[Option], also_known: Sequence[Option] = ()
     ) -> Optional[dict[str, Any]]:
         """The parsed options by name; None if one is missing or malformed. An empty option is absent."""
         before = len(self.problems)
@@ -181,12 +178,13 @@ class _Builder:
             except ValueError as error:
                 self._report(section, option.name, str(error))
         well = len(self.problems) == before
-        self._report_unknown(section, [*_list_names(wanted), *also_known])
+        self._report_unknown(section, [*wanted, *also_known])
         return values if well else None
 
-    def _report_unknown(self, section: Section, known: Sequence[str]) -> None:
-        for name in sorted(section.own.difference(known)):
-            hint = _suggest(name, known)
+    def _report_unknown(self, section: Section, known: Sequence[Option]) -> None:
+        names = [option.name for option in known]
+        for name in sorted(section.own.difference(names)):
+            hint = _suggest(name, names)
             shown = name if hint or SHOWABLE.fullmatch(name) else None
             what = f"is not an option here and is ignored{hint}"
             self.problems.append(Problem(section.find_place(name), what, section.name, shown, True))
@@ -202,22 +200,17 @@ class _Builder:
 
     def _check_secret(self, section: Section, option: str, value: object) -> None:
         """Refuses a secret file that others can change; warns of a secret that others can read."""
-        if isinstance(value, Secret):
-            file = section.find_place(option).file
-            with suppress(OSError):
-                if secret_files.others_can_read(file):
-                    what = f"others can read this secret: chmod o-rwx {file}"
-                    self._report(section, option, what, warning=True)
-        elif isinstance(value, SecretFile):
-            self._check_secret_file(section, option, value)
-
-    def _check_secret_file(self, section: Section, option: str, file: SecretFile) -> None:
         try:
-            for flaw in secret_files.find_flaws(file):
-                self._report(section, option, flaw)
-            path = secret_files.find_path(file)
+            if isinstance(value, Secret):
+                path, what = section.find_place(option).file, "this secret"
+            elif isinstance(value, SecretFile):
+                path, what = secret_files.find_path(value), "it"
+                for flaw in secret_files.find_flaws(value):
+                    self._report(section, option, flaw)
+            else:
+                return
             if secret_files.others_can_read(path):
-                self._report(section, option, f"others can read it: chmod o-rwx {path}", warning=True)
+                self._report(section, option, f"others can read {what}: chmod o-rwx {path}", warning=True)
         except FileNotFoundError:
             self._report(section, option, "there is no such file", warning=True)
         except (OSError, Local):
@@ -235,17 +228,13 @@ def _find_marked(section: Section, kinds: Iterable[Kind]) -> list[Kind]:
     return [kind for kind in kinds if section.is_given(kind.MARKER)]
 
 
-def _list_options(kinds: Iterable[Union[Source, Sink]]) -> list[str]:
-    return [option.name for kind in kinds for option in kind.OPTIONS]
+def _list_options(kinds: Iterable[Union[Source, Sink]]) -> list[Option]:
+    return [option for kind in kinds for option in kind.OPTIONS]
 
 
-def _list_names(wanted: Iterable[Option]) -> list[str]:
-    return [option.name for option in wanted]
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
+def _suggest(name: str, known: Sequence[str]) -> str:
     """A hint at the known name that is most similar; empty if none is similar."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), 1)
+    close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""
