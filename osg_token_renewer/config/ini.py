@@ -108,11 +108,11 @@ class _Recorder:
         try:
             self._parser.read_file(self._read_lines(stream), file)
         except configparser.ParsingError as error:
-            for line, _content in error.errors:
-                self._report(line, "is neither a section, an option, nor a comment")
+            for self._line, _content in error.errors:
+                self._report("is neither a section, an option, nor a comment")
         except configparser.Error:
             # A later Python may add such an error. Its text may show the line, so only the place is reported.
-            self._report(self._line, "cannot be parsed")
+            self._report("cannot be parsed")
         finally:
             self._section = None
 
@@ -134,7 +134,7 @@ class _Recorder:
             # The standard parser allows a second [DEFAULT], unless an option appears in both.
             first = self._line if name == DEFAULT else self._seen.setdefault(words, self._line)
             if first != self._line:
-                self._report(self._line, f"appears twice in this file, first in line {first}", title)
+                self._report(f"appears twice in this file, first in line {first}", title)
             self._places.setdefault((name, None), self._here())
         return found
 
@@ -143,7 +143,7 @@ class _Recorder:
             stripped = text.strip()
             if self._section is None and stripped and stripped[0] not in "#;" and not _HEADER.match(stripped):
                 # configparser would stop at this line.
-                self._report(self._line, "comes before any section")
+                self._report("comes before any section")
                 yield "\n"
             else:
                 yield text
@@ -156,8 +156,7 @@ class _Recorder:
             first = self._seen.setdefault(key, self._line)
             if first != self._line:
                 shown = name if SHOWABLE.fullmatch(name) else "an option"
-                what = f"appears twice in this section, first in line {first}"
-                self._report(self._line, what, self._section, shown)
+                self._report(f"appears twice in this section, first in line {first}", self._section, shown)
             self._places[key] = self._here()
         return name
 
@@ -191,10 +190,8 @@ class _Recorder:
     def _here(self) -> Place:
         return Place(self._file, self._line)
 
-    def _report(
-        self, line: int, what: str, section: Optional[str] = None, option: Optional[str] = None
-    ) -> None:
-        self.problems.append(Problem(Place(self._file, line), what, section, option))
+    def _report(self, what: str, section: Optional[str] = None, option: Optional[str] = None) -> None:
+        self.problems.append(Problem(self._here(), what, section, option))
 
 
 class _LenientInterpolation(configparser.BasicInterpolation):

@@ -10,7 +10,7 @@ from typing import Any, Optional, TypeVar, Union
 from osg_token_renewer import options
 from osg_token_renewer.config.ini import SHOWABLE, Section
 from osg_token_renewer.errors import Local
-from osg_token_renewer.model import Account, Config, Options, Problem, Secret, TokenSpec
+from osg_token_renewer.model import Account, Config, Options, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.sinks.base import Sink
 from osg_token_renewer.sinks.registry import SINKS
@@ -18,8 +18,9 @@ from osg_token_renewer.sources.base import Source
 from osg_token_renewer.sources.registry import SOURCES
 from osg_token_renewer.system import secret_files
 
+SOURCE = Option("source", options.choice(*SOURCES))
 ACCOUNT = (
-    Option("source", options.choice(*SOURCES)),
+    SOURCE,
     Option("timeout", options.time_limit, default=60),
     Option("issuer", options.endpoint),
 )
@@ -57,7 +58,7 @@ class _Builder:
         self.problems: list[Problem] = []
         self._accounts: dict[str, Section] = {}
         self._tokens: dict[str, Section] = {}
-        self._renewer: Optional[Section] = None
+        self._renewer = Section("renewer", Place(""))
 
     def add(self, section: Section) -> None:
         """Sorts a section by the words of its title: `[ token  x ]` is the token x, as in the original."""
@@ -82,11 +83,11 @@ class _Builder:
         accounts = [self._build_account(name, self._accounts[name], name in used) for name in self._accounts]
         tokens = [self._build_token(name, section) for name, section in self._tokens.items()]
         self._check_paths()
-        values = self._read_values(self._renewer, RENEWER) if self._renewer else None
+        self._report_unknown(self._renewer, RENEWER)
         return Config(
             {account.name: account for account in accounts if account},
             tuple(token for token in tokens if token),
-            Options(**(values or {})),
+            Options(**(self._read_values(self._renewer, RENEWER) or {})),
             tuple(files),
         )
 
@@ -99,13 +100,12 @@ class _Builder:
         return account
 
     def _read_account(self, name: str, section: Section) -> Optional[Account]:
-        every = _list_options(SOURCES.values())
+        self._report_unknown(section, [*ACCOUNT, *_list_options(SOURCES.values())])
         source = self._choose_source(section)
         if source is None:
-            self._report_unknown(section, [*ACCOUNT, *every])
             return None
         self._report_unused(section, source)
-        values = self._read_values(section, [*ACCOUNT, *source.OPTIONS], every)
+        values = self._read_values(section, [*ACCOUNT, *source.OPTIONS])
         if values is None:
             return None
         for option in source.OPTIONS:
@@ -118,14 +118,9 @@ class _Builder:
         return Account(name, source.NAME, settings, float(values["timeout"]), values["issuer"])
 
     def _choose_source(self, section: Section) -> Optional[Source]:
-        if "source" in section.broken:
-            self.problems.append(section.broken["source"])
-            return None
-        given = section.get_text("source")
-        if given:
-            if given not in SOURCES:
-                self._report(section, "source", f"must be one of {', '.join(SOURCES)}")
-            return SOURCES.get(given)
+        if section.is_given(SOURCE.name):
+            values = self._read_values(section, [SOURCE])
+            return SOURCES[values[SOURCE.name]] if values else None
         first, *others = [*_find_marked(section, SOURCES.values()), None]
         if first is None:
             self._report(section, None, f"needs {' or '.join(source.MARKER for source in SOURCES.values())}")
@@ -145,7 +140,8 @@ class _Builder:
 
     def _build_token(self, name: str, section: Section) -> Optional[TokenSpec]:
         sink = next(iter([*_find_marked(section, SINKS.values()), *SINKS.values()]))
-        values = self._read_values(section, [*TOKEN, *sink.OPTIONS], _list_options(SINKS.values()))
+        self._report_unknown(section, [*TOKEN, *_list_options(SINKS.values())])
+        values = self._read_values(section, [*TOKEN, *sink.OPTIONS])
         account = section.get_text("account")
         if account and not options.find_name_flaw(account) and account not in self._accounts:
             self._report(section, "account", "there is no [account] section of this name")
@@ -161,9 +157,7 @@ class _Builder:
             **{name: values[name] for name in ("account", "audience", "scope", "min_lifetime")},
         )
 
-    def _read_values(
-        self, section: Section, wanted: Sequence[Option], also_known: Sequence[Option] = ()
-    ) -> Optional[dict[str, Any]]:
+    def _read_values(self, section: Section, wanted: Iterable[Option]) -> Optional[dict[str, Any]]:
         """The parsed options by name; None if one is missing or malformed. An empty option is absent."""
         before = len(self.problems)
         values = {}
@@ -177,11 +171,9 @@ class _Builder:
                 values[option.name] = option.parse(text) if text else option.default
             except ValueError as error:
                 self._report(section, option.name, str(error))
-        well = len(self.problems) == before
-        self._report_unknown(section, [*wanted, *also_known])
-        return values if well else None
+        return values if len(self.problems) == before else None
 
-    def _report_unknown(self, section: Section, known: Sequence[Option]) -> None:
+    def _report_unknown(self, section: Section, known: Iterable[Option]) -> None:
         names = [option.name for option in known]
         for name in sorted(section.own.difference(names)):
             hint = _suggest(name, names)
