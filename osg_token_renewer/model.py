@@ -38,11 +38,6 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret('***')"
 
-    __str__ = __repr__
-
-
-# Configuration
-
 
 class Place(NamedTuple):
     """Where a value of the configuration stands. Lines count from 1; None means the file as a whole."""
@@ -81,10 +76,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Account:
-    """An `[account]` section. `settings` is what its source made of the section's options.
-
-    `timeout`: seconds for one request. `issuer`: a URL, None if the configuration does not say.
-    """
+    """An `[account]` section. `settings` comes from its source; `timeout` is in seconds for one request."""
 
     name: str
     source: str
@@ -122,10 +114,7 @@ class TokenSpec:
 
 @dataclass(frozen=True)
 class Options:
-    """The `[renewer]` section; None lets the program choose.
-
-    `run_timeout`: seconds that a run may take. `spread`: seconds by which a renewal may be brought forward.
-    """
+    """The `[renewer]` section. None lets the program choose; `run_timeout` and `spread` are in seconds."""
 
     workers: Optional[int] = None
     state_dir: Optional[str] = None
@@ -143,9 +132,6 @@ class Config:
     options: Options
     files: tuple[str, ...]
     warnings: tuple[Problem, ...] = ()
-
-
-# Tokens
 
 
 @dataclass(frozen=True)
@@ -207,10 +193,6 @@ class TokenRecord(NamedTuple):
     failures_in_row: int = 0
 
 
-# Seconds that an account with a dead grant is paused.
-REST = 86400.0
-
-
 class Rest(NamedTuple):
     """The pause of an account whose grant the issuer refused for good, `since` then (seconds since 1970)."""
 
@@ -221,10 +203,8 @@ class Rest(NamedTuple):
 
     @property
     def until(self) -> float:
-        return self.since + REST
-
-
-# Decisions and outcomes
+        """A day later."""
+        return self.since + 86400.0
 
 
 class Why(Enum):
@@ -258,8 +238,7 @@ class Decision(NamedTuple):
 class Planned(NamedTuple):
     """One token: what is published, what the history knows of it, and whether it is due.
 
-    `expires_at` is the published token's, in seconds since 1970; None if unknown or if there is none. `rest`:
-    the account is paused, although the token is due.
+    `expires_at` is the published token's, None if unknown. With `rest`, it is due but its account is paused.
     """
 
     spec: TokenSpec
@@ -283,10 +262,9 @@ BUG = "bug"
 class Outcome(NamedTuple):
     """What became of one token in one run.
 
-    `reason` is one word: the planner's for a fresh token, `Failure.reason` for a failed one. `expires_at` is
-    that of the token that is now published, None if unknown or if there is none. `notes` are warnings about a
-    token that was published. `consequence` is what a failure means for the token's readers at that moment.
-    `dead_grant` is the account's grant (`Source.grant`), if the issuer refused it for good.
+    `reason` is the planner's word for a fresh token, `Failure.reason` for a failed one. `expires_at` is the
+    published token's, `notes` are warnings about it. `consequence` is what a failure means for the token's
+    readers. `dead_grant` is the account's grant (`Source.grant`), if the issuer refused it for good.
     """
 
     spec: TokenSpec

@@ -53,9 +53,7 @@ class Section:
 
     def find_place(self, option: str) -> Place:
         """Where the option is written, or the section if it is absent."""
-        if option in self.broken:
-            return self.broken[option].place
-        return self.options[option].place if option in self.options else self.place
+        return (self.broken.get(option) or self.options.get(option) or self).place
 
 
 def read(files: list[str]) -> tuple[list[Section], list[Problem]]:

@@ -23,14 +23,14 @@ from osg_token_renewer.system.users import user_name
 from osg_token_renewer.tokens import jwt
 
 _ELSEWHERE = "remove it, or choose another token_path"
-_KINDS = (
-    (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-)
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 @dataclass(frozen=True)
@@ -113,23 +113,22 @@ def _read(to: FileSettings, path: str, directory: Optional[int] = None) -> Publi
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, dir_fd=directory)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Published(Found.NOT_A_FILE, _describe_kind(status))
+            text = os.read(descriptor, jwt.MAX_LENGTH + 2).decode("ascii", "replace")
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return Published(Found.NOTHING, "no file")
     except OSError as error:
         # ENXIO: a socket. ELOOP: a symbolic link, or a circle of links among the parent directories.
         if error.errno in (errno.ELOOP, errno.ENXIO):
             with suppress(OSError):
-                return _not_a_file(os.stat(path, dir_fd=directory, follow_symlinks=False))
+                status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+                return Published(Found.NOT_A_FILE, _describe_kind(status))
         return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return _not_a_file(status)
-        text = os.read(descriptor, jwt.MAX_LENGTH + 2).decode("ascii", "replace")
-    except OSError as error:
-        return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
-    finally:
-        os.close(descriptor)
     mode = stat.S_IMODE(status.st_mode)
     try:
         token = jwt.parse(text)
@@ -138,12 +137,8 @@ def _read(to: FileSettings, path: str, directory: Optional[int] = None) -> Publi
     return Published(Found.TOKEN, "", token, jwt.fingerprint(text), mode, _find_difference(to, status))
 
 
-def _not_a_file(status: os.stat_result) -> Published:
-    return Published(Found.NOT_A_FILE, f"{_describe_kind(status)}, not a file")
-
-
 def _describe_kind(status: os.stat_result) -> str:
-    return next((name for fits, name in _KINDS if fits(status.st_mode)), "something else")
+    return f"{_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file"
 
 
 def _find_difference(to: FileSettings, status: os.stat_result) -> Optional[str]:
@@ -161,10 +156,7 @@ def _find_difference(to: FileSettings, status: os.stat_result) -> Optional[str]:
 
 
 def _check_place(to: FileSettings, directory: int) -> Optional[os.stat_result]:
-    """The status of the file that is to be replaced, None if there is none.
-
-    Raises Local if it is not a regular file, or if others can put there what they like.
-    """
+    """The status of the file to be replaced; raises Local if it is no file, or if others can replace it."""
     where = os.fstat(directory)
     if trusted_files.is_open_to_all(where):
         path = os.path.dirname(to.path)
@@ -176,7 +168,7 @@ def _check_place(to: FileSettings, directory: int) -> Optional[os.stat_result]:
     except OSError as error:
         raise Local(f"{to.path} cannot be looked at: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise Local(f"{to.path} is {_describe_kind(status)}, not a file", _ELSEWHERE)
+        raise Local(f"{to.path} is {_describe_kind(status)}", _ELSEWHERE)
     ours = trusted_files.is_trusted_user(status.st_uid) or status.st_uid == _find_ids(to)[0]
     if where.st_mode & stat.S_IWOTH and not ours:
         owner = user_name(status.st_uid)

@@ -36,7 +36,6 @@ OPTIONS = (
 _PASSING = (408, 425, 429)
 _PASSING_ERRORS = ("temporarily_unavailable", "server_error", "slow_down")
 # The same request may succeed within the run. 429 concerns this client, a gateway's status everybody.
-_TOO_MANY = 429
 _GATEWAY = (502, 503, 504)
 # A strict issuer answers invalid_request to an id or secret that it cannot decode.
 _WRONG_CREDENTIALS = ("invalid_client", "invalid_request")
@@ -156,13 +155,13 @@ class _Requests:
                 f"the issuer refused the request: {said or f'HTTP status {status}'}",
                 f"check {section} against the client's registration at the issuer",
             )
-        what = f"the issuer answered with HTTP status {status}"
-        return _explain_pause(answer, f"{what}: {said}" if said else what)
+        return _explain_pause(answer, said)
 
 
-def _explain_pause(answer: Answer, what: str) -> Failure:
+def _explain_pause(answer: Answer, said: str) -> Failure:
     """The failure of a request that may succeed later."""
-    if answer.status != _TOO_MANY and answer.status not in _GATEWAY:
+    what = f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else "")
+    if answer.status not in (429, *_GATEWAY):
         return Unavailable(what)
     wait = answer.retry_after or 0.0
     if wait:
@@ -205,11 +204,10 @@ def _read_error(answer: Answer) -> tuple[str, str]:
 
 def _read_expiry(answer: Answer) -> Optional[float]:
     """`expires_in` (RFC 6749 section 5.1; some issuers send a string) as seconds since 1970."""
-    expires_in = (_read_json(answer) or {}).get("expires_in")
     try:
-        number = isinstance(expires_in, (int, float, str)) and not isinstance(expires_in, bool)
-        seconds = float(expires_in) if number else -1.0  # type: ignore[arg-type]
-    except (ValueError, OverflowError):
+        # As a text, so that neither True nor null is a number.
+        seconds = float(str((_read_json(answer) or {}).get("expires_in")))
+    except ValueError:
         return None
     # NaN compares false; more than 300 years is a mistake.
     return answer.asked_at + seconds if 0 <= seconds < 10**10 else None

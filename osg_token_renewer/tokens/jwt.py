@@ -78,14 +78,11 @@ def fingerprint(text: str) -> str:
 
 def _read_claims(text: str) -> Optional[dict[str, Any]]:
     """The payload of a JWS in compact form (RFC 7515 section 7.1); None if the token is opaque."""
-    header, payload, _signature = text.split(".")
     try:
-        if not isinstance(_decode(header), dict):
-            return None
-        claims = _decode(payload)
+        header, claims = (_decode(part) for part in text.split(".")[:2])
     except (ValueError, RecursionError):
         return None
-    return claims if isinstance(claims, dict) else None
+    return claims if isinstance(header, dict) and isinstance(claims, dict) else None
 
 
 def _decode(part: str) -> Any:
