@@ -136,10 +136,7 @@ class Config:
 
 @dataclass(frozen=True)
 class AccessToken:
-    """A token's text and what can be read from it.
-
-    `claims` is None for an opaque token. `expires_at` is in seconds since 1970, None when nobody said.
-    """
+    """A token's text, and what is known of it: `expires_at` in seconds since 1970, None if nobody said."""
 
     text: Secret
     claims: Optional[Mapping[str, Any]] = field(default=None, repr=False)
@@ -166,8 +163,7 @@ class Found(Enum):
 class Published(NamedTuple):
     """What a sink read where a token is published.
 
-    `problem` says why it is not a token. `difference` says how mode, owner or group differ from the
-    configuration. `mode` is the permission bits.
+    `problem` says why it is not a token, `difference` how mode, owner or group differ from the configuration.
     """
 
     found: Found

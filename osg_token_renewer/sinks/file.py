@@ -201,10 +201,9 @@ def _give(file: int, to: FileSettings, old: Optional[os.stat_result]) -> None:
 
 def _find_ids(to: FileSettings) -> tuple[Optional[int], Optional[int]]:
     """The numbers of the configured owner and group, None if not configured; raises Local."""
-    return (
-        _find_id(to.owner, "user", lambda name: pwd.getpwnam(name).pw_uid),
-        _find_id(to.group, "group", lambda name: grp.getgrnam(name).gr_gid),
-    )
+    uid = _find_id(to.owner, "user", lambda name: pwd.getpwnam(name).pw_uid)
+    gid = _find_id(to.group, "group", lambda name: grp.getgrnam(name).gr_gid)
+    return uid, gid
 
 
 def _find_id(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Optional[int]:

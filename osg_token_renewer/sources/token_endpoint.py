@@ -1,7 +1,4 @@
-"""Requests to a token endpoint (RFC 6749 section 3.2): client authentication, and what the answer means.
-
-For sources that obtain a token with one HTTPS request, such as client credentials or a token exchange.
-"""
+"""Requests to a token endpoint (RFC 6749 section 3.2): client authentication, and what the answer means."""
 
 from __future__ import annotations
 
