@@ -99,9 +99,7 @@ class Failure(RenewerError):
     # The next step, if `hint` names none.
     advice: Optional[str] = None
 
-    def __init__(
-        self, message: str, hint: Optional[str] = None, *, retry_after: Optional[float] = None
-    ) -> None:
+    def __init__(self, message: str, hint: Optional[str] = None, retry_after: Optional[float] = None) -> None:
         """`retry_after`: seconds after which this run may repeat the request. None: it must not."""
         super().__init__(message, hint)
         self.retry_after = retry_after

@@ -36,8 +36,6 @@ def line(text: str, limit: int = OUTSIDE_LIMIT) -> str:
 
 def escaped(text: str) -> str:
     """Text that must stay recognisable (a path, a name), with backslash escapes for what is not printable."""
-    if text.isprintable():
-        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional, TextIO
 
 from osg_token_renewer.model import Place, Problem
-from osg_token_renewer.system import trusted_files
+from osg_token_renewer.system.trusted_files import find_flaws, open_regular
 
 DEFAULT = configparser.DEFAULTSECT
 _HEADER = configparser.ConfigParser.SECTCRE
@@ -67,10 +67,8 @@ def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
     for file in files:
         try:
             # UTF-8, because a service manager's locale is often ASCII; a comment may hold any byte.
-            with open(
-                file, encoding="utf-8-sig", errors="surrogateescape", opener=trusted_files.open_regular
-            ) as stream:
-                flaws = trusted_files.find_flaws(file, descriptor=stream.fileno())
+            with open(file, encoding="utf-8-sig", errors="surrogateescape", opener=open_regular) as stream:
+                flaws = find_flaws(file, descriptor=stream.fileno())
                 problems += [Problem(Place(file), flaw) for flaw in flaws]
                 recorder.read(stream, file)
         except OSError as error:

@@ -121,13 +121,15 @@ class _Builder:
         if section.is_given(SOURCE.name):
             values = self._read_values(section, [SOURCE])
             return SOURCES[values[SOURCE.name]] if values else None
-        first, *others = [*_find_marked(section, SOURCES.values()), None]
-        if first is None:
+        marked = _find_marked(section, SOURCES.values())
+        if not marked:
             self._report(section, None, f"needs {' or '.join(source.MARKER for source in SOURCES.values())}")
-        elif others[0] is not None:
-            what = f"both {first.MARKER} and {others[0].MARKER} are given: {first.MARKER} counts"
-            self._report(section, others[0].MARKER, what, warning=True)
-        return first
+            return None
+        if len(marked) > 1:
+            first, second = marked[0].MARKER, marked[1].MARKER
+            what = f"both {first} and {second} are given: {first} counts"
+            self._report(section, second, what, warning=True)
+        return marked[0]
 
     def _report_unused(self, section: Section, source: Source) -> None:
         """Warns of options that other sources read; if there are two markers, a warning says enough."""

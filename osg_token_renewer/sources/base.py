@@ -117,8 +117,5 @@ class Source(ABC):
         return False
 
     def rescue(self, directory: str) -> bool:  # noqa: ARG002
-        """Saves what must not be lost from a directory in `sockets` that a killed program's session left.
-
-        Never raises. Returns False if the directory must stay for the next run.
-        """
+        """Saves what a killed session left in a directory of `sockets`; if False, it stays. Never raises."""
         return True

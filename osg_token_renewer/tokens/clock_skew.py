@@ -30,9 +30,8 @@ def find_skew(token: AccessToken, clock_ahead: Optional[float], now: float) -> O
     the past counts only without that, because some issuers backdate tokens or return the same one again.
     """
     claims = token.claims or {}
-    issued_at = numeric_date(claims, "iat")
-    times = [when for when in (issued_at, numeric_date(claims, "nbf")) if when is not None]
-    ahead = max([clock_ahead or 0.0, *(when - now for when in times)])
+    issued_at, valid_from = numeric_date(claims, "iat"), numeric_date(claims, "nbf")
+    ahead = max(clock_ahead or 0.0, (issued_at or now) - now, (valid_from or now) - now)
     if ahead > LIMIT:
         return f"the issuer's clock is {ahead:.0f} s ahead of this host's: {_ADVICE}"
     if clock_ahead is not None and clock_ahead < -LIMIT:
