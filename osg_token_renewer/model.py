@@ -190,7 +190,7 @@ class TokenRecord(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """The pause of an account whose grant the issuer refused for good, `since` then (seconds since 1970)."""
+    """The pause of an account whose grant the issuer refused for good, at `since` (seconds since 1970)."""
 
     account: str
     grant: str
@@ -199,7 +199,7 @@ class Rest(NamedTuple):
 
     @property
     def until(self) -> float:
-        """A day later."""
+        """The end of the pause, which lasts a day."""
         return self.since + 86400.0
 
 

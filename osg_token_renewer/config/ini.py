@@ -17,7 +17,7 @@ from osg_token_renewer.system.trusted_files import find_flaws, open_regular
 
 DEFAULT = configparser.DEFAULTSECT
 _HEADER = configparser.ConfigParser.SECTCRE
-# A `%`, alone or as the begin of what BasicInterpolation replaces; the group is the option that it refers to.
+# A `%`, alone or at the start of what BasicInterpolation replaces; the group is the option referred to.
 _PERCENT = re.compile(r"%(?:%|\(([^)]+)\)s)?")
 # What a message may show as an option's name. Anything else may be a part of a misplaced secret.
 SHOWABLE = re.compile(r"[a-z][a-z_-]{0,39}")
@@ -59,8 +59,7 @@ class Section:
 def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
     """The sections of all files, in the order of their first appearance, and all problems with the text.
 
-    A later file adds sections and options, and overrides single options. A file that others can change is a
-    problem. If the first file cannot be read, that is the only one.
+    A later file adds to sections, and overrides options. If the first file cannot be read, no other is.
     """
     recorder = _Recorder()
     problems: list[Problem] = []

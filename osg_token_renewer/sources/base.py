@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Fetched:
     """What an issuer answered: the token's text, unchecked, and what the answer said besides.
 
-    `expires_at` is in seconds since 1970, `clock_ahead` in seconds (tokens/clock_skew.py). None is unknown.
+    `expires_at` is in seconds since 1970, `clock_ahead` in seconds (tokens/clock_skew.py). None: unknown.
     """
 
     text: Secret
