@@ -70,7 +70,7 @@ LATE: Mapping[str, str] = {
     "hashlib": "OpenSSL; only if there is a token or an account file to compare",
     "html": "only to mask secrets",
     "json": "only to mask secrets",
-    "net.ca_bundle": "urllib3; only to ask an issuer",
+    "net.ca_bundle": "ssl; only to ask an issuer",
     "net.connection": "requests; only to ask an issuer",
     "net.https": "requests; only to ask an issuer",
     "report.json": "only for status --json",
