@@ -25,10 +25,9 @@ Foreign exceptions are translated once, where they enter: net/https.py and syste
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Optional, TypeVar
+from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from osg_token_renewer.model import Problem
@@ -45,8 +44,6 @@ class Exit(IntEnum):
 
 
 REPORT = "please report it, with these lines, to the maintainers of osg-token-renewer"
-
-F = TypeVar("F", bound="Failure")
 
 
 class RenewerError(Exception):
@@ -102,20 +99,16 @@ class Failure(RenewerError):
     # The next step, if `hint` names none.
     advice: Optional[str] = None
 
-    def __init__(
-        self, message: str, hint: Optional[str] = None, *, retry_after: Optional[float] = None
-    ) -> None:
+    def __init__(self, message: str, hint: Optional[str] = None, retry_after: Optional[float] = None) -> None:
         """`retry_after`: seconds after which this run may repeat the request. None: it must not."""
         super().__init__(message, hint)
         self.retry_after = retry_after
         # An issuer that asks for a pause gets one.
         self.ends_lane = self.ends_lane or bool(retry_after)
 
-    def saying(self: F, message: str) -> F:
+    def saying(self, message: str) -> Failure:
         """The same failure with another message."""
-        other = copy.copy(self)
-        RenewerError.__init__(other, message, self.hint)
-        return other
+        return type(self)(message, self.hint, retry_after=self.retry_after)
 
 
 class Refused(Failure):

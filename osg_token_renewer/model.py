@@ -38,11 +38,6 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret('***')"
 
-    __str__ = __repr__
-
-
-# Configuration
-
 
 class Place(NamedTuple):
     """Where a value of the configuration stands. Lines count from 1; None means the file as a whole."""
@@ -71,21 +66,17 @@ class Problem:
     @property
     def text(self) -> str:
         """The problem, without saying whether it is a warning."""
-        where = f"[{_cut(self.section)}] " if self.section else ""
+        title = self.section or ""
+        if len(title) > _LONGEST_SHOWN:
+            title = f"{title[:_LONGEST_SHOWN]}…"
+        where = f"[{title}] " if title else ""
         which = f"{self.option}: " if self.option else ""
         return escaped(f"{self.place}: {where}{which}{self.what}")
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
-
-
 @dataclass(frozen=True)
 class Account:
-    """An `[account]` section. `settings` is what its source made of the section's options.
-
-    `timeout`: seconds for one request. `issuer`: a URL, None if the configuration does not say.
-    """
+    """An `[account]` section. `settings` comes from its source; `timeout` is in seconds for one request."""
 
     name: str
     source: str
@@ -98,8 +89,7 @@ class Account:
 class TokenSpec:
     """A `[token]` section. Empty `audience` or `scope` ask for the issuer's or the account's default.
 
-    `sink` is the kind of place where the token goes; `destination` is what that sink made of the section's
-    options. Every destination has a `path`, which no other token may have.
+    `destination` is what the sink named `sink` made of the section's options (see Sink.settings).
     """
 
     name: str
@@ -114,8 +104,7 @@ class TokenSpec:
 
     @property
     def path(self) -> str:
-        path: str = self.destination.path
-        return path
+        return str(self.destination.path)
 
     @property
     def asked(self) -> str:
@@ -125,10 +114,7 @@ class TokenSpec:
 
 @dataclass(frozen=True)
 class Options:
-    """The `[renewer]` section; None lets the program choose.
-
-    `run_timeout`: seconds that a run may take. `spread`: seconds by which a renewal may be brought forward.
-    """
+    """The `[renewer]` section. None lets the program choose; `run_timeout` and `spread` are in seconds."""
 
     workers: Optional[int] = None
     state_dir: Optional[str] = None
@@ -148,15 +134,9 @@ class Config:
     warnings: tuple[Problem, ...] = ()
 
 
-# Tokens
-
-
 @dataclass(frozen=True)
 class AccessToken:
-    """A token's text and what can be read from it.
-
-    `claims` is None for an opaque token. `expires_at` is in seconds since 1970, None when nobody said.
-    """
+    """A token's text, and what is known of it: `expires_at` in seconds since 1970, None if nobody said."""
 
     text: Secret
     claims: Optional[Mapping[str, Any]] = field(default=None, repr=False)
@@ -183,8 +163,7 @@ class Found(Enum):
 class Published(NamedTuple):
     """What a sink read where a token is published.
 
-    `problem` says why it is not a token. `difference` says how mode, owner or group differ from the
-    configuration. `mode` is the permission bits.
+    `problem` says why it is not a token, `difference` how mode, owner or group differ from the configuration.
     """
 
     found: Found
@@ -210,15 +189,8 @@ class TokenRecord(NamedTuple):
     failures_in_row: int = 0
 
 
-# Seconds that an account with a dead grant is paused.
-REST = 86400.0
-
-
 class Rest(NamedTuple):
-    """The pause of an account whose grant the issuer refused for good: asking again is of no use.
-
-    `since` is in seconds since 1970; `message` is the failure's.
-    """
+    """The pause of an account whose grant the issuer refused for good, at `since` (seconds since 1970)."""
 
     account: str
     grant: str
@@ -227,10 +199,8 @@ class Rest(NamedTuple):
 
     @property
     def until(self) -> float:
-        return self.since + REST
-
-
-# Decisions and outcomes
+        """The end of the pause, which lasts a day."""
+        return self.since + 86400.0
 
 
 class Why(Enum):
@@ -264,8 +234,7 @@ class Decision(NamedTuple):
 class Planned(NamedTuple):
     """One token: what is published, what the history knows of it, and whether it is due.
 
-    `expires_at` is the published token's, in seconds since 1970; None if unknown or if there is none. `rest`:
-    the account is paused, although the token is due.
+    `expires_at` is the published token's, None if unknown. With `rest`, it is due but its account is paused.
     """
 
     spec: TokenSpec
@@ -289,10 +258,9 @@ BUG = "bug"
 class Outcome(NamedTuple):
     """What became of one token in one run.
 
-    `reason` is one word: the planner's for a fresh token, `Failure.reason` for a failed one. `expires_at` is
-    that of the token that is now published, None if unknown or if there is none. `notes` are warnings about a
-    token that was published. `consequence` is what a failure means for the token's readers at that moment.
-    `dead_grant` is the account's grant (`Source.grant`), if the issuer refused it for good.
+    `reason` is the planner's word for a fresh token, `Failure.reason` for a failed one. `expires_at` is the
+    published token's, `notes` are warnings about it. `consequence` is what a failure means for the token's
+    readers. `dead_grant` is the account's grant (`Source.grant`), if the issuer refused it for good.
     """
 
     spec: TokenSpec

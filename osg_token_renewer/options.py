@@ -58,9 +58,8 @@ def words(value: str) -> tuple[str, ...]:
 
 def name(value: str) -> str:
     """The name of an account or token."""
-    problem = find_name_flaw(value)
-    if problem:
-        raise ValueError(problem)
+    if flaw := find_name_flaw(value):
+        raise ValueError(flaw)
     return value
 
 
@@ -76,13 +75,25 @@ def find_name_flaw(value: str) -> Optional[str]:
     return None
 
 
-def seconds(value: str) -> int:
-    return _integer(value, "a number of seconds", 0, 10 * 365 * 86400)
+def _integer(what: str, lowest: int, highest: int) -> Callable[[str], int]:
+    """A parser of whole numbers in this range."""
+
+    def parse(value: str) -> int:
+        # int() also accepts '1_000', ' 7' and the digits of other scripts.
+        if not re.fullmatch(r"[0-9]{1,12}", value):
+            raise ValueError(f"must be {what}")
+        number = int(value)
+        if not lowest <= number <= highest:
+            raise ValueError(f"must be {what} from {lowest} to {highest}")
+        return number
+
+    return parse
 
 
-def time_limit(value: str) -> int:
-    """Seconds after which a wait ends."""
-    return _integer(value, "a number of seconds", 1, 3600)
+count = _integer("a number", 1, 10_000)
+seconds = _integer("a number of seconds", 0, 10 * 365 * 86400)
+# Seconds after which a wait ends.
+time_limit = _integer("a number of seconds", 1, 3600)
 
 
 def owner(value: str) -> str:
@@ -92,10 +103,6 @@ def owner(value: str) -> str:
     if value.isdecimal() and not (value.isascii() and int(value) < 2**32 - 2):
         raise ValueError("must be a name, or a number that a user or group can have")
     return value
-
-
-def count(value: str) -> int:
-    return _integer(value, "a number", 1, 10_000)
 
 
 def mode(value: str) -> int:
@@ -158,13 +165,3 @@ def choice(*allowed: str) -> Callable[[str], str]:
         return value
 
     return parse
-
-
-def _integer(value: str, what: str, lowest: int, highest: int) -> int:
-    # int() also accepts '1_000', ' 7' and the digits of other scripts.
-    if not re.fullmatch(r"[0-9]{1,12}", value):
-        raise ValueError(f"must be {what}")
-    number = int(value)
-    if not lowest <= number <= highest:
-        raise ValueError(f"must be {what} from {lowest} to {highest}")
-    return number

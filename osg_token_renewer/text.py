@@ -15,12 +15,10 @@ _URL_SAFE = str.maketrans("+/", "-_")
 
 
 def outside(text: str, hide: Iterable[str] = (), limit: int = OUTSIDE_LIMIT) -> str:
-    """Foreign text (an issuer's error, a subprocess's stderr) as one line of at most `limit` printable
-    characters.
+    """Foreign text (an issuer's error, stderr) as one line of at most `limit` printable characters.
 
-    Control and format characters, bidirectional marks and line breaks become blanks. Before the text is cut,
-    `***` replaces each string of `hide` (secrets that the other side may echo, plain or encoded) and whatever
-    looks like a token.
+    Before it is cut, `***` replaces each string of `hide` (secrets that the other side may echo, plain or
+    encoded) and whatever looks like a token.
     """
     # The longest first: a form may be a part of another.
     for form in sorted({form for secret in hide for form in _forms(secret)}, key=len, reverse=True):
@@ -29,7 +27,7 @@ def outside(text: str, hide: Iterable[str] = (), limit: int = OUTSIDE_LIMIT) -> 
 
 
 def line(text: str, limit: int = OUTSIDE_LIMIT) -> str:
-    """Foreign text without a secret (an address that a person is to visit), in the same form."""
+    """Foreign text without a secret (an address that a person is to visit), in the same form as `outside`."""
     # The text may be a megabyte; a part of it is enough, even if many blanks are removed.
     text = text[: limit * 50]
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -37,10 +35,7 @@ def line(text: str, limit: int = OUTSIDE_LIMIT) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that must stay recognisable (a path, a section's name): a backslash escape replaces each
-    character that is not printable."""
-    if text.isprintable():
-        return text
+    """Text that must stay recognisable (a path, a name), with backslash escapes for what is not printable."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -19,15 +19,10 @@ def main_file(given: Optional[str] = None) -> str:
     return given or os.environ.get(VARIABLE) or MAIN
 
 
-def drop_ins(main: str) -> str:
-    """The directory of the main file's drop-ins."""
-    return os.path.join(os.path.dirname(main), "config.d")
-
-
 def files(main: Optional[str] = None) -> list[str]:
     """The main file, then its drop-ins in name order; raises ConfigError if they cannot be listed."""
     main = main_file(main)
-    directory = drop_ins(main)
+    directory = os.path.join(os.path.dirname(main), "config.d")
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -40,10 +35,7 @@ def files(main: Optional[str] = None) -> list[str]:
 
 
 def load(main: Optional[str] = None) -> Config:
-    """The configuration from all files, with its warnings.
-
-    Raises ConfigError with all problems if one of them is more than a warning.
-    """
+    """The configuration with its warnings; raises ConfigError with all problems if one is no warning."""
     paths = files(main)
     sections, problems = ini.read(paths)
     config, more = schema.build(sections, paths)

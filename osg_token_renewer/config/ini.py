@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional, TextIO
 
 from osg_token_renewer.model import Place, Problem
-from osg_token_renewer.system import trusted_files
+from osg_token_renewer.system.trusted_files import find_flaws, open_regular
 
 DEFAULT = configparser.DEFAULTSECT
 _HEADER = configparser.ConfigParser.SECTCRE
-_REFERENCE = re.compile(r"%(?:%|\(([^)]+)\)s)")
-# What may be meant as an option's name. Anything else may be a part of a secret, and is not shown.
-_SHOWABLE = re.compile(r"[a-z][a-z_-]{0,39}")
+# A `%`, alone or at the start of what BasicInterpolation replaces; the group is the option referred to.
+_PERCENT = re.compile(r"%(?:%|\(([^)]+)\)s)?")
+# What a message may show as an option's name. Anything else may be a part of a misplaced secret.
+SHOWABLE = re.compile(r"[a-z][a-z_-]{0,39}")
 
 
 class Value(NamedTuple):
@@ -52,38 +53,28 @@ class Section:
 
     def find_place(self, option: str) -> Place:
         """Where the option is written, or the section if it is absent."""
-        if option in self.broken:
-            return self.broken[option].place
-        return self.options[option].place if option in self.options else self.place
+        return (self.broken.get(option) or self.options.get(option) or self).place
 
 
 def read(files: list[str]) -> tuple[list[Section], list[Problem]]:
     """The sections of all files, in the order of their first appearance, and all problems with the text.
 
-    A later file adds sections and options, and overrides single options. If the first file cannot be read,
-    that is the only problem. A file that others can change is a problem too: the opened file is checked.
+    A later file adds to sections, and overrides options. If the first file cannot be read, no other is.
     """
     recorder = _Recorder()
     problems: list[Problem] = []
     for file in files:
         try:
             # UTF-8, because a service manager's locale is often ASCII; a comment may hold any byte.
-            with open(
-                file, encoding="utf-8-sig", errors="surrogateescape", opener=trusted_files.open_regular
-            ) as stream:
-                flaws = trusted_files.find_flaws(file, descriptor=stream.fileno())
+            with open(file, encoding="utf-8-sig", errors="surrogateescape", opener=open_regular) as stream:
+                flaws = find_flaws(file, descriptor=stream.fileno())
                 problems += [Problem(Place(file), flaw) for flaw in flaws]
                 recorder.read(stream, file)
         except OSError as error:
             problems.append(Problem(Place(file), f"cannot be read: {error.strerror}"))
             if file == files[0]:
                 return [], problems
-    return list(recorder.sections()), problems + recorder.problems
-
-
-def is_showable(option: str) -> bool:
-    """Whether a message may show this as an option's name, because it cannot be a misplaced secret."""
-    return bool(_SHOWABLE.fullmatch(option))
+    return recorder.sections(), problems + recorder.problems
 
 
 class _Recorder:
@@ -91,15 +82,14 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._interpolation = _LenientInterpolation()
-        self._parser = configparser.ConfigParser(strict=False, interpolation=self._interpolation)
+        self._parser = configparser.ConfigParser(strict=False, interpolation=_LenientInterpolation())
         # Two documented ways to customise the parser: it matches each header line against SECTCRE, and passes
         # the name of each option that it reads to optionxform, in the order of the lines.
         self._parser.SECTCRE = self  # type: ignore[assignment]
         self._parser.optionxform = self._record_option  # type: ignore[method-assign,assignment]
-        self._reading = False
         self._file = ""
         self._line = 0
+        # None before the first section of a file, and while no file is read.
         self._section: Optional[str] = None
         # The line of each section and option of the file.
         self._seen: dict[object, int] = {}
@@ -109,23 +99,21 @@ class _Recorder:
 
     def read(self, stream: TextIO, file: str) -> None:
         """Adds a file's sections and options."""
-        self._file, self._line, self._section, self._seen = file, 0, None, {}
-        self._reading = True
+        self._file, self._seen = file, {}
         try:
             self._parser.read_file(self._read_lines(stream), file)
         except configparser.ParsingError as error:
-            for line, _content in error.errors:
-                self._report(line, "is neither a section, an option, nor a comment")
+            for self._line, _content in error.errors:
+                self._report("is neither a section, an option, nor a comment")
         except configparser.Error:
             # A later Python may add such an error. Its text may show the line, so only the place is reported.
-            self._report(self._line, "cannot be parsed")
+            self._report("cannot be parsed")
         finally:
-            self._reading = False
+            self._section = None
 
-    def sections(self) -> Iterator[Section]:
+    def sections(self) -> list[Section]:
         """All sections, with references resolved."""
-        for name in self._parser.sections():
-            yield self._resolve(name)
+        return [self._resolve(name) for name in self._parser.sections()]
 
     def match(self, text: str) -> Optional[re.Match[str]]:
         """Stands in for SECTCRE.match."""
@@ -141,7 +129,7 @@ class _Recorder:
             # The standard parser allows a second [DEFAULT], unless an option appears in both.
             first = self._line if name == DEFAULT else self._seen.setdefault(words, self._line)
             if first != self._line:
-                self._report(self._line, f"appears twice in this file, first in line {first}", title)
+                self._report(f"appears twice in this file, first in line {first}", title)
             self._places.setdefault((name, None), self._here())
         return found
 
@@ -150,7 +138,7 @@ class _Recorder:
             stripped = text.strip()
             if self._section is None and stripped and stripped[0] not in "#;" and not _HEADER.match(stripped):
                 # configparser would stop at this line.
-                self._report(self._line, "comes before any section")
+                self._report("comes before any section")
                 yield "\n"
             else:
                 yield text
@@ -158,29 +146,27 @@ class _Recorder:
     def _record_option(self, name: str) -> str:
         """Stands in for optionxform, which configparser also calls at each look-up."""
         name = name.lower()
-        if self._reading and self._section is not None:
+        if self._section is not None:
             key = self._section, name
             first = self._seen.setdefault(key, self._line)
             if first != self._line:
-                shown = name if is_showable(name) else "an option"
-                what = f"appears twice in this section, first in line {first}"
-                self._report(self._line, what, self._section, shown)
+                shown = name if SHOWABLE.fullmatch(name) else "an option"
+                self._report(f"appears twice in this section, first in line {first}", self._section, shown)
             self._places[key] = self._here()
         return name
 
     def _resolve(self, name: str) -> Section:
         section = Section(name, self._places[name, None])
         raw = dict(self._parser.items(name, raw=True))
-        self._interpolation.referenced = set()
         for option in self._parser.options(name):
             place = self._places.get((name, option)) or self._places[DEFAULT, option]
-            text = raw[option] or ""
-            if "%" in text:
+            if "%" in raw[option]:
                 self._expand(section, option, place)
             else:
-                section.options[option] = Value(text, place)
+                section.options[option] = Value(raw[option], place)
+        references = _PERCENT.findall("\n".join(raw.values()))
         own = {option for option in raw if (name, option) in self._places}
-        section.own = frozenset(own - self._interpolation.referenced)
+        section.own = frozenset(own.difference(map(self._parser.optionxform, references)))
         return section
 
     def _expand(self, section: Section, option: str, place: Place) -> None:
@@ -199,39 +185,13 @@ class _Recorder:
     def _here(self) -> Place:
         return Place(self._file, self._line)
 
-    def _report(
-        self, line: int, what: str, section: Optional[str] = None, option: Optional[str] = None
-    ) -> None:
-        self.problems.append(Problem(Place(self._file, line), what, section, option))
+    def _report(self, what: str, section: Optional[str] = None, option: Optional[str] = None) -> None:
+        self.problems.append(Problem(self._here(), what, section, option))
 
 
-class _LenientInterpolation(configparser.Interpolation):
+class _LenientInterpolation(configparser.BasicInterpolation):
     """BasicInterpolation, except that a `%` stands for itself unless it begins `%%` or `%(option)s`."""
 
-    def __init__(self) -> None:
-        # The options to which another one referred.
-        self.referenced: set[str] = set()
-
-    def before_get(
-        self, parser: Any, section: str, option: str, value: str, defaults: Mapping[str, str]
-    ) -> str:
-        """Called by configparser for each value; `defaults` are all options that it may refer to."""
-        return self._expand(parser, section, option, value, defaults, 1)
-
-    def _expand(
-        self, parser: Any, section: str, option: str, value: str, known: Mapping[str, str], depth: int
-    ) -> str:
-        if depth > configparser.MAX_INTERPOLATION_DEPTH:
-            raise configparser.InterpolationDepthError(option, section, "")
-
-        def replace(found: re.Match[str]) -> str:
-            if found[1] is None:
-                return "%"
-            name = parser.optionxform(found[1])
-            if name not in known:
-                raise configparser.InterpolationMissingOptionError(option, section, "", name)
-            self.referenced.add(name)
-            text = known[name] or ""
-            return self._expand(parser, section, option, text, known, depth + 1) if "%" in text else text
-
-        return _REFERENCE.sub(replace, value)
+    def before_read(self, parser: Any, section: str, option: str, value: str) -> str:  # noqa: ARG002
+        """Doubles each other `%`; configparser calls this again for the same value with each later file."""
+        return _PERCENT.sub(lambda found: "%%" if found[0] == "%" else found[0], value)

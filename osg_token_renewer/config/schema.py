@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Optional, TypeVar, Union
 
 from osg_token_renewer import options
-from osg_token_renewer.config.ini import Section, is_showable
+from osg_token_renewer.config.ini import SHOWABLE, Section
 from osg_token_renewer.errors import Local
-from osg_token_renewer.model import Account, Config, Options, Problem, Secret, TokenSpec
+from osg_token_renewer.model import Account, Config, Options, Place, Problem, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.sinks.base import Sink
 from osg_token_renewer.sinks.registry import SINKS
@@ -19,8 +18,9 @@ from osg_token_renewer.sources.base import Source
 from osg_token_renewer.sources.registry import SOURCES
 from osg_token_renewer.system import secret_files
 
+SOURCE = Option("source", options.choice(*SOURCES))
 ACCOUNT = (
-    Option("source", options.choice(*SOURCES)),
+    SOURCE,
     Option("timeout", options.time_limit, default=60),
     Option("issuer", options.endpoint),
 )
@@ -58,7 +58,7 @@ class _Builder:
         self.problems: list[Problem] = []
         self._accounts: dict[str, Section] = {}
         self._tokens: dict[str, Section] = {}
-        self._renewer: Optional[Section] = None
+        self._renewer = Section("renewer", Place(""))
 
     def add(self, section: Section) -> None:
         """Sorts a section by the words of its title: `[ token  x ]` is the token x, as in the original."""
@@ -83,11 +83,11 @@ class _Builder:
         accounts = [self._build_account(name, self._accounts[name], name in used) for name in self._accounts]
         tokens = [self._build_token(name, section) for name, section in self._tokens.items()]
         self._check_paths()
-        values = self._read_values(self._renewer, RENEWER) if self._renewer else None
+        self._report_unknown(self._renewer, RENEWER)
         return Config(
             {account.name: account for account in accounts if account},
             tuple(token for token in tokens if token),
-            Options(**(values or {})),
+            Options(**(self._read_values(self._renewer, RENEWER) or {})),
             tuple(files),
         )
 
@@ -100,95 +100,86 @@ class _Builder:
         return account
 
     def _read_account(self, name: str, section: Section) -> Optional[Account]:
-        every = _list_options(SOURCES.values())
+        self._report_unknown(section, [*ACCOUNT, *_list_options(SOURCES.values())])
         source = self._choose_source(section)
         if source is None:
-            self._report_unknown(section, [*_list_names(ACCOUNT), *every])
             return None
         self._report_unused(section, source)
-        values = self._read_values(section, [*ACCOUNT, *source.OPTIONS], every)
+        values = self._read_values(section, [*ACCOUNT, *source.OPTIONS])
         if values is None:
             return None
-        own = {option.name: values[option.name] for option in source.OPTIONS}
-        for option, value in own.items():
-            self._check_secret(section, option, value)
+        for option in source.OPTIONS:
+            self._check_secret(section, option.name, values[option.name])
         try:
-            settings = source.settings(own)
+            settings = source.settings(values)
         except ValueError as error:
             self._report(section, None, str(error))
             return None
         return Account(name, source.NAME, settings, float(values["timeout"]), values["issuer"])
 
     def _choose_source(self, section: Section) -> Optional[Source]:
-        if "source" in section.broken:
-            self.problems.append(section.broken["source"])
-            return None
-        given = section.get_text("source")
-        if given:
-            if given not in SOURCES:
-                self._report(section, "source", f"must be one of {', '.join(SOURCES)}")
-            return SOURCES.get(given)
-        first, *others = [*_find_marked(section, SOURCES.values()), None]
-        if first is None:
+        if section.is_given(SOURCE.name):
+            values = self._read_values(section, [SOURCE])
+            return SOURCES[values[SOURCE.name]] if values else None
+        marked = _find_marked(section, SOURCES.values())
+        if not marked:
             self._report(section, None, f"needs {' or '.join(source.MARKER for source in SOURCES.values())}")
-        elif others[0] is not None:
-            what = f"both {first.MARKER} and {others[0].MARKER} are given: {first.MARKER} counts"
-            self._report(section, others[0].MARKER, what, warning=True)
-        return first
+            return None
+        if len(marked) > 1:
+            first, second = marked[0].MARKER, marked[1].MARKER
+            what = f"both {first} and {second} are given: {first} counts"
+            self._report(section, second, what, warning=True)
+        return marked[0]
 
     def _report_unused(self, section: Section, source: Source) -> None:
         """Warns of options that other sources read; if there are two markers, a warning says enough."""
         if len(_find_marked(section, SOURCES.values())) > 1:
             return
-        others = {*_list_options(SOURCES.values())}.difference(_list_names(source.OPTIONS))
+        read = [option.name for option in source.OPTIONS]
+        others = {option.name for option in _list_options(SOURCES.values())}.difference(read)
         for name in sorted(section.own & others):
             self._report(section, name, f"is not used by accounts of {source.NAME}", warning=True)
 
     def _build_token(self, name: str, section: Section) -> Optional[TokenSpec]:
         sink = next(iter([*_find_marked(section, SINKS.values()), *SINKS.values()]))
-        values = self._read_values(section, [*TOKEN, *sink.OPTIONS], _list_options(SINKS.values()))
+        self._report_unknown(section, [*TOKEN, *_list_options(SINKS.values())])
+        values = self._read_values(section, [*TOKEN, *sink.OPTIONS])
         account = section.get_text("account")
         if account and not options.find_name_flaw(account) and account not in self._accounts:
             self._report(section, "account", "there is no [account] section of this name")
             return None
         if values is None:
             return None
-        own = {option.name: values.pop(option.name) for option in sink.OPTIONS}
-        claims, on_expiry = values.pop("claims"), values.pop("on_expiry")
         return TokenSpec(
             name=name,
             sink=sink.NAME,
-            destination=sink.settings(own),
-            enforce_claims=claims == "enforce",
-            remove_expired=on_expiry == "remove",
-            **values,
+            destination=sink.settings(values),
+            enforce_claims=values["claims"] == "enforce",
+            remove_expired=values["on_expiry"] == "remove",
+            **{name: values[name] for name in ("account", "audience", "scope", "min_lifetime")},
         )
 
-    def _read_values(
-        self, section: Section, wanted: Sequence[Option], also_known: Sequence[str] = ()
-    ) -> Optional[dict[str, Any]]:
+    def _read_values(self, section: Section, wanted: Iterable[Option]) -> Optional[dict[str, Any]]:
         """The parsed options by name; None if one is missing or malformed. An empty option is absent."""
         before = len(self.problems)
-        for option in wanted:
-            if option.name in section.broken:
-                self.problems.append(section.broken[option.name])
         values = {}
         for option in wanted:
             text = section.get_text(option.name)
+            if option.name in section.broken:
+                self.problems.append(section.broken[option.name])
+            elif option.required and not text:
+                self.problems.append(Problem(section.place, "is missing", section.name, option.name))
             try:
                 values[option.name] = option.parse(text) if text else option.default
             except ValueError as error:
                 self._report(section, option.name, str(error))
-            if option.required and not section.is_given(option.name):
-                self.problems.append(Problem(section.place, "is missing", section.name, option.name))
-        well = len(self.problems) == before
-        self._report_unknown(section, [*_list_names(wanted), *also_known])
-        return values if well else None
+        return values if len(self.problems) == before else None
 
-    def _report_unknown(self, section: Section, known: Sequence[str]) -> None:
-        for name in sorted(section.own.difference(known)):
-            hint = _suggest(name, known)
-            shown = name if hint or is_showable(name) else None
+    def _report_unknown(self, section: Section, known: Iterable[Option]) -> None:
+        names = [option.name for option in known]
+        for name in sorted(section.own.difference(names)):
+            hint = _suggest(name, names)
+            shown = name if hint or SHOWABLE.fullmatch(name) else None
             what = f"is not an option here and is ignored{hint}"
             self.problems.append(Problem(section.find_place(name), what, section.name, shown, True))
 
@@ -203,22 +194,17 @@ class _Builder:
 
     def _check_secret(self, section: Section, option: str, value: object) -> None:
         """Refuses a secret file that others can change; warns of a secret that others can read."""
-        if isinstance(value, Secret):
-            file = section.find_place(option).file
-            with suppress(OSError):
-                if secret_files.others_can_read(file):
-                    what = f"others can read this secret: chmod o-rwx {file}"
-                    self._report(section, option, what, warning=True)
-        elif isinstance(value, SecretFile):
-            self._check_secret_file(section, option, value)
-
-    def _check_secret_file(self, section: Section, option: str, file: SecretFile) -> None:
         try:
-            for flaw in secret_files.find_flaws(file):
-                self._report(section, option, flaw)
-            path = secret_files.find_path(file)
+            if isinstance(value, Secret):
+                path, what = section.find_place(option).file, "this secret"
+            elif isinstance(value, SecretFile):
+                path, what = secret_files.find_path(value), "it"
+                for flaw in secret_files.find_flaws(value):
+                    self._report(section, option, flaw)
+            else:
+                return
             if secret_files.others_can_read(path):
-                self._report(section, option, f"others can read it: chmod o-rwx {path}", warning=True)
+                self._report(section, option, f"others can read {what}: chmod o-rwx {path}", warning=True)
         except FileNotFoundError:
             self._report(section, option, "there is no such file", warning=True)
         except (OSError, Local):
@@ -236,17 +222,13 @@ def _find_marked(section: Section, kinds: Iterable[Kind]) -> list[Kind]:
     return [kind for kind in kinds if section.is_given(kind.MARKER)]
 
 
-def _list_options(kinds: Iterable[Union[Source, Sink]]) -> list[str]:
-    return [option.name for kind in kinds for option in kind.OPTIONS]
+def _list_options(kinds: Iterable[Union[Source, Sink]]) -> list[Option]:
+    return [option for kind in kinds for option in kind.OPTIONS]
 
 
-def _list_names(wanted: Iterable[Option]) -> list[str]:
-    return [option.name for option in wanted]
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
+def _suggest(name: str, known: Sequence[str]) -> str:
     """A hint at the known name that is most similar; empty if none is similar."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), 1)
+    close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -22,10 +22,7 @@ class Sink(ABC):
 
     @abstractmethod
     def settings(self, values: Mapping[str, Any]) -> Any:
-        """The token's destination, from the parsed options.
-
-        It has a `path` that no other token may have. Raises ValueError if the options contradict each other.
-        """
+        """The destination, with a `path` that no other token has; raises ValueError if options contradict."""
 
     @abstractmethod
     def read(self, spec: TokenSpec) -> Published:

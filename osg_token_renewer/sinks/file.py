@@ -23,14 +23,14 @@ from osg_token_renewer.system.users import user_name
 from osg_token_renewer.tokens import jwt
 
 _ELSEWHERE = "remove it, or choose another token_path"
-_KINDS = (
-    (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-)
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,18 @@ class FileSink(Sink):
         content = token.text.reveal().encode("ascii") + b"\n"
         with replacement.open_directory(os.path.dirname(to.path)) as directory:
             old = _check_place(to, directory)
-            uid, gid = _find_ids(to)
-            mode = _choose_mode(to, old)
+            mode = to.mode
+            if mode is None:
+                # A file that everyone can write does not hold a trusted token.
+                mode = stat.S_IMODE(old.st_mode) & ~stat.S_IWOTH if old else 0o600
 
             def prepare(file: int) -> None:
                 # Nobody may read before owner and group are right, and chown clears set-id bits.
-                _give(file, to, old, uid, gid)
+                _give(file, to, old)
                 os.fchmod(file, mode)
 
             replacement.replace_file(to.path, directory, content, prepare)
-        if to.mode is None and old is not None and mode & 0o077:
+        if to.mode is None and mode & 0o077:
             return (f"others can read {to.path} (mode {mode:04o}): chmod 0600, or set mode",)
         return ()
 
@@ -111,23 +113,22 @@ def _read(to: FileSettings, path: str, directory: Optional[int] = None) -> Publi
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, dir_fd=directory)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Published(Found.NOT_A_FILE, _describe_kind(status))
+            text = os.read(descriptor, jwt.MAX_LENGTH + 2).decode("ascii", "replace")
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return Published(Found.NOTHING, "no file")
     except OSError as error:
         # ENXIO: a socket. ELOOP: a symbolic link, or a circle of links among the parent directories.
         if error.errno in (errno.ELOOP, errno.ENXIO):
             with suppress(OSError):
-                return _not_a_file(os.stat(path, dir_fd=directory, follow_symlinks=False))
+                status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+                return Published(Found.NOT_A_FILE, _describe_kind(status))
         return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return _not_a_file(status)
-        text = os.read(descriptor, jwt.MAX_LENGTH + 2).decode("ascii", "replace")
-    except OSError as error:
-        return Published(Found.UNREADABLE, f"cannot be read: {error.strerror}")
-    finally:
-        os.close(descriptor)
     mode = stat.S_IMODE(status.st_mode)
     try:
         token = jwt.parse(text)
@@ -136,12 +137,8 @@ def _read(to: FileSettings, path: str, directory: Optional[int] = None) -> Publi
     return Published(Found.TOKEN, "", token, jwt.fingerprint(text), mode, _find_difference(to, status))
 
 
-def _not_a_file(status: os.stat_result) -> Published:
-    return Published(Found.NOT_A_FILE, f"{_describe_kind(status)}, not a file")
-
-
 def _describe_kind(status: os.stat_result) -> str:
-    return next((name for fits, name in _KINDS if fits(status.st_mode)), "something else")
+    return f"{_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file"
 
 
 def _find_difference(to: FileSettings, status: os.stat_result) -> Optional[str]:
@@ -159,10 +156,7 @@ def _find_difference(to: FileSettings, status: os.stat_result) -> Optional[str]:
 
 
 def _check_place(to: FileSettings, directory: int) -> Optional[os.stat_result]:
-    """The status of the file that is to be replaced, None if there is none.
-
-    Raises Local if it is not a regular file, or if others can put there what they like.
-    """
+    """The status of the file to be replaced; raises Local if it is no file, or if others can replace it."""
     where = os.fstat(directory)
     if trusted_files.is_open_to_all(where):
         path = os.path.dirname(to.path)
@@ -174,7 +168,7 @@ def _check_place(to: FileSettings, directory: int) -> Optional[os.stat_result]:
     except OSError as error:
         raise Local(f"{to.path} cannot be looked at: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise Local(f"{to.path} is {_describe_kind(status)}, not a file", _ELSEWHERE)
+        raise Local(f"{to.path} is {_describe_kind(status)}", _ELSEWHERE)
     ours = trusted_files.is_trusted_user(status.st_uid) or status.st_uid == _find_ids(to)[0]
     if where.st_mode & stat.S_IWOTH and not ours:
         owner = user_name(status.st_uid)
@@ -182,17 +176,9 @@ def _check_place(to: FileSettings, directory: int) -> Optional[os.stat_result]:
     return status
 
 
-def _choose_mode(to: FileSettings, old: Optional[os.stat_result]) -> int:
-    if to.mode is not None:
-        return to.mode
-    # A file that everyone can write does not hold a trusted token.
-    return 0o600 if old is None else stat.S_IMODE(old.st_mode) & ~stat.S_IWOTH
-
-
-def _give(
-    file: int, to: FileSettings, old: Optional[os.stat_result], uid: Optional[int], gid: Optional[int]
-) -> None:
+def _give(file: int, to: FileSettings, old: Optional[os.stat_result]) -> None:
     """Gives the new file to the configured owner and group, else to those of the old file."""
+    uid, gid = _find_ids(to)
     now = os.fstat(file)
     keep = old or now
     owner = keep.st_uid if uid is None else uid
@@ -208,18 +194,16 @@ def _give(
         hint = "as root, give the file to the service user, or the service user the group"
         # EINVAL: the service's user namespace does not map the id (user_namespaces(7)).
         foreign = error.errno == errno.EINVAL and owner == now.st_uid
-        opening = sandbox.foreign_groups() if foreign else None
-        if opening is not None:
+        if foreign and (opening := sandbox.foreign_groups()):
             hint = f"give the service user the group, and let the service's unit know it: {opening}"
         raise Local(f"owner and group of {to.path} cannot be {verb}: this user may not", hint) from error
 
 
 def _find_ids(to: FileSettings) -> tuple[Optional[int], Optional[int]]:
     """The numbers of the configured owner and group, None if not configured; raises Local."""
-    return (
-        _find_id(to.owner, "user", lambda name: pwd.getpwnam(name).pw_uid),
-        _find_id(to.group, "group", lambda name: grp.getgrnam(name).gr_gid),
-    )
+    uid = _find_id(to.owner, "user", lambda name: pwd.getpwnam(name).pw_uid)
+    gid = _find_id(to.group, "group", lambda name: grp.getgrnam(name).gr_gid)
+    return uid, gid
 
 
 def _find_id(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Optional[int]:

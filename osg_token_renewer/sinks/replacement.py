@@ -126,11 +126,9 @@ def _explain_unusable(directory: str, error: OSError) -> Local:
         return Local(what, f"let the service see it: {sandbox.opening(directory)}")
     if isinstance(error, FileNotFoundError):
         return Local(f"there is no directory {directory}", f"create it: install -d -m 0770 {directory}")
+    what = f"the directory {directory} cannot be used: {error.strerror}"
     commands = f"chgrp osg-token-svc {directory}; chmod 0770 {directory}"
-    return Local(
-        f"the directory {directory} cannot be used: {error.strerror}",
-        f"let the user of the service enter and write it: {commands}",
-    )
+    return Local(what, f"let the user of the service enter and write it: {commands}")
 
 
 def _explain_unwritable(directory: str, number: Optional[int]) -> Local:
@@ -140,8 +138,7 @@ def _explain_unwritable(directory: str, number: Optional[int]) -> Local:
 
 def _find_remedy(directory: str, number: Optional[int]) -> Optional[str]:
     """What makes the directory writable, if the error number tells."""
-    opening = sandbox.opening(directory) if number == errno.EROFS else None
-    if opening is not None:
+    if number == errno.EROFS and (opening := sandbox.opening(directory)):
         return f"if the service's unit forbids it: {opening}"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"let this user write to {directory}"

@@ -21,8 +21,7 @@ T = TypeVar("T")
 class Fetched:
     """What an issuer answered: the token's text, unchecked, and what the answer said besides.
 
-    `expires_at` is in seconds since 1970. `clock_ahead` is the number of seconds by which the issuer's clock
-    is ahead of this host's (tokens/clock_skew.py). None means unknown.
+    `expires_at` is in seconds since 1970, `clock_ahead` in seconds (tokens/clock_skew.py). None: unknown.
     """
 
     text: Secret
@@ -45,16 +44,13 @@ def at_any_time(_wanted: float) -> AbstractContextManager[float]:
     return nullcontext(math.inf)
 
 
-class Kept:
+class Kept(AbstractContextManager["Kept"]):
     """What several sessions share: each object is made when it is first needed, and closed with this."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._making = threading.Lock()
         self._made: dict[object, Any] = {}
-
-    def __enter__(self) -> Kept:
-        return self
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
@@ -74,8 +70,7 @@ class Context:
 
     `sockets` is a directory that is private to this user, with a path short enough for sockets; a session
     removes what it makes there. `state` is a directory for what must outlive the run; it need not exist.
-    `begin` is entered around each request. The worker's sessions share what is in `kept`, and all sessions
-    of the run what is in `shared`. `turns` limits work that costs cores and memory.
+    A worker's sessions share `kept`, all sessions `shared`. `turns` limits work that costs cores and memory.
     """
 
     sockets: str = ""
@@ -104,17 +99,13 @@ class Source(ABC):
 
     @abstractmethod
     def session(self, account: Account, context: Context) -> AbstractContextManager[Fetch]:
-        """Opens the account; yields a function that obtains one token after the other.
+        """Opens the account; raises a Failure, which counts for each of the account's tokens, if it cannot.
 
-        Raises a Failure if the account cannot be opened, which then counts for each of its tokens. It never
-        repeats a request: the failure's `retry_after` lets the run do so.
+        It never repeats a request: the failure's `retry_after` lets the run do so.
         """
 
     def issuer(self, account: Account, known: Optional[str]) -> Optional[str]:
-        """The URL of the account's issuer or token endpoint, found without a request; None if unknown.
-
-        `known` is the issuer of the account's last token, if there was one.
-        """
+        """The URL of the issuer or token endpoint, without a request; `known` is the last token's issuer."""
         return account.issuer or known
 
     def grant(self, account: Account) -> Optional[str]:  # noqa: ARG002
@@ -126,8 +117,5 @@ class Source(ABC):
         return False
 
     def rescue(self, directory: str) -> bool:  # noqa: ARG002
-        """Saves what must not be lost from a directory in `sockets` that a killed program's session left.
-
-        Returns whether that is done; if not, the directory stays for the next run. Never raises.
-        """
+        """Saves what a killed session left in a directory of `sockets`; if False, it stays. Never raises."""
         return True

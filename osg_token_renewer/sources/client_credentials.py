@@ -26,8 +26,7 @@ class ClientCredentials(Source):
 
     def issuer(self, account: Account, known: Optional[str]) -> str:  # noqa: ARG002
         """The token endpoint, because several issuers may share a host."""
-        url: str = account.settings.url
-        return url
+        return str(account.settings.url)
 
     @contextmanager
     def session(self, account: Account, context: Context) -> Iterator[Fetch]:

@@ -1,12 +1,8 @@
-"""Requests to a token endpoint (RFC 6749 section 3.2): client authentication, and what the answer means.
-
-For sources that obtain a token with one HTTPS request, such as client credentials or a token exchange.
-"""
+"""Requests to a token endpoint (RFC 6749 section 3.2): client authentication, and what the answer means."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +33,6 @@ OPTIONS = (
 _PASSING = (408, 425, 429)
 _PASSING_ERRORS = ("temporarily_unavailable", "server_error", "slow_down")
 # The same request may succeed within the run. 429 concerns this client, a gateway's status everybody.
-_TOO_MANY = 429
 _GATEWAY = (502, 503, 504)
 # A strict issuer answers invalid_request to an id or secret that it cannot decode.
 _WRONG_CREDENTIALS = ("invalid_client", "invalid_request")
@@ -93,17 +88,15 @@ class _Requests:
         self._endpoint = endpoint
         self._client = client
         self._begin = begin
-        self._id = endpoint.client_id
         given = endpoint.client_secret
         self._secret = given.reveal() if isinstance(given, Secret) else read_secret(given, "client secret")
         self._ways = [endpoint.client_auth]
         if endpoint.client_auth == "auto":
-            differs = any(_encode(part) != part for part in (self._id, self._secret))
+            differs = any(_encode(part) != part for part in (endpoint.client_id, self._secret))
             self._ways = ["basic", "basic-encoded"] if differs else ["basic"]
 
     def fetch(self, spec: TokenSpec, form: Form) -> Fetched:
         form = {**form, "audience": " ".join(spec.audience), "scope": " ".join(spec.scope)}
-        asked_at = time.time()
         answer = self._post(form)
         while len(self._ways) > 1 and _read_error(answer)[0] in _WRONG_CREDENTIALS:
             self._ways.pop(0)
@@ -113,23 +106,23 @@ class _Requests:
             raise self._explain(answer, form)
         self._ways = self._ways[:1]
         clock_ahead = clock_skew.ahead_by(answer.date, answer.asked_at, answer.answered_at)
-        return Fetched(Secret(token), _read_expiry(answer, asked_at), clock_ahead=clock_ahead)
+        return Fetched(Secret(token), _read_expiry(answer), clock_ahead=clock_ahead)
 
     def _post(self, form: Form) -> Answer:
         """Authenticates by RFC 6749 section 2.3.1; `basic` omits its form encoding, as most programs do."""
         way, headers = self._ways[0], {}
         if way == "post":
-            form = {**form, "client_id": self._id, "client_secret": self._secret}
+            form = {**form, "client_id": self._endpoint.client_id, "client_secret": self._secret}
         else:
             headers = {"Authorization": f"Basic {self._credentials(way)}"}
-        sent = {name: _bytes(_reveal(value)) for name, value in form.items() if value}
+        sent = {name: _bytes(value) for name, value in form.items() if value}
         with self._begin(0.0) as seconds:
             return self._client.post(self._endpoint.url, sent, headers, seconds)
 
     def _credentials(self, way: str) -> str:
         import base64
 
-        parts = [self._id, self._secret]
+        parts = [self._endpoint.client_id, self._secret]
         if way == "basic-encoded":
             parts = [_encode(part) for part in parts]
         return base64.b64encode(_bytes(":".join(parts))).decode("ascii")
@@ -159,13 +152,13 @@ class _Requests:
                 f"the issuer refused the request: {said or f'HTTP status {status}'}",
                 f"check {section} against the client's registration at the issuer",
             )
-        what = f"the issuer answered with HTTP status {status}"
-        return _explain_pause(answer, f"{what}: {said}" if said else what)
+        return _explain_pause(answer, said)
 
 
-def _explain_pause(answer: Answer, what: str) -> Failure:
+def _explain_pause(answer: Answer, said: str) -> Failure:
     """The failure of a request that may succeed later."""
-    if answer.status != _TOO_MANY and answer.status not in _GATEWAY:
+    what = f"the issuer answered with HTTP status {answer.status}" + (f": {said}" if said else "")
+    if answer.status not in (429, *_GATEWAY):
         return Unavailable(what)
     wait = answer.retry_after or 0.0
     if wait:
@@ -173,12 +166,9 @@ def _explain_pause(answer: Answer, what: str) -> Failure:
     return (Unreachable if answer.status in _GATEWAY else Unavailable)(what, retry_after=wait)
 
 
-def _reveal(value: Union[str, Secret]) -> str:
-    return value.reveal() if isinstance(value, Secret) else value
-
-
-def _bytes(text: str) -> bytes:
+def _bytes(value: Union[str, Secret]) -> bytes:
     """The bytes in the configuration or its file, even if they are not UTF-8."""
+    text = value.reveal() if isinstance(value, Secret) else value
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -209,13 +199,12 @@ def _read_error(answer: Answer) -> tuple[str, str]:
     return code if isinstance(code, str) else "", description if isinstance(description, str) else ""
 
 
-def _read_expiry(answer: Answer, asked_at: float) -> Optional[float]:
+def _read_expiry(answer: Answer) -> Optional[float]:
     """`expires_in` (RFC 6749 section 5.1; some issuers send a string) as seconds since 1970."""
-    expires_in = (_read_json(answer) or {}).get("expires_in")
     try:
-        number = isinstance(expires_in, (int, float, str)) and not isinstance(expires_in, bool)
-        seconds = float(expires_in) if number else -1.0  # type: ignore[arg-type]
-    except (ValueError, OverflowError):
+        # As a text, so that neither True nor null is a number.
+        seconds = float(str((_read_json(answer) or {}).get("expires_in")))
+    except ValueError:
         return None
     # NaN compares false; more than 300 years is a mistake.
-    return asked_at + seconds if 0 <= seconds < 10**10 else None
+    return answer.asked_at + seconds if 0 <= seconds < 10**10 else None

@@ -13,11 +13,10 @@ _ADVICE = "see that both are set by NTP; on this host: timedatectl"
 
 
 def ahead_by(date: Optional[float], asked_at: float, answered_at: float) -> Optional[float]:
-    """By how many seconds at least the issuer's clock is ahead of this host's (negative: behind), by the
-    `date` of its answer; 0 if both may show the same, None without a date.
+    """Seconds by which the issuer's clock is at least ahead (negative: behind); None without a date.
 
-    All three are in seconds since 1970. The issuer cuts its date to the second, and writes it at some time
-    between the question and the answer, which are on this host's clock.
+    All three are in seconds since 1970. The issuer cuts the `date` of its answer to the second, and writes it
+    at some time between the question and the answer, which are on this host's clock.
     """
     if date is None:
         return None
@@ -27,14 +26,12 @@ def ahead_by(date: Optional[float], asked_at: float, answered_at: float) -> Opti
 def find_skew(token: AccessToken, clock_ahead: Optional[float], now: float) -> Optional[str]:
     """What to say about the issuer's clock if it differs from this host's by more than LIMIT; else None.
 
-    `clock_ahead` is by how many seconds the answer's date is ahead of this host's clock, None if unknown. A
-    token from the future (`iat`, `nbf`) is as good a witness. A token from the past counts only without a
-    date, because some issuers backdate tokens or return the same one again.
+    A token from the future (`iat`, `nbf`) is as good a witness as `clock_ahead` (see ahead_by). A token from
+    the past counts only without that, because some issuers backdate tokens or return the same one again.
     """
     claims = token.claims or {}
-    issued_at = numeric_date(claims, "iat")
-    times = [when for when in (issued_at, numeric_date(claims, "nbf")) if when is not None]
-    ahead = max([clock_ahead or 0.0, *(when - now for when in times)])
+    issued_at, valid_from = numeric_date(claims, "iat"), numeric_date(claims, "nbf")
+    ahead = max(clock_ahead or 0.0, (issued_at or now) - now, (valid_from or now) - now)
     if ahead > LIMIT:
         return f"the issuer's clock is {ahead:.0f} s ahead of this host's: {_ADVICE}"
     if clock_ahead is not None and clock_ahead < -LIMIT:

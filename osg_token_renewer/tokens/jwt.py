@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import binascii
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Optional
@@ -59,14 +58,10 @@ def parse(text: str, expires_at: Optional[float] = None, issuer: Optional[str] =
 def numeric_date(claims: Mapping[str, Any], name: str) -> Optional[float]:
     """A claim that is a NumericDate (RFC 7519 section 2), in seconds since 1970; None if it is not one."""
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        seconds = float(value)
-    except OverflowError:
-        return None
     # The end of the year 9999, the last that datetime can show.
-    return seconds if math.isfinite(seconds) and 0 <= seconds < 253402300800 else None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 253402300800:
+        return float(value)
+    return None
 
 
 def fingerprint(text: str) -> str:
@@ -78,14 +73,11 @@ def fingerprint(text: str) -> str:
 
 def _read_claims(text: str) -> Optional[dict[str, Any]]:
     """The payload of a JWS in compact form (RFC 7515 section 7.1); None if the token is opaque."""
-    header, payload, _signature = text.split(".")
     try:
-        if not isinstance(_decode(header), dict):
-            return None
-        claims = _decode(payload)
+        header, claims = (_decode(part) for part in text.split(".")[:2])
     except (ValueError, RecursionError):
         return None
-    return claims if isinstance(claims, dict) else None
+    return claims if isinstance(header, dict) and isinstance(claims, dict) else None
 
 
 def _decode(part: str) -> Any:
