@@ -22,6 +22,8 @@ from osg_token_renewer.text import escaped
 COMMANDS = (renew, check, status)
 # A standard output on a full disk fails with these.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# Seconds that the message of an error may take.
+LAST_WORDS = 60
 _logger = logging.getLogger(__name__)
 
 
@@ -84,7 +86,7 @@ def _collect_rarely() -> Iterator[None]:
 def _bounded(command: Callable[[], int]) -> int:
     """The boundary: whatever happens inside becomes a message and an exit status."""
     try:
-        status = command()
+        status = _with_limited_end(command)
         sys.stdout.flush()
     except ConfigError as error:
         for problem in error.problems:
@@ -107,7 +109,17 @@ def _bounded(command: Callable[[], int]) -> int:
         return _report_bug(error)
     finally:
         output.release()
+        signal.alarm(0)
     return status
+
+
+def _with_limited_end(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except BaseException:
+        # Perhaps nobody reads the message that follows: the process ends all the same, by SIGALRM.
+        signal.alarm(LAST_WORDS)
+        raise
 
 
 def _report_bug(error: Exception) -> int:

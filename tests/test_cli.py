@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -419,3 +420,11 @@ def test_output_to_a_full_disk_is_a_failure_and_not_a_bug(host: Host) -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, "the output cannot be written: No space left on device\n")
+
+
+def test_a_program_whose_error_nobody_reads_ends_all_the_same(host: Host) -> None:
+    """A pipe takes 64 KiB."""
+    host.write_config("".join(f"[nothing{'x' * 180} {number}]\n" for number in range(1000)))
+    program = "import sys; from osg_token_renewer import cli; cli.LAST_WORDS = 1; sys.exit(cli.main())"
+    with host.popen([sys.executable, "-c", program, *host.renewer()[2:]], {"PYTHONPATH": str(ROOT)}) as run:
+        assert run.wait(LONGEST) == -signal.SIGALRM

@@ -79,7 +79,7 @@ LATE: Mapping[str, str] = {
     "rich.console": "only for a terminal",
     "secrets": "only to publish a token",
     "selectors": "only to start a program",
-    "shlex": "only for hints in messages about the sandbox",
+    "shlex": "only to start an agent, and for hints about the sandbox",
     "shutil": "compression libraries; only to start a program, and for leftovers",
     "socket": "only to start an agent",
     "subprocess": "only to start a program",

@@ -19,8 +19,8 @@ from typing import Optional
 
 from osg_token_renewer.errors import Local, Unavailable
 from osg_token_renewer.sources.oidc_agent import account_file
-from osg_token_renewer.sources.oidc_agent.lending import Lent
 from osg_token_renewer.sources.oidc_agent.messages import REAUTHENTICATE, SETUP
+from osg_token_renewer.sources.oidc_agent.rotation import Lent
 from osg_token_renewer.system import locks, users
 from osg_token_renewer.system.signals import defer_signals
 from osg_token_renewer.system.users import User

@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 from osg_token_renewer import config
 from osg_token_renewer.engine.run import Run, begin_run
 from osg_token_renewer.errors import Exit, LockHeld, RenewerError
-from osg_token_renewer.model import BUG, Outcome, Planned, State
+from osg_token_renewer.model import BUG, Config, Outcome, Planned, State
 from osg_token_renewer.report import journal
 from osg_token_renewer.system import users
 from osg_token_renewer.system.signals import Stop, stop_on_signals
@@ -38,11 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         _check_user(args.config)
     stop = Stop()
-    with begin_run(
-        lambda: config.load(args.config), stop=stop, tokens=args.tokens, force=args.force
-    ) as current:
-        for warning in current.config.warnings:
-            log.warning("%s", warning.text)
+    with begin_run(lambda: _load(args.config), stop=stop, tokens=args.tokens, force=args.force) as current:
         planned = current.plan()
         if args.dry_run:
             return _show(planned)
@@ -55,6 +51,13 @@ def run(args: argparse.Namespace) -> int:
             return _report_stop(stop.signal)
         log.info("%s", journal.summary(outcomes))
         return _status(outcomes) if stop.signal is None else _report_stop(stop.signal)
+
+
+def _load(given: Optional[str]) -> Config:
+    found = config.load(given)
+    for warning in found.warnings:
+        log.warning("%s", warning.text)
+    return found
 
 
 def _report_stop(number: int) -> int:

@@ -16,7 +16,7 @@ def is_removable(planned: Planned, now: float) -> bool:
 
 
 def remove_expired(outcome: Outcome, planned: Planned) -> Outcome:
-    """Removes the published token if it was not renewed and is removable; says what that means for its readers.
+    """Removes the published token if it failed and is removable; adds what that means for its readers.
 
     Only the very token that was read for the plan is removed, never one that somebody published since.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -82,6 +81,8 @@ def start_agent(
     The agent inherits `descriptors`, so it keeps what they lock until it has ended. `remove_if_killed`: files
     and directories to be removed when this program was killed and the agent ends by itself.
     """
+    import shlex
+
     socket, said = os.path.join(directory, "socket"), os.path.join(directory, "log")
     script = _WATCHED.replace("{remove}", shlex.join(("rm", "-rf", "--", *remove_if_killed)))
     command = ["/bin/sh", "-c", script, "oidc-agent", process.find("oidc-agent", PACKAGE)]

@@ -23,7 +23,7 @@ from osg_token_renewer.errors import CutOff, Died, Failure, TimedOut
 from osg_token_renewer.model import Account, TokenSpec
 from osg_token_renewer.options import Option, SecretFile, secret_file
 from osg_token_renewer.sources.base import Begin, Context, Fetch, Fetched, Source, at_any_time
-from osg_token_renewer.sources.oidc_agent import account_file, agent, lending
+from osg_token_renewer.sources.oidc_agent import account_file, agent, rotation
 from osg_token_renewer.sources.oidc_agent.messages import REAUTHENTICATE, explain, read_token
 from osg_token_renewer.system import memory_files, process, secret_files
 from osg_token_renewer.system.private_directories import make_agent_directory
@@ -71,7 +71,7 @@ class OidcAgent(Source):
         return self._asked[1]
 
     def rescue(self, directory: str) -> bool:
-        return lending.rescue(directory)
+        return rotation.rescue(directory)
 
     @contextmanager
     def session(self, account: Account, context: Context) -> Iterator[Fetch]:
@@ -82,7 +82,7 @@ class OidcAgent(Source):
         with begin(0.0) as left:
             # The agent of a killed run has the account for no longer than that.
             wait = min(left, account.timeout + agent.ORPHAN_GRACE)
-        with lending.hold_account(account.name, copy, wait, begin) as held, ExitStack() as stack:
+        with rotation.hold_account(account.name, copy, wait, begin) as held, ExitStack() as stack:
             secret = stack.enter_context(memory_files.make_memory_file(password))
             with context.turns.take(begin):
                 directory, mark = stack.enter_context(make_agent_directory(context.sockets))
@@ -100,8 +100,8 @@ class _Session:
 
     account: Account
     running: agent.Agent
-    held: lending.HeldAccount
-    lent: lending.Lent
+    held: rotation.HeldAccount
+    lent: rotation.Lent
     begin: Begin
     # A blank asks for the refresh token's default scopes. Without the parameter some issuers (CILogon) grant
     # fewer.

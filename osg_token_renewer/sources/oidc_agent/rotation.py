@@ -1,4 +1,4 @@
-"""What stands between an account file and the oidc-agent that uses the account.
+"""Saves rotated refresh tokens: what stands between an account file and the oidc-agent that uses it.
 
 An agent truncates and rewrites the account file whenever the issuer rotates the refresh token, and reports
 success even when that write failed. So an agent never has the file itself, but a copy in a private directory.

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from osg_token_renewer.errors import Local, Refused, Unavailable
-from osg_token_renewer.sources.oidc_agent import account_file, lending
-from osg_token_renewer.sources.oidc_agent.lending import HeldAccount, Lent
+from osg_token_renewer.sources.oidc_agent import account_file, rotation
+from osg_token_renewer.sources.oidc_agent.rotation import HeldAccount, Lent
 from osg_token_renewer.system import private_directories
 from tests.faults import apart, mount
 from tests.host import ROOT
@@ -70,7 +70,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def hold(copy: Path, wait: float = 0.0) -> AbstractContextManager[HeldAccount]:
-    return lending.hold_account("robot", str(copy), wait)
+    return rotation.hold_account("robot", str(copy), wait)
 
 
 @contextmanager
@@ -351,7 +351,7 @@ def test_a_login_after_a_kill_is_not_undone_by_what_the_killed_run_left(
     leave_as_a_killed_run(directory, private, NEW)
     (directory / "robot").write_bytes(complete("login"))
     if by_sweep:
-        private_directories.sweep_agent_directories(str(private.parent), lending.rescue)
+        private_directories.sweep_agent_directories(str(private.parent), rotation.rescue)
         assert not private.exists()
     with hold(copy):
         assert (directory / "robot").read_bytes() == complete("login")
@@ -393,7 +393,7 @@ def test_what_cannot_be_saved_from_a_killed_run_is_not_removed(
         account.write_bytes(complete())
         leave_as_a_killed_run(directory, private, NEW)
         mount(directory, "remount,ro")
-        private_directories.sweep_agent_directories(str(private.parent), lending.rescue)
+        private_directories.sweep_agent_directories(str(private.parent), rotation.rescue)
         # What the file has is used up: to use it again would look like theft.
         with (
             pytest.raises(Local, match=r"cannot be written \(Read-only file system\): what the oidc-agent"),
@@ -402,7 +402,7 @@ def test_what_cannot_be_saved_from_a_killed_run_is_not_removed(
             raise AssertionError("it was opened")
         assert (private / "oidc-agent" / "robot").read_bytes() == NEW
         mount(directory, "remount,rw")
-        private_directories.sweep_agent_directories(str(private.parent), lending.rescue)
+        private_directories.sweep_agent_directories(str(private.parent), rotation.rescue)
         assert account.read_bytes() == NEW
         assert not private.exists()
 
