@@ -86,7 +86,12 @@ def _collect_rarely() -> Iterator[None]:
 def _bounded(command: Callable[[], int]) -> int:
     """The boundary: whatever happens inside becomes a message and an exit status."""
     try:
-        status = _with_limited_end(command)
+        try:
+            status = command()
+        except BaseException:
+            # Perhaps nobody reads the message that follows: the process ends all the same, by SIGALRM.
+            signal.alarm(LAST_WORDS)
+            raise
         sys.stdout.flush()
     except ConfigError as error:
         for problem in error.problems:
@@ -111,15 +116,6 @@ def _bounded(command: Callable[[], int]) -> int:
         output.release()
         signal.alarm(0)
     return status
-
-
-def _with_limited_end(command: Callable[[], int]) -> int:
-    try:
-        return command()
-    except BaseException:
-        # Perhaps nobody reads the message that follows: the process ends all the same, by SIGALRM.
-        signal.alarm(LAST_WORDS)
-        raise
 
 
 def _report_bug(error: Exception) -> int:

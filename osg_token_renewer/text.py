@@ -73,10 +73,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min"
 
 
-def remaining(life: float) -> str:
-    return f"{duration(life)} left"
-
-
 def seconds(limit: float) -> str:
     """A time limit in seconds: '60 s', '0.4 s'."""
     return f"{round(limit, 1):g} s"

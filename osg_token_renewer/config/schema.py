@@ -19,11 +19,7 @@ from osg_token_renewer.sources.registry import SOURCES
 from osg_token_renewer.system import secret_files
 
 SOURCE = Option("source", options.choice(*SOURCES))
-ACCOUNT = (
-    SOURCE,
-    Option("timeout", options.time_limit, default=60),
-    Option("issuer", options.endpoint),
-)
+ACCOUNT = (SOURCE, Option("timeout", options.time_limit, default=60), Option("issuer", options.endpoint))
 TOKEN = (
     Option("account", options.name, required=True),
     Option("audience", options.words, default=()),

@@ -6,17 +6,8 @@ import hashlib
 import json
 from typing import Optional
 
-from osg_token_renewer.model import (
-    AccessToken,
-    Decision,
-    Found,
-    Published,
-    Rest,
-    TokenRecord,
-    TokenSpec,
-    Why,
-)
-from osg_token_renewer.text import duration, remaining
+from osg_token_renewer.model import AccessToken, Decision, Found, Published, Rest, TokenRecord, TokenSpec, Why
+from osg_token_renewer.text import duration
 from osg_token_renewer.tokens.jwt import numeric_date
 
 # A renewal is brought forward only if the token lives, beyond its min_lifetime, for so many times the spread.
@@ -60,13 +51,14 @@ def decide(
     if expires_at is None:
         return Decision(Why.UNKNOWN_EXPIRY, "nobody said when it expires")
     left, least = expires_at - now, duration(spec.min_lifetime)
+    life = f"{duration(left)} left"
     if left < spec.min_lifetime:
-        return Decision(Why.EXPIRING, f"{remaining(left)}, less than the {least} of min_lifetime")
+        return Decision(Why.EXPIRING, f"{life}, less than the {least} of min_lifetime")
     forward = bring_forward(spec.account, known, expires_at - spec.min_lifetime, spread)
     if left < spec.min_lifetime + forward:
         moved = f"moved {duration(forward)} ahead of the {least} of min_lifetime by spread"
-        return Decision(Why.SPREAD, f"{remaining(left)}, {moved}")
-    return Decision(Why.FRESH, remaining(left))
+        return Decision(Why.SPREAD, f"{life}, {moved}")
+    return Decision(Why.FRESH, life)
 
 
 def bring_forward(account: str, record: Optional[TokenRecord], latest: float, spread: float) -> float:

@@ -122,8 +122,8 @@ class History:
                 self._create_file()
             # A reader also writes: it undoes what a killed program left half written. SQLite opens a
             # read-only file to read.
-            uri = f"file:{_quote(self.path)}?mode=rw"
-            with closing(sqlite3.connect(uri, timeout=_BUSY, uri=True)) as database:
+            path = self.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+            with closing(sqlite3.connect(f"file:{path}?mode=rw", timeout=_BUSY, uri=True)) as database:
                 self._check_version(database, writing)
                 yield database
 
@@ -182,8 +182,3 @@ def _translated(path: str) -> Iterator[None]:
         raise DamagedError(f"{path}: {outside(str(error))}") from error
     except OSError as error:
         raise HistoryError(f"{path}: {error.strerror}") from error
-
-
-def _quote(path: str) -> str:
-    """A path in a file: URI of SQLite."""
-    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")

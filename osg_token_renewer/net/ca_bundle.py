@@ -13,11 +13,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from osg_token_renewer.errors import Local
 
 # Where distributions keep the system's store, in case OpenSSL was built to look elsewhere.
-_SYSTEM_STORES = (
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/ssl/cert.pem",
-)
+_STORES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem")
 
 
 class CaBundle:
@@ -64,7 +60,7 @@ class CaBundles(AbstractContextManager["CaBundles"]):
 
 def _find_system_store() -> str:
     paths = ssl.get_default_verify_paths()
-    for candidate in (paths.cafile, *_SYSTEM_STORES, paths.capath):
+    for candidate in (paths.cafile, *_STORES, paths.capath):
         if candidate and os.path.exists(candidate):
             return candidate
     raise Local("no system CA bundle was found", "set ca_file in the account's section")

@@ -48,10 +48,12 @@ def find_flaws(path: str, also: Optional[int] = None, descriptor: Optional[int] 
     if not is_trusted_user(status.st_uid) and status.st_uid != also:
         owner = user_name(status.st_uid)
         yield f"it belongs to {owner}, neither to root nor to the service user: chown {SERVICE_USER} {path}"
+    # Groups are trusted only by name: a user's primary group may be everybody's.
+    group, trusted = _group_name(status.st_gid), (SERVICE_USER, user_name(os.geteuid()))
     if status.st_mode & stat.S_IWOTH:
         yield f"others can write it: chmod o-w {path}"
-    elif status.st_mode & stat.S_IWGRP and not _is_trusted_group(status.st_gid):
-        yield f"the group {_group_name(status.st_gid)} can write it: chmod g-w {path}"
+    elif status.st_mode & stat.S_IWGRP and status.st_gid and group not in trusted:
+        yield f"the group {group} can write it: chmod g-w {path}"
     for directory in _list_parents(path):
         # An orchestrator often mounts volumes read-only that everybody may write to.
         if is_open_to_all(os.stat(directory)) and not os.statvfs(directory).f_flag & os.ST_RDONLY:
@@ -74,11 +76,6 @@ def _list_parents(path: str) -> list[str]:
         while (here := os.path.dirname(here)) not in found:
             found.add(here)
     return sorted(found)
-
-
-def _is_trusted_group(gid: int) -> bool:
-    """Only by name: a user's primary group may be everybody's."""
-    return gid == 0 or _group_name(gid) in (SERVICE_USER, user_name(os.geteuid()))
 
 
 def _group_name(gid: int) -> str:
