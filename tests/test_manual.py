@@ -182,7 +182,9 @@ def variables() -> set[str]:
     found = {
         name
         for text in texts
-        for name in re.findall(r'environ(?:\.get\(|\[)"(\w+)"|"(\w+)" (?:not )?in os\.environ', text)
+        for name in re.findall(
+            r'(?:environ(?:\.get\(|\[)|_from_systemd\()"(\w+)"|"(\w+)" (?:not )?in os\.environ', text
+        )
     }
     return {config.VARIABLE, *("".join(pair) for pair in found)}
 
