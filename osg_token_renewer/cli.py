@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 from osg_token_renewer import __version__
@@ -29,15 +29,16 @@ _logger = logging.getLogger(__name__)
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The operator's command; returns the exit status."""
-    with _collect_rarely():
-        output.make_printable()
-        parser = build_parser()
-        arguments = list(sys.argv[1:] if argv is None else argv)
-        args = parser.parse_args(arguments)
-        if args.run is None:
-            args = parser.parse_args([*arguments, "renew"])
-        output.set_up_log(args.verbose - args.quiet)
-        return _bounded(lambda: int(args.run(args)))
+    output.make_printable()
+    parser = build_parser()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(arguments)
+    if args.run is None:
+        args = parser.parse_args([*arguments, "renew"])
+    output.set_up_log(args.verbose - args.quiet)
+    # Nothing is collected when the process ends: a tenth of the time of a run with nothing due.
+    atexit.register(gc.freeze)
+    return _bounded(lambda: int(args.run(args)))
 
 
 def setup_main(argv: Optional[Sequence[str]] = None) -> int:
@@ -67,20 +68,6 @@ def build_parser() -> Parser:
     for command in COMMANDS:
         command.add_parser(subparsers)
     return parser
-
-
-@contextmanager
-def _collect_rarely() -> Iterator[None]:
-    """Collects garbage rarely: most of what a run makes stays until its end."""
-    before = gc.get_threshold()
-    gc.set_threshold(20_000)
-    # Nothing is collected when the process ends: a tenth of the time of a run with nothing due.
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _bounded(command: Callable[[], int]) -> int:
@@ -119,8 +106,6 @@ def _bounded(command: Callable[[], int]) -> int:
 
 
 def _report_bug(error: Exception) -> int:
-    import traceback
-
     # The frames, but not the exception's text: it may hold a secret.
     frames = "".join(traceback.format_tb(error.__traceback__))
     kind = type(error).__name__

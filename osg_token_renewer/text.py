@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 
 OUTSIDE_LIMIT = 300
 
@@ -45,7 +47,6 @@ def _forms(secret: str) -> Iterator[str]:
         return
     import base64
     import html
-    import json
     from urllib.parse import quote, quote_plus
 
     yield from (secret, html.escape(secret))
@@ -80,8 +81,6 @@ def seconds(limit: float) -> str:
 
 def instant(when: float) -> str:
     """Seconds since 1970 as RFC 3339 in UTC, to the second."""
-    from datetime import datetime, timezone
-
     return datetime.fromtimestamp(int(when), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -7,7 +7,10 @@ import sys
 
 from osg_token_renewer.system import log
 
-set_up_log = log.set_up
+
+def set_up_log(verbosity: int) -> None:
+    """`verbosity`: 1 shows details, 0 is the default, -1 shows only warnings and errors."""
+    log.set_up(verbosity)
 
 
 def release() -> None:

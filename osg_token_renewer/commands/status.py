@@ -11,6 +11,7 @@ from typing import Any
 from osg_token_renewer import config
 from osg_token_renewer.engine.run import plan_all
 from osg_token_renewer.errors import Exit
+from osg_token_renewer.report import json
 from osg_token_renewer.report.states import find_state
 
 
@@ -27,8 +28,6 @@ def run(args: argparse.Namespace) -> int:
     now = time.time()
     shown = [find_state(planned, now) for planned in plan_all(found, now)]
     if args.json:
-        from osg_token_renewer.report import json
-
         print(json.render(shown, now))
     else:
         from osg_token_renewer.report import table

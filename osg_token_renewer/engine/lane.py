@@ -175,7 +175,7 @@ class Lane:
                 self._finish(_publish(spec, token))
             except (Stopped, NotAsked) as failure:
                 what = "the run ended before the new token became valid (nbf); the next run obtains another"
-                self._fail([spec], type(failure)(what))
+                self._fail([spec], failure.saying(what))
             except Failure as failure:
                 self._fail([spec], failure)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -13,9 +14,9 @@ from typing import Optional, TypeVar
 
 from osg_token_renewer.engine import expiry, outcomes, planner
 from osg_token_renewer.engine.limits import Limits
-from osg_token_renewer.errors import HistoryError, UsageError
+from osg_token_renewer.errors import HistoryError, Local, UsageError
 from osg_token_renewer.history.store import DamagedError, History
-from osg_token_renewer.model import Account, Config, Options, Outcome, Planned
+from osg_token_renewer.model import Account, Config, Options, Outcome, Planned, State
 from osg_token_renewer.sinks.registry import SINKS
 from osg_token_renewer.sources.base import Context, Kept
 from osg_token_renewer.sources.registry import SOURCES
@@ -86,10 +87,21 @@ def begin_run(
 ) -> Iterator[Run]:
     """A run for the tokens of these names, or for all; at its end, all that it opened is closed."""
     # The watchdog also guards `load`: a configuration can be on a file system that does not answer.
-    with Watchdog(stop) as watchdog, Kept() as shared:
+    with Watchdog(stop) as watchdog, _collect_rarely(), Kept() as shared:
         config = load()
         watchdog.allow(longest(config.options), longest_stop(config.accounts))
         yield Run(select(config, tokens), force=force, stop=stop, shared=shared)
+
+
+@contextmanager
+def _collect_rarely() -> Iterator[None]:
+    """Collects garbage rarely: most of what a run makes stays until its end."""
+    before = gc.get_threshold()
+    gc.set_threshold(20_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class Run:
@@ -115,6 +127,7 @@ class Run:
         yield from (outcomes.of_fresh(each) for each in planned if not each.decision.due)
         if not due:
             return
+        known = {each.spec.account: issuer for each in planned if (issuer := _last_issuer(each))}
         with ExitStack() as stack:
             sockets = self._enter(stack)
             for name, sink in SINKS.items():
@@ -125,7 +138,7 @@ class Run:
             yield from (outcomes.of_fresh(each) for each in due if not each.decision.due)
             done: list[Outcome] = []
             try:
-                for outcome in self._renew([each for each in due if each.decision.due], sockets):
+                for outcome in self._renew([each for each in due if each.decision.due], sockets, known):
                     done.append(outcome)
                     yield outcome
             finally:
@@ -155,13 +168,15 @@ class Run:
             return False
         return True
 
-    def _renew(self, due: Sequence[Planned], sockets: str) -> Iterator[Outcome]:
+    def _renew(
+        self, due: Sequence[Planned], sockets: str, known_issuers: Mapping[str, str]
+    ) -> Iterator[Outcome]:
         from osg_token_renewer.engine import workers
 
         for each in due:
             log.debug("token %s: due: %s", each.spec.name, each.decision.text)
             if each.rest:
-                yield expiry.remove_expired(outcomes.of_rest(each, each.rest, time.time()), each)
+                yield settle(outcomes.of_rest(each, each.rest, time.time()), each)
         before = {each.spec.name: each for each in due}
         for outcome in workers.run_lanes(
             [each.spec for each in _most_urgent_first(due) if not each.rest],
@@ -169,9 +184,9 @@ class Run:
             context=Context(sockets, self._state, shared=self._shared),
             limits=Limits(self.config.options.run_timeout, self._stop.requested),
             workers=self.config.options.workers,
-            known_issuers={each.spec.account: issuer for each in due if (issuer := _last_issuer(each))},
+            known_issuers=known_issuers,
         ):
-            yield expiry.remove_expired(outcome, before[outcome.spec.name])
+            yield settle(outcome, before[outcome.spec.name])
 
     def _record(self, done: Sequence[Outcome]) -> None:
         try:
@@ -203,6 +218,21 @@ def _remembered(query: Callable[[], dict[str, T]], level: int) -> dict[str, T]:
 
 def _rescue(directory: str) -> bool:
     return all(source.rescue(directory) for source in SOURCES.values())
+
+
+def settle(outcome: Outcome, planned: Planned) -> Outcome:
+    """Adds what a failure means for the token's readers, once an expired token is removed if it is to be."""
+    if outcome.state is not State.FAILED:
+        return outcome
+    now = time.time()
+    stays = ""
+    try:
+        if expiry.remove_expired(planned, now):
+            return outcome._replace(consequence="the expired token was removed", expires_at=None)
+    except Local as error:
+        stays = f" and stays: {error.message}"
+    consequence = outcomes.consequence(planned, now) + stays
+    return outcome._replace(consequence=consequence, expires_at=planned.expires_at)
 
 
 def _most_urgent_first(due: Sequence[Planned]) -> list[Planned]:

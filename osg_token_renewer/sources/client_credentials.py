@@ -25,8 +25,9 @@ class ClientCredentials(Source):
         return token_endpoint.read_options(values)
 
     def issuer(self, account: Account, known: Optional[str]) -> str:  # noqa: ARG002
-        """The token endpoint, because several issuers may share a host."""
-        return str(account.settings.url)
+        """Without the option, the token endpoint: the tokens may name an issuer on another host."""
+        url: str = account.issuer or account.settings.url
+        return url
 
     @contextmanager
     def session(self, account: Account, context: Context) -> Iterator[Fetch]:

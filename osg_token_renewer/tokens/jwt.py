@@ -8,6 +8,7 @@ run with nothing due reads every token, and must not import a cryptography libra
 from __future__ import annotations
 
 import binascii
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -66,8 +67,6 @@ def numeric_date(claims: Mapping[str, Any], name: str) -> Optional[float]:
 
 def fingerprint(text: str) -> str:
     """Identifies a token without revealing it: 64 bits of its SHA-256, in hexadecimal."""
-    import hashlib
-
     return hashlib.sha256(text.strip().encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

@@ -8,8 +8,9 @@ from typing import Optional
 
 import pytest
 
-from osg_token_renewer.engine.expiry import is_removable, remove_expired
+from osg_token_renewer.engine.expiry import is_removable
 from osg_token_renewer.engine.outcomes import of_failure
+from osg_token_renewer.engine.run import settle
 from osg_token_renewer.errors import Unavailable
 from osg_token_renewer.model import Found, Planned, Published
 from osg_token_renewer.sinks.file import FileSink
@@ -20,7 +21,7 @@ from tests.tokens.test_jwt import jws
 
 def consequence(planned: Planned) -> str:
     """What it means, years after NOW, that the token is not renewed."""
-    return remove_expired(of_failure(planned.spec, Unavailable("no")), planned).consequence or ""
+    return settle(of_failure(planned.spec, Unavailable("no")), planned).consequence or ""
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,9 @@ def test_each_run_that_uses_a_state_directory_that_is_open_to_all_says_so(host: 
 # A thousand runs in one process
 
 ROUNDS = 1000
-# One in so many has tokens that are due and fail at once.
-FAILING = 50
+# One in so many has tokens that are due: some fail at once on this host, and one is renewed. One in ten of
+# these also renews through oidc-agent.
+DUE = 50
 
 
 @pytest.fixture
@@ -89,11 +90,11 @@ def fail_fast(host: Host, url: str) -> str:
     secret = host.secret("secret", "hunter2\n")
     probe = f"token_request_url = {url}\nclient_id = x\nclient_secret_file = {secret}\n"
     return (
-        f"[account probe]\n{probe}ca_file = {host.root}/nowhere.pem\n"
-        f"[account robot]\npassword_file = {host.root}/nowhere.pw\n"
-        + host.token("bundle", "probe")
-        + host.token("password", "robot")
-        + host.token("place", "probe", token_path=host.root / "nowhere" / "x")
+        f"[account broken]\n{probe}ca_file = {host.root}/nowhere.pem\n"
+        f"[account locked]\npassword_file = {host.root}/nowhere.pw\n"
+        + host.token("bundle", "broken")
+        + host.token("password", "locked")
+        + host.token("place", "broken", token_path=host.root / "nowhere" / "x")
     )
 
 
@@ -122,8 +123,9 @@ def seized() -> tuple[object, ...]:
 
 
 def test_a_thousand_runs_leave_no_thread_no_descriptor_and_no_memory_behind(
-    host: Host, closed_url: str
+    host: Host, closed_url: str, issuer: Issuer, registry: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HOME", str(host.home))
     fresh = "[account quiet]\npassword_file = /nonexistent/quiet.pw\n" + "".join(
         host.token(f"fresh{number}", "quiet", min_lifetime=600) for number in range(3)
     )
@@ -131,18 +133,22 @@ def test_a_thousand_runs_leave_no_thread_no_descriptor_and_no_memory_behind(
         host.secret(f"tokens/fresh{number}", jws({"exp": time.time() + 86400}) + "\n")
     host.configure(fresh)
     quiet = host.config.read_text()
-    failing = quiet + fail_fast(host, closed_url)
+    probe = host.credentials_account(issuer, "probe", issuer.add_client()) + host.token("probe", "probe")
+    some_due = quiet + fail_fast(host, closed_url) + probe
+    with_agent = some_due + host.adopt(registry, "robot") + host.token("robot", "robot")
 
     def repeat_runs(rounds: int) -> None:
         for number in range(rounds):
-            due = number % FAILING == 0
-            host.write_config(failing if due else quiet)
+            agent, due = number % (10 * DUE) == 0, number % DUE == 0
+            host.write_config(with_agent if agent else some_due if due else quiet)
             with run_of(host) as run:
                 found = states(run, run.plan())
-            assert list(found.values()) == [State.FRESH] * 3 + [State.FAILED] * (3 if due else 0)
+            assert sorted(state.value for state in found.values()) == (
+                ["failed"] * 3 * due + ["fresh"] * 3 + ["renewed"] * (due + agent)
+            )
 
     # What the first runs import and allocate stays.
-    repeat_runs(2 * FAILING)
+    repeat_runs(2 * DUE)
     gc.collect()
     before, memory, objects = seized(), resident(), len(gc.get_objects())
     repeat_runs(ROUNDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from osg_token_renewer.model import Account
@@ -35,6 +37,10 @@ def test_without_audience_and_scope_the_issuer_chooses(issuer: Issuer) -> None:
     )
 
 
-def test_the_token_endpoint_stands_for_the_issuer(issuer: Issuer, client: Client) -> None:
+def test_the_token_endpoint_stands_for_an_issuer_that_the_account_does_not_name(
+    issuer: Issuer, client: Client
+) -> None:
     account: Account = account_of(issuer, client)
     assert ClientCredentials().issuer(account, "https://other.example.org") == f"{issuer.url}/token"
+    named = replace(account, issuer="https://named.example.org")
+    assert ClientCredentials().issuer(named, "https://other.example.org") == "https://named.example.org"

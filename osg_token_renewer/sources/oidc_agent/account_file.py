@@ -6,6 +6,7 @@ It is the only place of the account's refresh token. Whoever is about to use tha
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -83,8 +84,6 @@ def no_account(account: str) -> Refused:
 
 def digest(content: bytes) -> bytes:
     """64 hexadecimal digits (SHA-256)."""
-    import hashlib
-
     return hashlib.sha256(content).hexdigest().encode("ascii")
 
 
