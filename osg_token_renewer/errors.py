@@ -94,7 +94,7 @@ class Failure(RenewerError):
     issuer_answered = False
     # The issuer is down. After a few such failures in a row, the run leaves it alone.
     issuer_out = False
-    # That counts when the request ends. Otherwise it counts after the last try.
+    # Count this failure as soon as the request ends, not after the last try.
     counts_at_once = False
     # The next step, if `hint` names none.
     advice: Optional[str] = None

@@ -59,7 +59,7 @@ class Issuer:
         return self._failures >= DEAD_AFTER
 
     def failing_since(self, asked_at: float) -> float:
-        """When the first of the requests began that failed in a row; `asked_at`: when the last one did."""
+        """The start of the first request in the current row of failures; `asked_at` is that of the latest."""
         with self._lock:
             self._failing_since = min(self._failing_since or asked_at, asked_at)
             return self._failing_since

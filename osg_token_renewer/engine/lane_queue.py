@@ -12,8 +12,8 @@ from osg_token_renewer.engine.lane import Lane
 from osg_token_renewer.engine.limits import GLANCE, Limits
 from osg_token_renewer.sources.registry import SOURCES
 
-# As many accounts with a refresh token may be asked for before their issuer has answered in this run. If it
-# never does, each of them may be lost.
+# How many accounts with a refresh token may use an issuer that has not answered in this run yet. If it never
+# answers, all of them may be lost.
 AT_RISK = 6
 
 

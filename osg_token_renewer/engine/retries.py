@@ -83,7 +83,7 @@ class Requests:
             return False
         if not failure.issuer_out:
             return self._limits.wait(wait)
-        # All tries begin within one timeout and so end within two, however many lanes make them.
+        # No try starts later than one timeout after the first failed one. So all end within two.
         if time.monotonic() + wait >= self._issuer.failing_since(self._asked_at) + self._timeout:
             return False
         prober = self._issuer.choose_prober(self)

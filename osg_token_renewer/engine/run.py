@@ -164,7 +164,7 @@ class Run:
             path = os.path.join(private_directories.ensure_writable(directory), "lock")
             stack.enter_context(locks.hold_run_lock(path, LOCK_WAIT, self._stop.requested))
         except OSError as error:
-            log.warning("there can be no lock in %s: %s", directory, error.strerror)
+            log.warning("no lock can be taken in %s: %s", directory, error.strerror)
             return False
         return True
 

@@ -32,7 +32,7 @@ OPTIONS = (
 # Statuses below 500, and errors (RFC 6749 section 4.1.2.1), that pass without anybody's help.
 _PASSING = (408, 425, 429)
 _PASSING_ERRORS = ("temporarily_unavailable", "server_error", "slow_down")
-# The same request may succeed within the run. 429 concerns this client, a gateway's status everybody.
+# The same request may succeed within the run. 429 concerns this client, a gateway's status concerns everybody.
 _GATEWAY = (502, 503, 504)
 # A strict issuer answers invalid_request to an id or secret that it cannot decode.
 _WRONG_CREDENTIALS = ("invalid_client", "invalid_request")
@@ -162,7 +162,7 @@ def _explain_pause(answer: Answer, said: str) -> Failure:
         return Unavailable(what)
     wait = answer.retry_after or 0.0
     if wait:
-        what += f", and wants to be left alone for {duration(wait)}"
+        what += f", and asks for a pause of {duration(wait)}"
     return (Unreachable if answer.status in _GATEWAY else Unavailable)(what, retry_after=wait)
 
 

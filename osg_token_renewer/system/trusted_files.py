@@ -1,9 +1,9 @@
 """Whether a file can be trusted: who can change it, or put another in its place.
 
 Trusted are root, the user who runs this program, the service user, and the groups named as they are. The
-rules are those of sshd's StrictModes (sshd_config(5)), except that a directory may belong to anybody or be
-writable by a group: what they put there belongs to them, and is not trusted. Access control lists count only
-as far as a mode shows them.
+rules are those of sshd's StrictModes (sshd_config(5)), except for directories: any owner and any writing
+group are allowed. Files that they put there are theirs, and so are not trusted. Access control lists count
+only as far as a mode shows them.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ FULL, NO_ROOM, CLOSED = "mode=700,nr_inodes=1", "mode=700,size=4k", "mode=700,ro
             CLOSED,
             [
                 "runtime_dir",
-                "there can be no lock in",
+                "no lock can be taken in",
                 "no copy of its file can be kept",
                 "the history cannot be written",
             ],

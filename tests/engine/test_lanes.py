@@ -425,7 +425,7 @@ def test_an_issuer_that_asks_for_an_hour_is_left_alone_in_this_run(lanes: Lanes)
     lanes.issuer.fault(endpoint="token", status=429, headers={"Retry-After": "3600"})
     outcomes = list(lanes.start([lanes.token("a", number) for number in range(3)], workers=1))
     assert {one.message for one in outcomes} == {
-        "the issuer answered with HTTP status 429, and wants to be left alone for 1 h"
+        "the issuer answered with HTTP status 429, and asks for a pause of 1 h"
     }
     assert lanes.issuer.counts().token == 1
 
