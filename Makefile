@@ -23,7 +23,8 @@ PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 SYSTEM_PYTHON ?= /usr/bin/python3
 PYTHONDIR ?= $(shell $(SYSTEM_PYTHON) -c 'import site, sys; print(next(( \
-    path for path in site.getsitepackages() if path.startswith(sys.argv[1] + "/lib/python")), ""))' "$(PREFIX)")
+    path for path in site.getsitepackages() if path.startswith(sys.argv[1] + "/lib/python")), ""))' \
+    "$(PREFIX)")
 INSTALLATION = DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" \
     PYTHON="$(SYSTEM_PYTHON)" PYTHONDIR="$(PYTHONDIR)" tools/installation
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)

@@ -20,7 +20,7 @@ RenewerError             everything that this program raises on purpose         
     └── Unsuitable       the issuer sent something else than was asked for        issuer_answered
 
 On the right stand the consequences of a failure: attributes that `Failure` explains. Subclasses inherit them.
-Foreign exceptions are translated once, where they enter: net/https.py and system/process.py.
+Foreign exceptions are translated once, in the module that uses the library (net/https.py, history/store.py).
 """
 
 from __future__ import annotations

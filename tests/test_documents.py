@@ -19,6 +19,7 @@ from tests.test_imports import MAY_IMPORT, PACKAGE, VOCABULARY
 
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
 EXAMPLE = ROOT / "etc" / "osg" / "token-renewer" / "config.ini"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"]
@@ -83,7 +84,23 @@ def test_each_file_that_a_document_names_exists(document: str) -> None:
     ]
     folders = f"{PACKAGE}|completions|docs|libexec|sbin|systemd|testbed|tests|tools|etc"
     paths = [ROOT / path for path in re.findall(rf"(?<!Write )`((?:{folders})/[^`*]*)`", text)]
-    assert [str(path) for path in (*links, *paths) if not path.exists()] == []
+    named = [*links, *paths]
+    # Only few decisions name files.
+    assert named or document not in DOCUMENTS
+    assert [str(path) for path in named if not path.exists()] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_each_make_command_of_a_document_has_its_target(document: str) -> None:
+    named = set(re.findall(r"^    make ([\w-]+)", (ROOT / document).read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
+    assert named
+    assert named - targets == set()
+
+
+def test_contributing_shows_one_command_on_each_line() -> None:
+    (commands,) = re.findall(r"\A# Contributing\n\n((?:    .*\n)+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert [line for line in commands.splitlines() if not re.match(r"    make [\w-]+ +# \S", line)] == []
 
 
 def test_the_architecture_shows_the_table_of_imports_that_the_tests_enforce() -> None:
