@@ -60,8 +60,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
 }
 
 # What a function may import: only what takes a third of a millisecond or more when all else is loaded, and
-# what nearly every run does without. (A run with nothing due takes some 80 ms.) The times are in ms, of CPython
-# 3.11; a module of the package has its name inside the package.
+# what nearly every run does without. (A run with nothing due takes some 80 ms.) The times are in ms, of
+# CPython 3.11; a module of the package has its name inside the package.
 LATE: Mapping[str, tuple[float, str]] = {
     "base64": (0.5, "to mask secrets, and for one way of client authentication"),
     "commands.setup": (8.7, "the other program"),

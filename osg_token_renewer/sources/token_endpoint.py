@@ -32,7 +32,7 @@ OPTIONS = (
 # Statuses below 500, and errors (RFC 6749 section 4.1.2.1), that pass without anybody's help.
 _PASSING = (408, 425, 429)
 _PASSING_ERRORS = ("temporarily_unavailable", "server_error", "slow_down")
-# The same request may succeed within the run. 429 concerns this client, a gateway's status concerns everybody.
+# The same request may succeed within the run. 429 is about this client, a gateway's status about everybody.
 _GATEWAY = (502, 503, 504)
 # A strict issuer answers invalid_request to an id or secret that it cannot decode.
 _WRONG_CREDENTIALS = ("invalid_client", "invalid_request")

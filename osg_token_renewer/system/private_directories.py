@@ -89,8 +89,8 @@ def _find_own(parent: str, prefix: str) -> list[str]:
 def open_runtime_directory(configured: Optional[str], rescue: Rescue) -> Iterator[tuple[str, bool]]:
     """A directory that only this user can enter, and whether other runs find the same one, for a lock.
 
-    What agents of killed programs left there is removed, once `rescue` agrees. If none is usable, it is one in
-    which agents fail to start; other sources still work.
+    What agents of killed programs left there is removed, once `rescue` agrees. If none is usable, it is
+    one in which agents fail to start; other sources still work.
     """
     candidates = runtime_directories(configured)
     usable = _find_usable(candidates)
