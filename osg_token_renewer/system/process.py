@@ -85,16 +85,18 @@ def start(
         alive, low = os.pipe()
     except OSError as error:
         raise _not_started(argv, error) from error
-    held = move_up(low)
     try:
-        with open(output, "xb") if output else nullcontext(subprocess.PIPE) as target:
+        with (
+            open(move_up(low), "wb", buffering=0) as held,
+            open(output, "xb") if output else nullcontext(subprocess.PIPE) as target,
+        ):
             process = subprocess.Popen(
                 list(argv),
                 env=dict(env),
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=target,
                 stderr=target,
-                pass_fds=(*pass_fds, held),
+                pass_fds=(*pass_fds, held.fileno()),
                 start_new_session=True,
                 # Our working directory may be relative or unreadable.
                 cwd="/",
@@ -107,8 +109,6 @@ def start(
     except OSError as error:
         os.close(alive)
         raise _not_started(argv, error) from error
-    finally:
-        os.close(held)
     return Running(process, alive)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,6 +17,7 @@ import pytest
 
 from osg_token_renewer.errors import Local, ProgramMissing, TimedOut
 from osg_token_renewer.system import memory_files, process
+from tests.faults import apart
 from tests.host import LONGEST, alive, until
 
 # A limit that no test reaches: a program that ends earlier was not waited for.
@@ -386,3 +389,22 @@ def test_ending_a_program_that_has_ended_leaves_no_descriptor_behind() -> None:
     assert running.process.returncode == 5
     # There may be fewer, if the collector closed some of an earlier test meanwhile.
     assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_a_process_that_finds_no_free_descriptor_is_a_failure_and_leaves_none_open(left: int) -> None:
+    def body() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        taken: list[int] = []
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(left):
+            os.close(taken.pop())
+        with pytest.raises(Local, match="could not be started: Too many open files"):
+            process.start(["/bin/true"], {})
+        free = [os.open(os.devnull, os.O_RDONLY) for _ in range(left)]
+        for descriptor in (*free, *taken):
+            os.close(descriptor)
+
+    apart(body)
