@@ -25,6 +25,7 @@ from osg_token_renewer.options import Option, SecretFile, secret_file
 from osg_token_renewer.sources.base import Begin, Context, Fetch, Fetched, Source, at_any_time
 from osg_token_renewer.sources.oidc_agent import account_file, agent, rotation
 from osg_token_renewer.sources.oidc_agent.messages import REAUTHENTICATE, explain, read_token
+from osg_token_renewer.sources.oidc_agent.turns import Turns
 from osg_token_renewer.system import memory_files, process, secret_files
 from osg_token_renewer.system.private_directories import make_agent_directory
 from osg_token_renewer.system.process import Completed
@@ -84,7 +85,7 @@ class OidcAgent(Source):
             wait = min(left, account.timeout + agent.ORPHAN_GRACE)
         with rotation.hold_account(account.name, copy, wait, begin) as held, ExitStack() as stack:
             secret = stack.enter_context(memory_files.make_memory_file(password))
-            with context.turns.take(begin):
+            with context.shared.get(Turns).take(begin):
                 directory, mark = stack.enter_context(make_agent_directory(context.sockets))
                 lent = stack.enter_context(held.lend(directory))
                 inherited = (mark, held.lock, secret)
