@@ -53,10 +53,6 @@ class OidcAgent(Source):
     OPTIONS = (Option("password_file", secret_file, required=True),)
     OVERLAPS = False
 
-    def __init__(self) -> None:
-        # Which oidc-add (path and time of change) was asked for --skip-check, and whether it lacks that.
-        self._asked: tuple[object, bool] = (None, False)
-
     def settings(self, values: Mapping[str, Any]) -> Settings:
         return Settings(values["password_file"])
 
@@ -65,11 +61,8 @@ class OidcAgent(Source):
 
     def opening_obtains_token(self) -> bool:
         """From 5.1 on, oidc-add can be kept from asking the issuer for a token that nobody wants."""
-        program = process.find("oidc-add", agent.PACKAGE)
-        version = (program, os.stat(program).st_mtime_ns)
-        if self._asked[0] != version:
-            self._asked = (version, not agent.offers(program, "--skip-check"))
-        return self._asked[1]
+        # Each time anew: its --help takes milliseconds, and another version may be installed meanwhile.
+        return not agent.offers("oidc-add", "--skip-check")
 
     def rescue(self, directory: str) -> bool:
         return rotation.rescue(directory)
@@ -122,8 +115,8 @@ class _Session:
         self.held.take_back(self.lent)
 
     def fetch(self, spec: TokenSpec) -> Fetched:
-        """Obtains one token, and makes sure that a new refresh token is saved. The agent does not say if it
-        could not write it; but as long as it lives, it has it in memory, and writes it with the next."""
+        """Obtains one token, and makes sure that a new refresh token is saved. The agent does not report a
+        failed write. It keeps the token in memory and writes it again after the next request."""
         fetched = self._fetch(spec, self.begin)
         for wait in _WRITE_AGAIN:
             if self.held.take_back(self.lent):
