@@ -20,7 +20,7 @@ from osg_token_renewer.errors import Failure, Local, Refused, TimedOut
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.net.metadata import discover
 from osg_token_renewer.sources import client_credentials, token_endpoint
-from osg_token_renewer.sources.base import Context
+from osg_token_renewer.sources.base import Context, Kept
 from osg_token_renewer.sources.oidc_agent import agent, messages
 from osg_token_renewer.system import process
 from osg_token_renewer.system.memory_files import inherited_path, make_memory_file
@@ -169,7 +169,11 @@ class Registration:
         source = client_credentials.ClientCredentials()
         account = Account(self.account, source.NAME, settings, self.timeout)
         spec = TokenSpec("setup", self.account, "", tuple(self.audience.split()), tuple(self.scope.split()))
-        with source.session(account, Context()) as fetch:
+        with (
+            Kept() as kept,
+            Kept() as shared,
+            source.session(account, Context(kept=kept, shared=shared)) as fetch,
+        ):
             fetch(spec)
         return url
 
