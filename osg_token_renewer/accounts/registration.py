@@ -88,7 +88,6 @@ class Registration:
             inherited, temporary = (mark, *login.locked), (*login.temporary, directory)
             started = agent.start_agent(directory, accounts, inherited, login.user, temporary)
             self._generate(given, stack.enter_context(started), files, show)
-        login.finish(sockets)
 
     def _options(self) -> list[str]:
         if self.again:
@@ -169,12 +168,10 @@ class Registration:
         source = client_credentials.ClientCredentials()
         account = Account(self.account, source.NAME, settings, self.timeout)
         spec = TokenSpec("setup", self.account, "", tuple(self.audience.split()), tuple(self.scope.split()))
-        with (
-            Kept() as kept,
-            Kept() as shared,
-            source.session(account, Context(kept=kept, shared=shared)) as fetch,
-        ):
-            fetch(spec)
+        with Kept() as kept, Kept() as shared:
+            context = Context(kept=kept, shared=shared)
+            with source.session(account, context) as fetch:
+                fetch(spec)
         return url
 
 

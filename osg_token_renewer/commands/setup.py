@@ -139,8 +139,9 @@ def _log_in(args: argparse.Namespace, user: Optional[User], progress: _Progress)
             raise Local(f"there is no password file {pw_file}", hint)
         registration = dialogue.ask_registration(vars(args))
         try:
-            with setup_files.read_password(pw_file, args.create_pw_file, user) as password:
-                replace(registration, password=password).log_in(login, sockets, dialogue.show_code)
+            reading = setup_files.read_password(pw_file, args.create_pw_file, user)
+            registration = replace(registration, password=login.contexts.enter_context(reading))
+            registration.log_in(login, sockets, dialogue.show_code)
         except Failure:
             if login.changed:
                 log.warning("account %s has its new login all the same", args.account)
@@ -183,9 +184,8 @@ def _conclude(args: argparse.Namespace, section: dict[str, str]) -> None:
         print(f"Wrote its section to {escaped(written)}")
     else:
         print(f"Add the following section to {escaped(main)}:\n\n{text}")
-    print(
-        f"Then, if there is none yet, add a [token NAME] section with account = {account} and a token_path;"
-    )
+    token = f"a [token NAME] section with account = {account} and a token_path"
+    print(f"Then, if there is none yet, add {token};")
     print("check it with: osg-token-renewer check; renew with: systemctl start osg-token-renewer.service")
 
 
