@@ -140,23 +140,16 @@ class _Session:
         return read_token(done.stdout)
 
     def _ask(self, spec: TokenSpec, begin: Begin) -> Completed:
-        wanted = {
-            "aud": " ".join(spec.audience),
-            "scope": " ".join(spec.scope) or self.default_scopes,
-            "time": spec.min_lifetime,
-        }
+        scope = " ".join(spec.scope) or self.default_scopes
+        wanted = {"aud": " ".join(spec.audience), "scope": scope, "time": spec.min_lifetime}
         options = [f"--{name}={value}" for name, value in wanted.items() if value]
         return self._run("oidc-token", ["--all", *options], begin)
 
-    def _run(
-        self, program: str, options: Sequence[str], begin: Begin, descriptors: Sequence[int] = ()
-    ) -> Completed:
+    def _run(self, program: str, options: Sequence[str], begin: Begin, fds: Sequence[int] = ()) -> Completed:
         """Runs a client of the agent on the account; raises what `begin` raises, CutOff, Died or Local."""
         account, running = self.account, self.running
-        loss = (
-            "if the issuer rotates refresh tokens, the account may be lost; "
-            f"should the next run be refused, run: {REAUTHENTICATE.format(account=account.name)}"
-        )
+        then = f"should the next run be refused, run: {REAUTHENTICATE.format(account=account.name)}"
+        loss = f"if the issuer rotates refresh tokens, the account may be lost; {then}"
         command = [process.find(program, agent.PACKAGE), *options, account.name]
         limited = agent.limit_time(account.timeout, command)
         with begin(min(account.timeout, _UNCUT)) as within:
@@ -164,7 +157,7 @@ class _Session:
             # A request that no agent could take lost nothing.
             asked = running.process.poll() is None
             try:
-                done = process.run(limited, running.env, timeout, pass_fds=(running.hold, *descriptors))
+                done = process.run(limited, running.env, timeout, pass_fds=(running.hold, *fds))
             except TimedOut as error:
                 what = f"the issuer of account {account.name} had not answered after {seconds(timeout)}"
                 raise CutOff(what, f"its agent had to be ended: {loss}") from error
