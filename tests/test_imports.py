@@ -246,7 +246,6 @@ def test_only_the_registry_and_the_setup_know_single_kinds(kind: str, root: str)
         kind,
         f"{kind}.base",
         f"{kind}.registry",
-        "sources.turns",
         "sources.token_endpoint",
         "sinks.replacement",
     }

@@ -5,8 +5,8 @@ a directory of its own. That the account file can be written is proven before an
 this program writes it when there is a whole one. A setup that fails leaves what was there.
 
 Two files stand beside the account file meanwhile: `.ACCOUNT.setup` is the lock, which root's setups and the
-service user's have in common wherever the accounts are; `.ACCOUNT.new` reserves room, and becomes a new
-account's file. A killed setup is ended without its login: nobody would be told of it.
+service user's share wherever accounts are; `.ACCOUNT.new` reserves room, and becomes a new account's file.
+If setup is killed, its agent ends too and the login is dropped, because nobody would learn of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ROOM, _ENOUGH = 64 * 1024, 16 * 1024
 @contextmanager
 def begin_login(account: str, user: Optional[User], wait: Optional[float]) -> Iterator[Login]:
     """Takes an account for one setup, and proves that its file can be written, before anybody is asked for
-    anything. Raises Refused, Unavailable and Local.
+    anything. On a normal exit, makes sure that there is a whole one. Raises Refused, Unavailable and Local.
 
     `wait` is for an account that gets a new login: the seconds that a run may still have it. None is for a
     new account, which is removed again if this is left by an exception.
@@ -53,13 +53,15 @@ def begin_login(account: str, user: Optional[User], wait: Optional[float]) -> It
                 locked += (stack.enter_context(account_file.lock_account(path, account, wait)),)
         login = Login(account, path, user, locked, again=wait is not None)
         try:
-            login.prepare()
-            yield login
+            login._prepare()
+            with login.contexts:
+                yield login
+                login._finish()
         except BaseException:
-            login.undo()
+            login._undo()
             raise
         finally:
-            login.clear()
+            login._clear()
 
 
 def _refuse_existing(account: str, path: str) -> None:
@@ -80,7 +82,9 @@ class Login:
     ) -> None:
         self.locked = locked
         self.user = user
-        self.again = again
+        # What is entered here is left at the end, with the exception if the setup fails, even then.
+        self.contexts = ExitStack()
+        self._again = again
         # Whether an account that was there has its new login.
         self.changed = False
         self._account = account
@@ -95,18 +99,19 @@ class Login:
         self._why: Optional[str] = None
         self._make_room = _make_room(path, user)
         self._then = f"run it again: {(REAUTHENTICATE if again else SETUP).format(account=account)}"
+        self._retry = self._then
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Proves that there is room, and the permission, to write the account file; raises Local."""
         try:
             with users.act_as(self.user):
-                if self.again:
+                if self._again:
                     os.close(os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
                     self._before = account_file.read(self._path)
                 account_file.write_reserve(self._new, _ROOM)
         except OSError as error:
             raise _not_writable(self._path, error, self._make_room) from error
-        if self.again and account_file.is_damaged(self._before):
+        if self._again and account_file.is_damaged(self._before):
             raise Local(
                 f"the account file {self._path} is damaged: there is nothing that could log in again",
                 "let a run put its copy back: systemctl start osg-token-renewer.service; "
@@ -115,9 +120,11 @@ class Login:
 
     @contextmanager
     def lend(self, directory: str) -> Iterator[Lent]:
-        """Makes what oidc-gen gets, in this private directory. To be left when oidc-gen and its agent have
-        ended: then an account that was there has its new login, if there is a whole one."""
+        """Makes what oidc-gen gets, in this private directory. Leave this context after oidc-gen and its
+        agent have ended. On exit, an account that was there has its new login, if there is a whole one."""
         issuers = b""
+        # The directory's file system may have been full.
+        self._retry = f"make room in {os.path.dirname(directory)}, and {self._then}"
         lent = Lent(directory, self._path)
         with users.act_as(self.user):
             with suppress(OSError):
@@ -133,7 +140,7 @@ class Login:
     def _take(self, lent: Lent) -> None:
         with suppress(OSError):
             self._made = account_file.read(lent.copy)
-        if not self.again or self._made == self._before or account_file.is_damaged(self._made):
+        if not self._again or self._made == self._before or account_file.is_damaged(self._made):
             return
         try:
             self._release_room()
@@ -157,17 +164,15 @@ class Login:
         with suppress(OSError):
             os.truncate(self._new, _ENOUGH)
 
-    def finish(self, parent: str) -> None:
-        """Makes sure that the account is there, and whole. `parent` is where oidc-gen had its directory: it
-        may have been full. Raises Local."""
-        retry = f"make room in {parent}, and {self._then}"
+    def _finish(self) -> None:
+        """Makes sure that the account is there, and whole; raises Local."""
         with users.act_as(self.user):
-            if not self.again:
-                self._create(retry)
+            if not self._again:
+                self._create()
             elif not self.changed:
-                raise self._no_new_login(retry)
+                raise self._no_new_login()
 
-    def _no_new_login(self, retry: str) -> Local:
+    def _no_new_login(self) -> Local:
         state = f"{self._path} is damaged"
         with suppress(OSError):
             if not account_file.is_damaged(account_file.read(self._path)):
@@ -175,12 +180,12 @@ class Login:
         if self._why:
             what = f"the new login could not be written to the account file {self._path} ({self._why})"
             return Local(f"{what}: {state}", f"{self._make_room}, and {self._then}")
-        return Local(f"oidc-gen said that all is well, but wrote no new login: {state}", retry)
+        return Local(f"oidc-gen said that all is well, but wrote no new login: {state}", self._retry)
 
-    def _create(self, retry: str) -> None:
+    def _create(self) -> None:
         if account_file.is_damaged(self._made):
             what = "oidc-gen said that all is well, but did not write the account whole"
-            raise Local(f"{what}: nothing was set up", retry)
+            raise Local(f"{what}: nothing was set up", self._retry)
         try:
             account_file.overwrite(self._new, self._made)
             # Unlike a rename, this never replaces what somebody else has put there meanwhile.
@@ -196,13 +201,13 @@ class Login:
             hint = f"{self._make_room}, and {self._then}"
             raise _not_writable(self._path, error, hint, "nothing was set up") from error
 
-    def undo(self) -> None:
+    def _undo(self) -> None:
         """Removes the account that this setup made, and no other."""
         with users.act_as(self.user), suppress(OSError):
             if os.path.samestat(os.lstat(self._path), os.lstat(self._new)):
                 os.unlink(self._path)
 
-    def clear(self) -> None:
+    def _clear(self) -> None:
         with users.act_as(self.user), suppress(OSError):
             os.unlink(self._new)
 

@@ -20,7 +20,7 @@ from osg_token_renewer.errors import Failure, Local, Refused, TimedOut
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.net.metadata import discover
 from osg_token_renewer.sources import client_credentials, token_endpoint
-from osg_token_renewer.sources.base import Context
+from osg_token_renewer.sources.base import Context, Kept
 from osg_token_renewer.sources.oidc_agent import agent, messages
 from osg_token_renewer.system import process
 from osg_token_renewer.system.memory_files import inherited_path, make_memory_file
@@ -88,7 +88,6 @@ class Registration:
             inherited, temporary = (mark, *login.locked), (*login.temporary, directory)
             started = agent.start_agent(directory, accounts, inherited, login.user, temporary)
             self._generate(given, stack.enter_context(started), files, show)
-        login.finish(sockets)
 
     def _options(self) -> list[str]:
         if self.again:
@@ -169,8 +168,10 @@ class Registration:
         source = client_credentials.ClientCredentials()
         account = Account(self.account, source.NAME, settings, self.timeout)
         spec = TokenSpec("setup", self.account, "", tuple(self.audience.split()), tuple(self.scope.split()))
-        with source.session(account, Context()) as fetch:
-            fetch(spec)
+        with Kept() as kept, Kept() as shared:
+            context = Context(kept=kept, shared=shared)
+            with source.session(account, context) as fetch:
+                fetch(spec)
         return url
 
 

@@ -101,17 +101,17 @@ def write_section(account: str, text: str, main: str, service_user: str) -> str:
     try:
         if not os.path.isdir(directory):
             os.mkdir(directory, 0o750)
-            _like_configuration(directory, 0o750, service_user)
+            _share_with_service(directory, 0o750, service_user)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640), "w") as file:
             file.write(text)
-        _like_configuration(path, 0o640, service_user)
+        _share_with_service(path, 0o640, service_user)
     except OSError as error:
         raise Local(f"{path} cannot be written: {error.strerror}", f"add this by hand:\n\n{text}") from error
     return path
 
 
-def _like_configuration(path: str, mode: int, service_user: str) -> None:
-    """Readable by the service: root:GROUP, where root writes it."""
+def _share_with_service(path: str, mode: int, service_user: str) -> None:
+    """Lets the service read it: sets the mode, and, if root writes it, the owner root:GROUP."""
     if os.geteuid() == 0:
         group = pwd.getpwnam(service_user).pw_gid
         with suppress(KeyError):

@@ -33,7 +33,7 @@ PROGRAM = "osg-token-renewer-setup"
 TOKENS = "/etc/osg/tokens"
 # How many requests a run may have to finish before it lets go of an account.
 _IN_USE = 3
-# The options that a way of setting up has no use for: who gives one expects something else to happen.
+# Options that do nothing in each mode. They are refused, because the person expects an effect.
 _CLIENT = ("client_id", "client_secret_file")
 _UNUSED = {
     "dynamic": _CLIENT,
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     _refuse_unused(args)
     _require_answers(args)
     account, progress = args.account, _Progress()
-    with _ended_by_signals(progress):
+    with _end_on_signals(progress):
         user = _service_user(args.service_user)
         section = _prove_client(args, user) if args.client_credentials else _log_in(args, user, progress)
         progress.outcome = f"account {account} is ready, but its section may be missing in the configuration"
@@ -139,8 +139,9 @@ def _log_in(args: argparse.Namespace, user: Optional[User], progress: _Progress)
             raise Local(f"there is no password file {pw_file}", hint)
         registration = dialogue.ask_registration(vars(args))
         try:
-            with setup_files.read_password(pw_file, args.create_pw_file, user) as password:
-                replace(registration, password=password).log_in(login, sockets, dialogue.show_code)
+            reading = setup_files.read_password(pw_file, args.create_pw_file, user)
+            registration = replace(registration, password=login.contexts.enter_context(reading))
+            registration.log_in(login, sockets, dialogue.show_code)
         except Failure:
             if login.changed:
                 log.warning("account %s has its new login all the same", args.account)
@@ -183,9 +184,8 @@ def _conclude(args: argparse.Namespace, section: dict[str, str]) -> None:
         print(f"Wrote its section to {escaped(written)}")
     else:
         print(f"Add the following section to {escaped(main)}:\n\n{text}")
-    print(
-        f"Then, if there is none yet, add a [token NAME] section with account = {account} and a token_path;"
-    )
+    token = f"a [token NAME] section with account = {account} and a token_path"
+    print(f"Then, if there is none yet, add {token};")
     print("check it with: osg-token-renewer check; renew with: systemctl start osg-token-renewer.service")
 
 
@@ -205,7 +205,7 @@ def _service_user(name: str) -> Optional[User]:
 
 
 @contextmanager
-def _ended_by_signals(progress: _Progress) -> Iterator[None]:
+def _end_on_signals(progress: _Progress) -> Iterator[None]:
     """A signal ends the program through every cleanup, which a second signal does not interrupt."""
 
     def handle(number: int, _frame: object) -> NoReturn:
@@ -217,10 +217,7 @@ def _ended_by_signals(progress: _Progress) -> Iterator[None]:
     try:
         yield
     except _Signal as ended:
-        number = signal.Signals(ended.args[0])
-        interrupted = RenewerError(f"interrupted by {number.name}: {progress.outcome}")
-        interrupted.exit_status = 128 + number  # type: ignore[assignment]
-        raise interrupted from None
+        raise _Interrupted(ended.args[0], progress.outcome) from None
     except EOFError:
         raise UsageError("the input ended before everything was answered") from None
     finally:
@@ -230,3 +227,11 @@ def _ended_by_signals(progress: _Progress) -> Iterator[None]:
 
 class _Signal(BaseException):
     """Raised where a signal arrives, with its number; not an error that somebody could take for his own."""
+
+
+class _Interrupted(RenewerError):
+    """A signal ended the program; `outcome` says what has become of the account."""
+
+    def __init__(self, number: int, outcome: str) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}: {outcome}")
+        self.exit_status = 128 + number  # type: ignore[assignment]

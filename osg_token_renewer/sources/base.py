@@ -12,7 +12,6 @@ from typing import Any, Optional, TypeVar
 
 from osg_token_renewer.model import Account, Secret, TokenSpec
 from osg_token_renewer.options import Option
-from osg_token_renewer.sources.turns import Turns
 
 T = TypeVar("T")
 
@@ -70,7 +69,7 @@ class Context:
 
     `sockets` is a directory that is private to this user, with a path short enough for sockets; a session
     removes what it makes there. `state` is a directory for what must outlive the run; it need not exist.
-    A worker's sessions share `kept`, all sessions `shared`. `turns` limits work that costs cores and memory.
+    A worker's sessions share `kept`, all sessions `shared`.
     """
 
     sockets: str = ""
@@ -78,7 +77,6 @@ class Context:
     begin: Begin = at_any_time
     kept: Kept = field(default_factory=Kept)
     shared: Kept = field(default_factory=Kept)
-    turns: Turns = field(default_factory=Turns)
 
 
 class Source(ABC):

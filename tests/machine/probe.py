@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Callable
 
-from osg_token_renewer.sources import turns
+from osg_token_renewer.sources.oidc_agent import turns
 
 CLONE_NEWUSER = 0x10000000
 SET_ID_PROGRAM = ["/srv/become-root", "-u"]

@@ -159,8 +159,8 @@ class HeldAccount:
 
     @contextmanager
     def lend(self, directory: str) -> Iterator[Lent]:
-        """Makes what an agent gets, in its private `directory`. To be left when the agent has ended: then
-        what it wrote is taken back for the last time. Raises Local."""
+        """Makes what an agent gets, in its private `directory`. Leave this context after the agent has ended.
+        On exit, what it wrote is taken back for the last time. Raises Local."""
         lent = Lent(directory, self._path)
         lent.make(self._content)
         try:
@@ -244,8 +244,8 @@ class HeldAccount:
             os.unlink(self._newer)
 
     def _rescue_noted(self) -> None:
-        """Saves what the agent of a killed run left; raises OSError if that fails: what the account file has
-        is used up then, and the issuer would take its use for theft."""
+        """Saves what the agent of a killed run left. Raises OSError if that fails. The account file then
+        holds a refresh token that was already used; the issuer would take a second use for theft."""
         try:
             directory = os.readlink(self._note)
         except FileNotFoundError:

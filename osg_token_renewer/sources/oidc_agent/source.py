@@ -25,6 +25,7 @@ from osg_token_renewer.options import Option, SecretFile, secret_file
 from osg_token_renewer.sources.base import Begin, Context, Fetch, Fetched, Source, at_any_time
 from osg_token_renewer.sources.oidc_agent import account_file, agent, rotation
 from osg_token_renewer.sources.oidc_agent.messages import REAUTHENTICATE, explain, read_token
+from osg_token_renewer.sources.oidc_agent.turns import Turns
 from osg_token_renewer.system import memory_files, process, secret_files
 from osg_token_renewer.system.private_directories import make_agent_directory
 from osg_token_renewer.system.process import Completed
@@ -52,10 +53,6 @@ class OidcAgent(Source):
     OPTIONS = (Option("password_file", secret_file, required=True),)
     OVERLAPS = False
 
-    def __init__(self) -> None:
-        # Which oidc-add (path and time of change) was asked for --skip-check, and whether it lacks that.
-        self._asked: tuple[object, bool] = (None, False)
-
     def settings(self, values: Mapping[str, Any]) -> Settings:
         return Settings(values["password_file"])
 
@@ -64,11 +61,8 @@ class OidcAgent(Source):
 
     def opening_obtains_token(self) -> bool:
         """From 5.1 on, oidc-add can be kept from asking the issuer for a token that nobody wants."""
-        program = process.find("oidc-add", agent.PACKAGE)
-        version = (program, os.stat(program).st_mtime_ns)
-        if self._asked[0] != version:
-            self._asked = (version, not agent.offers(program, "--skip-check"))
-        return self._asked[1]
+        # Each time anew: its --help takes milliseconds, and another version may be installed meanwhile.
+        return not agent.offers("oidc-add", "--skip-check")
 
     def rescue(self, directory: str) -> bool:
         return rotation.rescue(directory)
@@ -84,7 +78,7 @@ class OidcAgent(Source):
             wait = min(left, account.timeout + agent.ORPHAN_GRACE)
         with rotation.hold_account(account.name, copy, wait, begin) as held, ExitStack() as stack:
             secret = stack.enter_context(memory_files.make_memory_file(password))
-            with context.turns.take(begin):
+            with context.shared.get(Turns).take(begin):
                 directory, mark = stack.enter_context(make_agent_directory(context.sockets))
                 lent = stack.enter_context(held.lend(directory))
                 inherited = (mark, held.lock, secret)
@@ -121,8 +115,8 @@ class _Session:
         self.held.take_back(self.lent)
 
     def fetch(self, spec: TokenSpec) -> Fetched:
-        """Obtains one token, and makes sure that a new refresh token is saved. The agent does not say if it
-        could not write it; but as long as it lives, it has it in memory, and writes it with the next."""
+        """Obtains one token, and makes sure that a new refresh token is saved. The agent does not report a
+        failed write. It keeps the token in memory and writes it again after the next request."""
         fetched = self._fetch(spec, self.begin)
         for wait in _WRITE_AGAIN:
             if self.held.take_back(self.lent):
@@ -146,23 +140,16 @@ class _Session:
         return read_token(done.stdout)
 
     def _ask(self, spec: TokenSpec, begin: Begin) -> Completed:
-        wanted = {
-            "aud": " ".join(spec.audience),
-            "scope": " ".join(spec.scope) or self.default_scopes,
-            "time": spec.min_lifetime,
-        }
+        scope = " ".join(spec.scope) or self.default_scopes
+        wanted = {"aud": " ".join(spec.audience), "scope": scope, "time": spec.min_lifetime}
         options = [f"--{name}={value}" for name, value in wanted.items() if value]
         return self._run("oidc-token", ["--all", *options], begin)
 
-    def _run(
-        self, program: str, options: Sequence[str], begin: Begin, descriptors: Sequence[int] = ()
-    ) -> Completed:
+    def _run(self, program: str, options: Sequence[str], begin: Begin, fds: Sequence[int] = ()) -> Completed:
         """Runs a client of the agent on the account; raises what `begin` raises, CutOff, Died or Local."""
         account, running = self.account, self.running
-        loss = (
-            "if the issuer rotates refresh tokens, the account may be lost; "
-            f"should the next run be refused, run: {REAUTHENTICATE.format(account=account.name)}"
-        )
+        then = f"should the next run be refused, run: {REAUTHENTICATE.format(account=account.name)}"
+        loss = f"if the issuer rotates refresh tokens, the account may be lost; {then}"
         command = [process.find(program, agent.PACKAGE), *options, account.name]
         limited = agent.limit_time(account.timeout, command)
         with begin(min(account.timeout, _UNCUT)) as within:
@@ -170,7 +157,7 @@ class _Session:
             # A request that no agent could take lost nothing.
             asked = running.process.poll() is None
             try:
-                done = process.run(limited, running.env, timeout, pass_fds=(running.hold, *descriptors))
+                done = process.run(limited, running.env, timeout, pass_fds=(running.hold, *fds))
             except TimedOut as error:
                 what = f"the issuer of account {account.name} had not answered after {seconds(timeout)}"
                 raise CutOff(what, f"its agent had to be ended: {loss}") from error

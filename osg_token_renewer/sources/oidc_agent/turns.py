@@ -1,9 +1,9 @@
 """Whose turn it is to open an oidc-agent account.
 
 Opening one takes a core for half a second (key derivation) and 67 MB. With oidc-agent 4.2.6 the issuer is
-then asked twice, and nobody tells which of these an opening is at: if all wait for the issuer, the cores are
-idle. So another one begins whenever the control group of this process leaves the cores time. Measured, 16
-accounts of 4 tokens on 2 cores, times faster than the original: 1, 2, 3 per core 4.0, 5.2, 5.3; this 6.9.
+then asked twice. An opening does not show whether it computes or waits. If all wait, the cores are idle. So
+another one begins whenever the control group of this process leaves the cores time. Measured, 16 accounts of
+4 tokens on 2 cores, times faster than the original: 1, 2, 3 per core 4.0, 5.2, 5.3; this 6.9.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Optional
+from contextlib import AbstractContextManager, contextmanager
+from typing import Optional
 
-if TYPE_CHECKING:
-    from osg_token_renewer.sources.base import Begin
+from osg_token_renewer.sources.base import Begin
 
 # Openings at a time, however idle the cores are: each takes memory.
 MOST_PER_CORE = 3
@@ -60,7 +59,7 @@ def _read_of_group(name: str) -> str:
         return file.read()
 
 
-class Turns:
+class Turns(AbstractContextManager["Turns"]):
     """As many openings at a time as there are cores, and one more whenever the cores are not busy."""
 
     def __init__(self, cores: Callable[[], int] = cores, used: Callable[[], Optional[float]] = used) -> None:
@@ -71,6 +70,9 @@ class Turns:
         self._waiting: list[object] = []
         # When each opening began.
         self._began: dict[object, float] = {}
+
+    def __exit__(self, *_error: object) -> None:
+        """There is nothing to close."""
 
     @contextmanager
     def take(self, begin: Begin) -> Iterator[None]:

@@ -14,9 +14,9 @@ from typing import Optional
 import pytest
 
 from osg_token_renewer.errors import Stopped
-from osg_token_renewer.sources import turns
 from osg_token_renewer.sources.base import Begin, at_any_time
-from osg_token_renewer.sources.turns import MOST_PER_CORE, Turns
+from osg_token_renewer.sources.oidc_agent import turns
+from osg_token_renewer.sources.oidc_agent.turns import MOST_PER_CORE, Turns
 from tests.host import until
 
 CORES = 2
