@@ -204,7 +204,8 @@ class Login:
     def _undo(self) -> None:
         """Removes the account that this setup made, and no other."""
         with users.act_as(self.user), suppress(OSError):
-            if os.path.samestat(os.lstat(self._path), os.lstat(self._new)):
+            # With `again`, the account file is not ours: an earlier setup that was killed left both names.
+            if not self._again and os.path.samestat(os.lstat(self._path), os.lstat(self._new)):
                 os.unlink(self._path)
 
     def _clear(self) -> None:

@@ -87,21 +87,13 @@ def begin_run(
 ) -> Iterator[Run]:
     """A run for the tokens of these names, or for all; at its end, all that it opened is closed."""
     # The watchdog also guards `load`: a configuration can be on a file system that does not answer.
-    with Watchdog(stop) as watchdog, _collect_rarely(), Kept() as shared:
+    with Watchdog(stop) as watchdog, Kept() as shared, ExitStack() as stack:
+        # Garbage is collected rarely: most of what a run makes stays until its end.
+        stack.callback(gc.set_threshold, *gc.get_threshold())
+        gc.set_threshold(20_000)
         config = load()
         watchdog.allow(longest(config.options), longest_stop(config.accounts))
         yield Run(select(config, tokens), force=force, stop=stop, shared=shared)
-
-
-@contextmanager
-def _collect_rarely() -> Iterator[None]:
-    """Collects garbage rarely: most of what a run makes stays until its end."""
-    before = gc.get_threshold()
-    gc.set_threshold(20_000)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 class Run:

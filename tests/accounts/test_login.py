@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from osg_token_renewer.accounts.login import begin_login
 from osg_token_renewer.errors import Local
+from tests.faults import apart
 
 
 @pytest.fixture
@@ -48,3 +51,23 @@ def test_a_login_that_is_not_given_leaves_the_account_as_it_was_and_fails(accoun
         pass
     assert (accounts / "robot").read_text() == before
     assert [file.name for file in accounts.iterdir()] == ["robot"]
+
+
+def test_an_account_whose_setup_was_killed_at_its_end_survives_a_login_that_fails() -> None:
+    # Not tmp_path, which another user cannot reach.
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        account = Path(name) / "accounts" / "robot"
+
+        def body() -> None:
+            account.parent.mkdir()
+            account.write_text("a form that only a later oidc-agent knows\n")
+            # The second name that the killed setup did not remove.
+            os.link(account, account.parent / ".robot.new")
+            account.chmod(0o400)
+            os.environ["OIDC_CONFIG_DIR"] = str(account.parent)
+            with pytest.raises(Local, match="Permission denied"), begin_login("robot", None, 1.0):
+                pass
+            assert account.exists()
+
+        apart(body, unprivileged=True)

@@ -122,13 +122,13 @@ def overwrite(path: str, content: bytes) -> None:
     has are certain. If this is interrupted, the file is one that `is_damaged`."""
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for place, piece in ((0, _UNFINISHED), (1, content[1:])):
+        # Each piece is on the disk before the next one.
+        for place, piece in ((0, _UNFINISHED), (1, content[1:]), (0, content[:1])):
             if os.pwrite(descriptor, piece, place) != len(piece):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.ftruncate(descriptor, len(content))
-        os.fsync(descriptor)
-        os.pwrite(descriptor, content[:1], 0)
-        os.fsync(descriptor)
+            if place == 1:
+                os.ftruncate(descriptor, len(content))
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -44,6 +44,10 @@ class Lent:
         # The digest of the account file that the copy comes from.
         self.base = os.path.join(directory, "base")
         self.reserve = os.path.join(directory, "room")
+        # A link to the account file: whoever rescues the directory may have another home.
+        self.origin = os.path.join(directory, "account")
+        # The digest of what this program wrote to the account file last.
+        self._written = b""
 
     def make(self, content: bytes, also: Sequence[str] = ()) -> None:
         """Makes the directory; `content` is that of the account file, empty if there is none yet. oidc-agent
@@ -54,6 +58,7 @@ class Lent:
             linked = {*also, *(name for name in os.listdir(beside) if name.endswith(".config"))}
             for name in linked - {os.path.basename(self.path)}:
                 os.symlink(os.path.join(beside, name), os.path.join(self.directory, name))
+            os.symlink(self.path, self.origin)
             account_file.write(self.base, account_file.digest(content))
             if content:
                 account_file.write(self.copy, content)
@@ -69,9 +74,10 @@ class Lent:
         now = read(self.path)
         if now != content:
             # If somebody else has replaced it since it was lent, it has a newer login, and stays.
-            if account_file.digest(now) != read(self.base) and not is_damaged(now):
+            if account_file.digest(now) not in (read(self.base), self._written) and not is_damaged(now):
                 return False
             account_file.overwrite(self.path, content)
+            self._written = account_file.digest(content)
         # Of constant size, so that a full disk does not prevent it.
         account_file.overwrite(self.base, account_file.digest(content))
         return now != content
@@ -80,11 +86,9 @@ class Lent:
 def rescue(directory: str) -> bool:
     """Saves what a killed run's agent left in its `directory`; false if that fails for now. Never raises."""
     try:
-        for account in os.listdir(Lent(directory, "").directory):
-            if not account.endswith(".config"):
-                path = account_file.find_path(account)
-                with account_file.lock_account(path, account, 0.0):
-                    _save_left(directory, path)
+        path = os.readlink(Lent(directory, "").origin)
+        with account_file.lock_account(path, os.path.basename(path), 0.0):
+            _save_left(directory, path)
     except (FileNotFoundError, Refused):
         # There is nothing in it, or the account was removed.
         return True
@@ -230,7 +234,7 @@ class HeldAccount:
             self._rescue_noted()
         except OSError as error:
             what = f"the account file {self._path} cannot be written ({error.strerror})"
-            left = "what the oidc-agent of a killed run has for it could not be saved"
+            left = f"what {self._note} leads to, of a killed run, could not be saved"
             raise Local(f"{what}: {left}", f"{self._make_room}: the next run tries again") from error
         try:
             self._content = read(self._path)
@@ -246,15 +250,17 @@ class HeldAccount:
     def _rescue_noted(self) -> None:
         """Saves what the agent of a killed run left. Raises OSError if that fails. The account file then
         holds a refresh token that was already used; the issuer would take a second use for theft."""
-        try:
-            directory = os.readlink(self._note)
-        except FileNotFoundError:
-            return
         import shutil
 
-        with suppress(FileNotFoundError):
-            _save_left(directory, self._path)
-            shutil.rmtree(directory, ignore_errors=True)
+        # The killed run's: without it, there may be no room to save anything.
+        self._release_room()
+        if os.path.islink(self._note):
+            directory = os.readlink(self._note)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                # Where everyone may write, another user may have made it anew.
+                if os.lstat(directory).st_uid == os.geteuid():
+                    _save_left(directory, self._path)
+                    shutil.rmtree(directory, ignore_errors=True)
         with suppress(OSError):
             os.unlink(self._note)
 

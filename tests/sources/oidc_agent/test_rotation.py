@@ -344,6 +344,53 @@ def test_what_the_agent_of_a_killed_run_wrote_is_saved_by_the_run_that_opens_the
     assert "account robot: saved what the oidc-agent of a killed run had written" in caplog.text
 
 
+def test_a_run_with_another_home_saves_what_a_killed_run_left(
+    directory: Path, private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "others").mkdir()
+    for theirs in (None, complete("theirs")):
+        (directory / "robot").write_bytes(complete())
+        if theirs:
+            (tmp_path / "others" / "robot").write_bytes(theirs)
+        leave_as_a_killed_run(directory, private, NEW)
+        monkeypatch.setenv("OIDC_CONFIG_DIR", str(tmp_path / "others"))
+        assert rotation.rescue(str(private))
+        monkeypatch.setenv("OIDC_CONFIG_DIR", str(directory))
+        assert (directory / "robot").read_bytes() == NEW
+        shutil.rmtree(private)
+        private.mkdir(mode=0o700)
+        (directory / ".robot.lent").unlink()
+    assert (tmp_path / "others" / "robot").read_bytes() == complete("theirs")
+
+
+def test_a_rotation_is_saved_even_if_the_one_before_could_not_be_noted(
+    directory: Path, copy: Path, private: Path, tmp_path: Path
+) -> None:
+    with lend(copy, private) as (held, lent, agents):
+        # What is at the end of a link is read, and never written.
+        base = Path(lent.base)
+        base.rename(tmp_path / "base")
+        base.symlink_to(tmp_path / "base")
+        for content in (NEW, complete("x")):
+            agents.write_bytes(content)
+            held.take_back(lent)
+            assert (directory / "robot").read_bytes() == content
+
+
+@pytest.mark.parametrize("note", ["a file", "through a file"])
+def test_a_note_that_leads_nowhere_does_not_block_the_account(
+    directory: Path, copy: Path, private: Path, note: str
+) -> None:
+    if note == "a file":
+        (directory / ".robot.lent").write_text("x")
+    else:
+        (directory / ".robot.lent").symlink_to(directory / "robot" / "x")
+    with lend(copy, private) as (held, lent, agents):
+        agents.write_bytes(NEW)
+        assert held.take_back(lent)
+    assert (directory / "robot").read_bytes() == NEW
+
+
 @pytest.mark.parametrize("by_sweep", [False, True])
 def test_a_login_after_a_kill_is_not_undone_by_what_the_killed_run_left(
     directory: Path, copy: Path, private: Path, by_sweep: bool
@@ -396,7 +443,7 @@ def test_what_cannot_be_saved_from_a_killed_run_is_not_removed(
         private_directories.sweep_agent_directories(str(private.parent), rotation.rescue)
         # What the file has is used up: to use it again would look like theft.
         with (
-            pytest.raises(Local, match=r"cannot be written \(Read-only file system\): what the oidc-agent"),
+            pytest.raises(Local, match=r"cannot be written \(Read-only file system\): what .*\\.robot\\.lent leads to"),
             hold(copy),
         ):
             raise AssertionError("it was opened")
