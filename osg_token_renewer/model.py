@@ -113,7 +113,7 @@ class TokenSpec:
 
 
 @dataclass(frozen=True)
-class Options:
+class RenewerSettings:
     """The `[renewer]` section. None lets the program choose; `run_timeout` and `spread` are in seconds."""
 
     workers: Optional[int] = None
@@ -129,7 +129,7 @@ class Config:
 
     accounts: Mapping[str, Account]
     tokens: tuple[TokenSpec, ...]
-    options: Options
+    options: RenewerSettings
     files: tuple[str, ...]
     warnings: tuple[Problem, ...] = ()
 

@@ -15,7 +15,7 @@ import pytest
 from osg_token_renewer import options
 from osg_token_renewer.config import VARIABLE
 from osg_token_renewer.engine import run as engine
-from osg_token_renewer.model import Account, Options
+from osg_token_renewer.model import Account, RenewerSettings
 from osg_token_renewer.system import locks, paths, users
 from tests.host import LONGEST, ROOT, Host, has_open, until
 
@@ -114,7 +114,7 @@ def test_the_limits_of_the_unit_are_longer_than_those_of_a_run() -> None:
     """The unit's limits are the last resort: a run ends by itself before, also when it is stopped."""
     service = unit("osg-token-renewer.service")["Service"]
     longest = options.time_limit("3600")
-    assert seconds(service["TimeoutStartSec"]) > engine.longest(Options(run_timeout=longest))
+    assert seconds(service["TimeoutStartSec"]) > engine.longest(RenewerSettings(run_timeout=longest))
     assert seconds(service["TimeoutStopSec"]) > engine.longest_stop(
         {"a": Account("a", "oidc-agent", None, timeout=longest)}
     )

@@ -10,7 +10,7 @@ from typing import Any, Optional, TypeVar, Union
 from osg_token_renewer import options
 from osg_token_renewer.config.ini import SHOWABLE, Section
 from osg_token_renewer.errors import Local
-from osg_token_renewer.model import Account, Config, Options, Place, Problem, Secret, TokenSpec
+from osg_token_renewer.model import Account, Config, Place, Problem, RenewerSettings, Secret, TokenSpec
 from osg_token_renewer.options import Option, SecretFile
 from osg_token_renewer.sinks.base import Sink
 from osg_token_renewer.sinks.registry import SINKS
@@ -32,8 +32,8 @@ RENEWER = (
     Option("workers", options.count),
     Option("state_dir", options.absolute_path),
     Option("runtime_dir", options.absolute_path),
-    Option("run_timeout", options.time_limit, default=Options.run_timeout),
-    Option("spread", options.seconds, default=Options.spread),
+    Option("run_timeout", options.time_limit, default=RenewerSettings.run_timeout),
+    Option("spread", options.seconds, default=RenewerSettings.spread),
 )
 
 Kind = TypeVar("Kind", bound=Union[Source, Sink])
@@ -83,7 +83,7 @@ class _Builder:
         return Config(
             {account.name: account for account in accounts if account},
             tuple(token for token in tokens if token),
-            Options(**(self._read_values(self._renewer, RENEWER) or {})),
+            RenewerSettings(**(self._read_values(self._renewer, RENEWER) or {})),
             tuple(files),
         )
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 DEAD_AFTER = 2
 
 
-class Issuers:
+class IssuerTable:
     """The issuers of one run. `known`: the issuer of each account's last token, by the account's name."""
 
     def __init__(self, known: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple, Optional
 
 from osg_token_renewer.engine import outcomes
-from osg_token_renewer.engine.issuers import Issuer, Issuers
+from osg_token_renewer.engine.issuers import Issuer, IssuerTable
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.engine.retries import Requests
 from osg_token_renewer.errors import REPORT, Failure, NotAsked, Stopped, Unsuitable
@@ -46,7 +46,7 @@ class Lane:
         context: Context,
         put: Callable[[Outcome], None],
         limits: Limits,
-        issuers: Issuers,
+        issuers: IssuerTable,
     ) -> None:
         self.account = account
         # A rotated refresh token may be lost.

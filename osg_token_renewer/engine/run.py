@@ -16,7 +16,7 @@ from osg_token_renewer.engine import expiry, outcomes, planner
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.errors import HistoryError, Local, UsageError
 from osg_token_renewer.history.store import DamagedError, History
-from osg_token_renewer.model import Account, Config, Options, Outcome, Planned, State
+from osg_token_renewer.model import Account, Config, Outcome, Planned, RenewerSettings, State
 from osg_token_renewer.sinks.registry import SINKS
 from osg_token_renewer.sources.base import Context, Kept
 from osg_token_renewer.sources.registry import SOURCES
@@ -69,7 +69,7 @@ def select(config: Config, names: Sequence[str]) -> Config:
     return replace(config, tokens=tuple(spec for spec in config.tokens if spec.name in wanted))
 
 
-def longest(options: Options) -> float:
+def longest(options: RenewerSettings) -> float:
     """Seconds that a run may take with all that it waits for; a run that takes longer is stuck."""
     return options.run_timeout + LOCK_WAIT + 2 * min(LINGER, options.run_timeout)
 

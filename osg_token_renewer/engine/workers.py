@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
 from osg_token_renewer.engine import outcomes
-from osg_token_renewer.engine.issuers import Issuers
+from osg_token_renewer.engine.issuers import IssuerTable
 from osg_token_renewer.engine.lane import Batch, Lane
 from osg_token_renewer.engine.lane_queue import LaneQueue
 from osg_token_renewer.engine.limits import Limits
@@ -55,11 +55,11 @@ def run_lanes(
     """Obtains and publishes each token; yields one outcome for each, as they come.
 
     It takes no longer than `limits` allows and LINGER. Closing it early stops the lanes and waits for them.
-    `workers`: how many lanes run at once. `known_issuers`: see Issuers.
+    `workers`: how many lanes run at once. `known_issuers`: see IssuerTable.
     """
     at_once = workers or AT_ONCE
     coming: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-    issuers = Issuers(known_issuers or {})
+    issuers = IssuerTable(known_issuers or {})
     lanes = [
         Lane(account, batches, context, coming.put, limits, issuers)
         for account, batches in deal(due, accounts, at_once)

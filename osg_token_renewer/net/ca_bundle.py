@@ -39,7 +39,7 @@ class CaBundle:
             raise Local(f"{what} cannot be read: {error.strerror}", hint) from error
 
 
-class CaBundles(AbstractContextManager["CaBundles"]):
+class CaBundleCache(AbstractContextManager["CaBundleCache"]):
     """The CA bundles of one run. Threads may share it."""
 
     def __init__(self) -> None:

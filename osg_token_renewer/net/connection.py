@@ -28,7 +28,7 @@ from osg_token_renewer.text import outside, seconds
 MOST_KEPT = 10
 
 
-class Connections(AbstractContextManager["Connections"]):
+class ConnectionPool(AbstractContextManager["ConnectionPool"]):
     """The keep-alive connections of one thread. They belong to no account: requests carry credentials."""
 
     def __init__(self) -> None:

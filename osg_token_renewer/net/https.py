@@ -22,8 +22,8 @@ import urllib3.exceptions
 
 from osg_token_renewer import __version__
 from osg_token_renewer.errors import Failure, TimedOut, Unavailable, Unreachable
-from osg_token_renewer.net.ca_bundle import CaBundles
-from osg_token_renewer.net.connection import Connections
+from osg_token_renewer.net.ca_bundle import CaBundleCache
+from osg_token_renewer.net.connection import ConnectionPool
 from osg_token_renewer.text import outside, seconds
 
 # No token answer is larger; what is larger is not read.
@@ -63,13 +63,13 @@ class Client(AbstractContextManager["Client"]):
         self,
         ca_file: Optional[str],
         timeout: float,
-        connections: Optional[Connections] = None,
-        bundles: Optional[CaBundles] = None,
+        connections: Optional[ConnectionPool] = None,
+        bundles: Optional[CaBundleCache] = None,
     ) -> None:
-        self._bundle = (bundles or CaBundles()).find(ca_file)
+        self._bundle = (bundles or CaBundleCache()).find(ca_file)
         self._timeout = timeout
         self._own = ExitStack()
-        self._connections = connections or self._own.enter_context(Connections())
+        self._connections = connections or self._own.enter_context(ConnectionPool())
 
     def __exit__(self, *error: object) -> None:
         self._own.close()

@@ -71,11 +71,11 @@ def connect(account: Account, endpoint: TokenEndpoint, context: Context) -> Iter
 
     Each Secret of a form is masked in messages, as are the client's credentials: an issuer may echo them.
     """
-    from osg_token_renewer.net.ca_bundle import CaBundles
-    from osg_token_renewer.net.connection import Connections
+    from osg_token_renewer.net.ca_bundle import CaBundleCache
+    from osg_token_renewer.net.connection import ConnectionPool
     from osg_token_renewer.net.https import Client
 
-    connections, bundles = context.kept.get(Connections), context.shared.get(CaBundles)
+    connections, bundles = context.kept.get(ConnectionPool), context.shared.get(CaBundleCache)
     with Client(endpoint.ca_file, account.timeout, connections, bundles) as client:
         yield _Requests(account, endpoint, client, context.begin).fetch
 

@@ -9,7 +9,7 @@ import pytest
 
 from osg_token_renewer.config import ini, schema
 from osg_token_renewer.errors import ConfigError
-from osg_token_renewer.model import Account, Config, Options, Secret
+from osg_token_renewer.model import Account, Config, RenewerSettings, Secret
 from osg_token_renewer.options import SecretFile
 from osg_token_renewer.sources.oidc_agent import source
 from osg_token_renewer.sources.token_endpoint import TokenEndpoint
@@ -105,7 +105,8 @@ def test_every_option_has_its_type(tmp_path: Path) -> None:
             remove_expired=True,
         ),
     )
-    assert found.options == Options(workers=3, state_dir="/s", runtime_dir="/r", run_timeout=90, spread=3600)
+    given = RenewerSettings(workers=3, state_dir="/s", runtime_dir="/r", run_timeout=90, spread=3600)
+    assert found.options == given
 
 
 @pytest.mark.parametrize("url", ["https://issuer.example.org/", "http://localhost:8080"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Optional
 
-from osg_token_renewer.engine.issuers import Issuers
+from osg_token_renewer.engine.issuers import IssuerTable
 from osg_token_renewer.engine.limits import Limits
 from osg_token_renewer.engine.retries import Requests
 from osg_token_renewer.model import Account, Secret
@@ -38,7 +38,7 @@ class Lanes:
         self, seconds: float = 600.0, stopped: Optional[threading.Event] = None, **known: str
     ) -> None:
         self.limits = Limits(seconds, (stopped or threading.Event()).is_set)
-        self.issuers = Issuers(known)
+        self.issuers = IssuerTable(known)
 
     def requests(self, account: Account) -> Requests:
         return Requests(self.limits, self.issuers.find(account), account.timeout)

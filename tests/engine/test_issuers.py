@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from osg_token_renewer.engine.issuers import Issuers
+from osg_token_renewer.engine.issuers import IssuerTable
 from osg_token_renewer.errors import NotAsked, TimedOut
 from tests.engine.clock import agent, client
 
@@ -14,14 +14,14 @@ URL = "https://one.example.org"
 
 
 def test_the_issuer_option_names_the_issuer_before_the_last_token_does() -> None:
-    issuers = Issuers({"a": "https://two.example.org", "b": f"{URL}/"})
+    issuers = IssuerTable({"a": "https://two.example.org", "b": f"{URL}/"})
     assert issuers.find(agent("a", URL)).name == "one.example.org"
     assert issuers.find(agent("a", URL)) is issuers.find(agent("b"))
     assert issuers.find(agent("a")) is not issuers.find(agent("b"))
 
 
 def test_the_issuer_of_client_credentials_is_the_whole_url_of_its_token_endpoint() -> None:
-    issuers = Issuers({})
+    issuers = IssuerTable({})
     first, same = client("a", f"{URL}/one/token"), client("b", f"{URL}/one/token")
     assert issuers.find(first) is issuers.find(same)
     other = issuers.find(client("c", f"{URL}/two/token"))
@@ -29,7 +29,7 @@ def test_the_issuer_of_client_credentials_is_the_whole_url_of_its_token_endpoint
 
 
 def test_an_account_whose_issuer_nobody_knows_is_an_issuer_of_its_own() -> None:
-    issuers = Issuers({})
+    issuers = IssuerTable({})
     first, second = issuers.find(agent("a")), issuers.find(agent("b"))
     assert (first.name, second.name) == ("the issuer of account a", "the issuer of account b")
     assert issuers.find(agent("a")) is first
@@ -42,17 +42,17 @@ def test_an_account_whose_issuer_nobody_knows_is_an_issuer_of_its_own() -> None:
 
 @pytest.mark.parametrize("odd", ["https://[", "no url", "", "https://user@/x"])
 def test_a_last_token_whose_issuer_is_no_url_names_no_issuer(odd: str) -> None:
-    assert Issuers({"a": odd}).find(agent("a")).name == "the issuer of account a"
+    assert IssuerTable({"a": odd}).find(agent("a")).name == "the issuer of account a"
 
 
 def test_the_name_of_an_issuer_holds_no_password() -> None:
-    assert Issuers({"a": "https://user:password@Host.example.org:1/x"}).find(agent("a")).name == (
+    assert IssuerTable({"a": "https://user:password@Host.example.org:1/x"}).find(agent("a")).name == (
         "host.example.org:1"
     )
 
 
 def test_any_answer_ends_a_row_of_failures() -> None:
-    issuer = Issuers({}).find(client("a"))
+    issuer = IssuerTable({}).find(client("a"))
     for answer in (issuer.note_token, issuer.note_answer):
         for _ in range(3):
             issuer.count_failures(TimedOut("no answer"))
@@ -61,7 +61,7 @@ def test_any_answer_ends_a_row_of_failures() -> None:
 
 
 def test_the_clock_of_an_issuer_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    issuers = Issuers({})
+    issuers = IssuerTable({})
     for account in (client("a"), client("b"), agent("c", URL)):
         issuers.find(account).report_clock("the issuer's clock is 300 s behind this host's")
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

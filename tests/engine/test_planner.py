@@ -15,9 +15,9 @@ from osg_token_renewer.model import (
     Config,
     Decision,
     Found,
-    Options,
     Planned,
     Published,
+    RenewerSettings,
     TokenRecord,
     TokenSpec,
     Why,
@@ -379,6 +379,6 @@ def test_force_does_not_hide_the_state_of_the_published_token() -> None:
 def test_a_plan_holds_what_it_was_made_from(tmp_path: Path) -> None:
     wanted = spec(path=str(tmp_path / "x"))
     Path(wanted.path).write_text(jws({**GRANTED, "exp": NOW + 3600}))
-    (planned,) = plan_all(Config({}, (wanted,), Options(state_dir=str(tmp_path)), ()), NOW)
+    (planned,) = plan_all(Config({}, (wanted,), RenewerSettings(state_dir=str(tmp_path)), ()), NOW)
     found = FileSink().read(wanted)
     assert planned == Planned(wanted, found, None, decide(wanted, found, None, NOW), NOW + 3600)

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from osg_token_renewer.errors import Local, Unavailable
-from osg_token_renewer.net.ca_bundle import CaBundles
+from osg_token_renewer.net.ca_bundle import CaBundleCache
 from tests.faults import apart
 from tests.net.server import BOUND, Server, post
 
@@ -42,7 +42,7 @@ def test_ca_file_comes_first_then_ssl_cert_file_then_requests_ca_bundle_then_the
 
 def test_a_ca_bundle_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(Local) as failure:
-        CaBundles().find(f"{tmp_path}/none.pem")
+        CaBundleCache().find(f"{tmp_path}/none.pem")
     assert (
         failure.value.message
         == f"the CA bundle {tmp_path}/none.pem cannot be read: No such file or directory"
@@ -62,7 +62,7 @@ def test_a_ca_bundle_that_may_not_be_read_is_named() -> None:
                 with pytest.raises(
                     Local, match=rf"^the CA bundle .*/{name} cannot be read: Permission denied$"
                 ):
-                    CaBundles().find(f"{place}/{name}")
+                    CaBundleCache().find(f"{place}/{name}")
 
         apart(body, unprivileged=True)
 
@@ -75,7 +75,7 @@ def test_a_ca_bundle_without_a_certificate_is_named(tmp_path: Path, content: str
     with pytest.raises(
         Local, match=f"^the CA bundle {tmp_path}/garbage.pem holds no certificate that can be read$"
     ):
-        CaBundles().find(f"{tmp_path}/garbage.pem")
+        CaBundleCache().find(f"{tmp_path}/garbage.pem")
 
 
 def test_a_system_store_that_cannot_be_used_is_named(
@@ -94,11 +94,11 @@ def test_all_threads_of_a_run_get_a_bundle_that_is_loaded_once(ca_file: str) -> 
     """A system's bundle costs more to load than all the rest of a request."""
     together = threading.Barrier(8)
 
-    def load(bundles: CaBundles) -> ssl.SSLContext:
+    def load(bundles: CaBundleCache) -> ssl.SSLContext:
         together.wait(BOUND)
         return bundles.find(ca_file).context()
 
-    with CaBundles() as bundles, ThreadPoolExecutor(8) as threads:
+    with CaBundleCache() as bundles, ThreadPoolExecutor(8) as threads:
         contexts = set(threads.map(load, [bundles] * 8))
         Path(ca_file).write_text("no certificate any more\n")
         contexts.add(bundles.find(ca_file).context())
@@ -106,16 +106,16 @@ def test_all_threads_of_a_run_get_a_bundle_that_is_loaded_once(ca_file: str) -> 
 
 
 def test_the_next_run_loads_a_bundle_again(ca_file: str) -> None:
-    first = CaBundles().find(ca_file).context()
+    first = CaBundleCache().find(ca_file).context()
     trustme.CA().cert_pem.write_to_path(ca_file)
-    second = CaBundles().find(ca_file).context()
+    second = CaBundleCache().find(ca_file).context()
     assert first.get_ca_certs() != second.get_ca_certs()
 
 
 def test_a_bundle_on_a_file_system_that_does_not_answer_delays_no_other(ca_file: str, tmp_path: Path) -> None:
     """A named pipe without a writer stands for a file system that does not answer."""
     os.mkfifo(tmp_path / "pipe")
-    with CaBundles() as bundles, ThreadPoolExecutor(1) as threads:
+    with CaBundleCache() as bundles, ThreadPoolExecutor(1) as threads:
         stuck = threads.submit(bundles.find, str(tmp_path / "pipe"))
         assert bundles.find(ca_file).context().get_ca_certs()
         assert not stuck.done()

@@ -201,7 +201,7 @@ def test_a_connection_that_the_issuer_closed_is_replaced(server: Server, ca_file
 
 def test_clients_share_connections_and_nothing_else(server: Server, ca_file: str) -> None:
     server.behaviour = answering_all(server, "Set-Cookie: balancer=7; Path=/")
-    with connection.Connections() as connections:
+    with connection.ConnectionPool() as connections:
         for name in ("one", "two"):
             with https.Client(ca_file, BOUND, connections) as client:
                 client.post(server.url, {"from": name.encode()}, {"Authorization": f"Basic {name}"})
@@ -229,7 +229,7 @@ def test_clients_that_trust_different_authorities_have_different_connections(
 ) -> None:
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     server.behaviour = answering_all(server)
-    with connection.Connections() as connections:
+    with connection.ConnectionPool() as connections:
         with https.Client(ca_file, BOUND, connections) as client:
             client.post(server.url, {}, {})
         with (
@@ -245,7 +245,7 @@ def test_only_the_latest_connections_are_kept(
 ) -> None:
     monkeypatch.setattr(connection, "MOST_KEPT", 2)
     servers = [serving(None) for _ in range(3)]
-    with connection.Connections() as connections:
+    with connection.ConnectionPool() as connections:
         for server in (*servers, servers[2], servers[1]):
             server.behaviour = answering_all(server)
             with https.Client(ca_file, BOUND, connections) as client:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from osg_token_renewer.engine import run as engine
-from osg_token_renewer.model import Options
+from osg_token_renewer.model import RenewerSettings
 from osg_token_renewer.system import watchdog
 from osg_token_renewer.system.signals import Stop
 from testbed import Issuer
@@ -198,6 +198,6 @@ def test_a_run_whose_messages_nobody_reads_ends_at_its_limit_and_when_it_is_stop
 def test_a_run_that_uses_all_its_time_is_not_stuck() -> None:
     """It may wait for another run, then for its lanes, and must still record what it did."""
     for seconds in (1, 600, 3600):
-        assert engine.longest(Options(run_timeout=seconds)) > engine.LOCK_WAIT + seconds + min(
+        assert engine.longest(RenewerSettings(run_timeout=seconds)) > engine.LOCK_WAIT + seconds + min(
             watchdog.LINGER, seconds
         )

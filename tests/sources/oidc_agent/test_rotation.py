@@ -443,7 +443,9 @@ def test_what_cannot_be_saved_from_a_killed_run_is_not_removed(
         private_directories.sweep_agent_directories(str(private.parent), rotation.rescue)
         # What the file has is used up: to use it again would look like theft.
         with (
-            pytest.raises(Local, match=r"cannot be written \(Read-only file system\): what .*\\.robot\\.lent leads to"),
+            pytest.raises(
+                Local, match=r"cannot be written \(Read-only file system\): what .*/\.robot\.lent leads to"
+            ),
             hold(copy),
         ):
             raise AssertionError("it was opened")
