@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
+import ssl
 import threading
 import time
 from contextlib import suppress
@@ -124,19 +126,17 @@ def tunnel(proxy: Server, server: Server) -> Behaviour:
         proxy.request(client)
         client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         with socket.create_connection(("127.0.0.1", server.port), BOUND) as onward:
-
-            def back() -> None:
-                with suppress(OSError):
-                    while piece := onward.recv(4096):
-                        client.sendall(piece)
-
-            answering = threading.Thread(target=back)
-            answering.start()
+            # In one thread: OpenSSL does not allow two to use a connection at the same time.
+            ends = {client: onward, onward: client}
             with suppress(OSError):
-                while piece := client.recv(4096):
-                    onward.sendall(piece)
-                onward.shutdown(socket.SHUT_WR)
-            answering.join(BOUND)
+                while True:
+                    buffered = isinstance(client, ssl.SSLSocket) and client.pending()
+                    ready = [client] if buffered else select.select(list(ends), [], [], BOUND)[0]
+                    for end in ready:
+                        piece = end.recv(4096)
+                        if not piece:
+                            return
+                        ends[end].sendall(piece)
 
     return behave
 
