@@ -49,7 +49,7 @@ REPORT = "please report it, with these lines, to the maintainers of osg-token-re
 class RenewerError(Exception):
     """Everything that this program raises on purpose. `hint` is the reader's next step, if one is known."""
 
-    exit_status: Exit = Exit.FAILED
+    exit_status: int = Exit.FAILED
 
     def __init__(self, message: str, hint: Optional[str] = None) -> None:
         super().__init__(message)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 
 OUTSIDE_LIMIT = 300
+# The end of the year 9999, the last that `instant` can show, in seconds since 1970.
+LATEST = 253402300800.0
 
 # A JWT, or text as long and dense as a token: an issuer's error may quote what was sent.
 _TOKEN_LIKE = re.compile(r"\bey[\w-]{8,}(?:\.[\w-]*){1,4}|[\w~+-]{40,}=*", re.ASCII)

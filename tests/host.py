@@ -124,8 +124,9 @@ class Host:
         pw_file = self.root / f"{account}.pw"
         approval = threading.Thread(target=issuer.approve_next, daemon=True)
         approval.start()
-        where = ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", scope]
-        done = self.setup(*where, "--pw-file", str(pw_file), "--create-pw-file", account)
+        done = self.setup(
+            *issuer_options(issuer, scope), "--pw-file", str(pw_file), "--create-pw-file", account
+        )
         approval.join()
         assert done.status == 0, done.stderr
         self.client_ids[account] = issuer.client_id(account)
@@ -244,6 +245,28 @@ def waits_for_the_lock(host: Host) -> subprocess.Popen[str]:
     run = host.popen([sys.executable, "-c", patient, *host.renewer()[2:]], {"PYTHONPATH": str(ROOT)})
     until(lambda: has_open(run.pid, host.state / "lock"))
     return run
+
+
+def issuer_options(issuer: Issuer, scope: str = "") -> list[str]:
+    """What the setup program must know of an issuer, and the scopes to register, if there are any."""
+    where = ["--issuer", issuer.url, "--ca-file", str(issuer.ca_file)]
+    return [*where, "--scope", scope] if scope else where
+
+
+def succeed(command: Sequence[str], cwd: Path, env: Mapping[str, str], longest: float = LONGEST) -> str:
+    """Runs a program that must succeed; returns what it prints."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=longest,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def stop(run: subprocess.Popen[str], number: int) -> str:

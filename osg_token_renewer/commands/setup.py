@@ -25,7 +25,7 @@ from osg_token_renewer.commands.parser import Parser, add_config
 from osg_token_renewer.errors import Exit, Failure, Local, RenewerError, UsageError
 from osg_token_renewer.sources.oidc_agent import agent
 from osg_token_renewer.system import process, users
-from osg_token_renewer.system.signals import ENDING
+from osg_token_renewer.system.signals import ENDING, handle_signals
 from osg_token_renewer.system.users import User
 from osg_token_renewer.text import escaped
 
@@ -213,16 +213,13 @@ def _end_on_signals(progress: _Progress) -> Iterator[None]:
             signal.signal(ending, signal.SIG_IGN)
         raise _Signal(number)
 
-    before = {number: signal.signal(number, handle) for number in ENDING}
     try:
-        yield
+        with handle_signals(handle, ENDING):
+            yield
     except _Signal as ended:
         raise _Interrupted(ended.args[0], progress.outcome) from None
     except EOFError:
         raise UsageError("the input ended before everything was answered") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Signal(BaseException):
@@ -234,4 +231,4 @@ class _Interrupted(RenewerError):
 
     def __init__(self, number: int, outcome: str) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}: {outcome}")
-        self.exit_status = 128 + number  # type: ignore[assignment]
+        self.exit_status = 128 + number

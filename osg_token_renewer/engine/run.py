@@ -156,7 +156,8 @@ class Run:
             path = os.path.join(private_directories.ensure_writable(directory), "lock")
             stack.enter_context(locks.hold_run_lock(path, LOCK_WAIT, self._stop.requested))
         except OSError as error:
-            log.warning("no lock can be taken in %s: %s", directory, error.strerror)
+            remedy = "let this user write there"
+            log.warning("no lock can be taken in %s: %s; %s", directory, error.strerror, remedy)
             return False
         return True
 

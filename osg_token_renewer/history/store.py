@@ -13,14 +13,12 @@ from typing import Optional
 from osg_token_renewer.errors import HistoryError, Stopped
 from osg_token_renewer.model import Outcome, Rest, State, TokenRecord
 from osg_token_renewer.system import users
-from osg_token_renewer.text import outside
+from osg_token_renewer.text import LATEST, outside
 
 FILE = "history.sqlite"
 _VERSION = 1
 # Seconds to wait for another process that has the database.
 _BUSY = 2.0
-# The year 9999, the end of what dates can show.
-_LATEST = 253402300800.0
 # SQLite says this of a file that may be sound: another process has it, this user may not use it, the disk is
 # full. Anything else is damage.
 _PASSING = ("locked", "readonly", "unable to open", "full", "I/O error", "interrupted")
@@ -161,7 +159,7 @@ def _is_sound(record: TokenRecord) -> bool:
         asked == 3
         and isinstance(record.name, str)
         and all(text is None or isinstance(text, str) for text in texts)
-        and all(when is None or (isinstance(when, float) and 0 <= when < _LATEST) for when in times)
+        and all(when is None or (isinstance(when, float) and 0 <= when < LATEST) for when in times)
         and isinstance(record.failures_in_row, int)
     )
 

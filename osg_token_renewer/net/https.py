@@ -6,6 +6,7 @@ Only what must talk to an issuer imports this module: requests costs a tenth of 
 from __future__ import annotations
 
 import email.utils
+import json
 import math
 import re
 import time
@@ -14,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timezone
 from http.client import RemoteDisconnected
-from typing import Optional
+from typing import Any, Optional
 from urllib.parse import urlsplit
 
 import requests
@@ -54,6 +55,14 @@ class Answer:
     retry_after: Optional[float] = None
     # The issuer's clock (RFC 9110 section 6.6.1) in seconds since 1970, cut to the second.
     date: Optional[float] = None
+
+    def read_object(self) -> Optional[dict[str, Any]]:
+        """The body as a JSON object; None if it is none."""
+        try:
+            content = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return content if isinstance(content, dict) else None
 
 
 class Client(AbstractContextManager["Client"]):

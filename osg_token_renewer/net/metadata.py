@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from typing import Any, Optional
 
 from osg_token_renewer.errors import Unavailable
@@ -19,9 +17,7 @@ def discover(issuer: str, ca_file: Optional[str], timeout: float) -> dict[str, A
     with Client(ca_file, timeout) as client:
         for path in ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"):
             answer = client.get(issuer.rstrip("/") + path)
-            with suppress(ValueError, RecursionError):
-                content = json.loads(answer.body) if answer.status == 200 else None
-                if isinstance(content, dict):
-                    return content
+            if answer.status == 200 and (content := answer.read_object()) is not None:
+                return content
     why = f"{host(issuer)} has no metadata of an issuer (HTTP status {answer.status})"
     raise Unavailable(why, "check the issuer's URL")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,7 +129,7 @@ class _Requests:
     def _explain(self, answer: Answer, form: Form) -> Failure:
         """Why the answer holds no token."""
         status, (code, description) = answer.status, _read_error(answer)
-        if status == 200 and _read_json(answer) is None:
+        if status == 200 and answer.read_object() is None:
             kind = outside(answer.content_type, limit=60) or "no type"
             return Unavailable(f"the issuer's answer is not JSON ({kind})")
         if status == 200 and not code:
@@ -178,23 +177,15 @@ def _encode(text: str) -> str:
     return quote_plus(_bytes(text))
 
 
-def _read_json(answer: Answer) -> Optional[dict[str, Any]]:
-    try:
-        content = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def _read_token(answer: Answer) -> str:
     """The access token (RFC 6749 section 5.1); empty if there is none."""
-    token = (_read_json(answer) or {}).get("access_token") if answer.status == 200 else None
+    token = (answer.read_object() or {}).get("access_token") if answer.status == 200 else None
     return token if isinstance(token, str) else ""
 
 
 def _read_error(answer: Answer) -> tuple[str, str]:
     """`error` and `error_description` (RFC 6749 section 5.2); empty if absent, or if there is a token."""
-    content = {} if _read_token(answer) else _read_json(answer) or {}
+    content = {} if _read_token(answer) else answer.read_object() or {}
     code, description = content.get("error"), content.get("error_description")
     return code if isinstance(code, str) else "", description if isinstance(description, str) else ""
 
@@ -203,7 +194,7 @@ def _read_expiry(answer: Answer) -> Optional[float]:
     """`expires_in` (RFC 6749 section 5.1; some issuers send a string) as seconds since 1970."""
     try:
         # As a text, so that neither True nor null is a number.
-        seconds = float(str((_read_json(answer) or {}).get("expires_in")))
+        seconds = float(str((answer.read_object() or {}).get("expires_in")))
     except ValueError:
         return None
     # NaN compares false; more than 300 years is a mistake.

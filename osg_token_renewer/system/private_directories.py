@@ -24,7 +24,7 @@ _AGENT = "osg-agent-"
 _LONGEST_FOR_SOCKETS = 80
 # What a runtime directory must have room for, in bytes.
 _ROOM = 64 * 1024
-_ELSEWHERE = "make room there, or name another directory as runtime_dir in [renewer]"
+ELSEWHERE = "make room there, or name another directory as runtime_dir in [renewer]"
 
 # Saves what an agent of a killed program left in its directory; returns whether that may be removed now.
 Rescue = Callable[[str], bool]
@@ -50,7 +50,7 @@ def make_agent_directory(parent: str, owner: Optional[User] = None) -> Iterator[
     try:
         path = tempfile.mkdtemp(prefix=_AGENT, dir=parent)
     except OSError as error:
-        raise Local(f"no directory can be made in {parent}: {error.strerror}", _ELSEWHERE) from error
+        raise Local(f"no directory can be made in {parent}: {error.strerror}", ELSEWHERE) from error
     mark = open_to_inherit(path, os.O_DIRECTORY)
     try:
         take_lock(mark)

@@ -36,7 +36,7 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
             with suppress(OSError):
                 os.write(2, b"stopping: requests under way are let finish first\n")
 
-    with _handled_by(handle, ENDING):
+    with handle_signals(handle, ENDING):
         yield
 
 
@@ -51,7 +51,7 @@ def defer_signals() -> Iterator[None]:
     here = threading.current_thread() is threading.main_thread()
     handled = [number for number in ENDING if here and callable(signal.getsignal(number))]
     try:
-        with _handled_by(lambda number, _frame: came.append(number), handled):
+        with handle_signals(lambda number, _frame: came.append(number), handled):
             yield
     finally:
         for number in came:
@@ -59,7 +59,8 @@ def defer_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, Any], None], numbers: Iterable[int]) -> Iterator[None]:
+def handle_signals(handler: Callable[[int, Any], None], numbers: Iterable[int]) -> Iterator[None]:
+    """In this context `handler` has these signals; afterwards those that had them before."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

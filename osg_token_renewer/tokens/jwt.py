@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from osg_token_renewer.model import AccessToken, Secret
+from osg_token_renewer.text import LATEST
 
 # b64token of RFC 6750 section 2.1; only that can be sent in an Authorization header.
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
@@ -59,8 +60,7 @@ def parse(text: str, expires_at: Optional[float] = None, issuer: Optional[str] =
 def numeric_date(claims: Mapping[str, Any], name: str) -> Optional[float]:
     """A claim that is a NumericDate (RFC 7519 section 2), in seconds since 1970; None if it is not one."""
     value = claims.get(name)
-    # The end of the year 9999, the last that datetime can show.
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 253402300800:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < LATEST:
         return float(value)
     return None
 

@@ -27,7 +27,7 @@ from osg_token_renewer.errors import TimedOut
 from osg_token_renewer.model import Secret
 from testbed import Issuer
 from tests.faults import apart, mount
-from tests.host import LONGEST, SCOPE, Host, Result, processes_of, processes_with, until
+from tests.host import LONGEST, SCOPE, Host, Result, issuer_options, processes_of, processes_with, until
 from tests.terminal import Terminal
 
 SETUP = "osg-token-renewer-setup"
@@ -37,12 +37,7 @@ def given(host: Host, issuer: Issuer, *more: str) -> list[str]:
     """All that registration must know, so that nothing is asked."""
     pw_file = str(host.root / "robot.pw")
     return [
-        "--issuer",
-        issuer.url,
-        "--ca-file",
-        str(issuer.ca_file),
-        "--scope",
-        SCOPE,
+        *issuer_options(issuer, SCOPE),
         "--pw-file",
         pw_file,
         "--create-pw-file",
@@ -178,12 +173,7 @@ def test_a_client_credentials_account_is_proved_before_its_section_is_printed(
     secret = host.secret("client.secret", f"{client.client_secret}\n")
     options = [
         "--client-credentials",
-        "--issuer",
-        issuer.url,
-        "--ca-file",
-        str(issuer.ca_file),
-        "--scope",
-        "compute.read",
+        *issuer_options(issuer, "compute.read"),
     ]
     options += ["--audience", "ce", "--client-id", client.client_id, "--client-secret-file", str(secret)]
 
@@ -503,10 +493,7 @@ def test_an_issuer_that_never_answers_is_left_at_the_deadline(host: Host, issuer
     known = ["--client-id", client.client_id, "--client-secret-file", str(secret)]
     options = [
         "--client-credentials",
-        "--issuer",
-        issuer.url,
-        "--ca-file",
-        str(issuer.ca_file),
+        *issuer_options(issuer),
         *known,
         "--timeout",
         "4",
@@ -1117,10 +1104,7 @@ def test_what_is_made_belongs_to_the_service_user(host: Host, issuer: Issuer) ->
     secret = host.secret("client.secret", f"{client.client_secret}\n")
     options = [
         "--client-credentials",
-        "--issuer",
-        issuer.url,
-        "--ca-file",
-        str(issuer.ca_file),
+        *issuer_options(issuer),
         "--client-id",
         client.client_id,
     ]

@@ -15,7 +15,17 @@ import pytest
 
 from osg_token_renewer.sources.oidc_agent import agent
 from testbed import Issuer
-from tests.host import LONGEST, SCOPE, Host, pids_of, processes_of, spare_adding, until, waits_for_the_lock
+from tests.host import (
+    LONGEST,
+    SCOPE,
+    Host,
+    issuer_options,
+    pids_of,
+    processes_of,
+    spare_adding,
+    until,
+    waits_for_the_lock,
+)
 
 # What oidc-add asks for by itself, where it cannot be told not to.
 OPENING = 0 if agent.offers("oidc-add", "--skip-check") else 1
@@ -68,13 +78,12 @@ def test_the_agent_of_a_killed_program_finishes_its_request_and_ends_by_itself(
     assert [path.name for path in account.parent.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("opening", [False, True])
+# From 5.1 on, oidc-add asks the issuer for nothing while it opens an account.
+@pytest.mark.parametrize("opening", [False, True] if OPENING else [False])
 def test_an_agent_that_dies_while_the_issuer_is_asked_may_have_cost_the_account_and_says_so(
     rotating: Host, issuer: Issuer, opening: bool
 ) -> None:
     """As one that the kernel ends for want of memory."""
-    if opening and not OPENING:
-        pytest.skip("this oidc-add asks the issuer for nothing")
     asked = 1 if opening else spare_adding(issuer) + 1
     issuer.fault(endpoint="token", hold=True)
     run = rotating.start()
@@ -219,16 +228,7 @@ def test_what_runs_left_that_were_killed_with_all_their_processes_is_cleared_by_
 
 
 def test_a_killed_setup_leaves_nothing_running(host: Host, issuer: Issuer) -> None:
-    given = [
-        "--issuer",
-        issuer.url,
-        "--ca-file",
-        str(issuer.ca_file),
-        "--scope",
-        SCOPE,
-        "--pw-file",
-        str(host.root / "x.pw"),
-    ]
+    given = [*issuer_options(issuer, SCOPE), "--pw-file", str(host.root / "x.pw")]
     setup = host.popen(host.registrar(*given, "--create-pw-file", "fresh"), {})
     until(lambda: bool(issuer.pending_user_codes()))
     setup.send_signal(signal.SIGKILL)

@@ -17,7 +17,7 @@ from urllib.parse import quote_plus
 import pytest
 
 from testbed import Client, Issuer
-from tests.host import RENEWER, ROOT, SCOPE, Host, Result, section
+from tests.host import RENEWER, ROOT, SCOPE, Host, Result, issuer_options, section
 from tests.observer import Observer, Sight, forms
 
 # Encoding or decoding changes each of these characters.
@@ -163,7 +163,7 @@ def set_up_credentials(stage: Stage) -> Client:
 
 def common(issuer: Issuer, scope: str = SCOPE) -> list[str]:
     """The arguments of all setups."""
-    return ["-v", "--issuer", issuer.url, "--ca-file", str(issuer.ca_file), "--scope", scope]
+    return ["-v", *issuer_options(issuer, scope)]
 
 
 def configure(stage: Stage, made: Path) -> None:

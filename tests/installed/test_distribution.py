@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from osg_token_renewer import __version__
-from tests.host import ROOT
+from tests.host import ROOT, succeed
 
 NAME = f"osg_token_renewer-{__version__}"
 # What a checkout has besides the files of the repository.
@@ -42,17 +41,7 @@ def command(arguments: list[str], directory: Path) -> str:
     """Runs a program that must succeed; returns what it prints."""
     # The program must not find the checkout by accident.
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(
-        arguments,
-        cwd=directory,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return succeed(arguments, directory, env)
 
 
 def test_both_pass_the_checks_of_the_package_index(built: Path) -> None:

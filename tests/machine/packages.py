@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
-from tests.host import ROOT
+from tests.host import ROOT, succeed
 from tests.machine.machine import ENVIRONMENT
 
 SPECS = Path(__file__).parent / "specs"
@@ -54,15 +53,4 @@ def query(package: Path, what: str) -> str:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(
-        command,
-        env=ENVIRONMENT,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    return succeed(command, ROOT, ENVIRONMENT, LONGEST)

@@ -66,7 +66,7 @@ class Lent:
         except OSError as error:
             parent = os.path.dirname(self.directory)
             what = f"no directory for oidc-agent can be made in {parent}: {error.strerror}"
-            raise Local(what, "see runtime_dir") from error
+            raise Local(what, private_directories.ELSEWHERE) from error
 
     def save_rotated(self, content: bytes) -> bool:
         """Writes what the agent made of its copy to the account file, whose lock the caller holds; returns
@@ -200,11 +200,16 @@ class HeldAccount:
             time.sleep(wait)
             try:
                 lent.save_rotated(content)
+                replaced = read(self._path) != content
             except OSError as error:
                 why = error.strerror or str(error)
                 self._release_room()
             else:
                 self._content = content
+                if replaced:
+                    what = f"another program wrote its file {self._path} during this run: that login stays"
+                    then = f"the refresh token of this run is dropped; {self._remedy}"
+                    log.error("account %s: %s, and %s", self._account, what, then)
                 return
         # One long wait is enough.
         self._waits = (0.0,)

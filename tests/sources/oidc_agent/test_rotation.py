@@ -377,6 +377,21 @@ def test_a_rotation_is_saved_even_if_the_one_before_could_not_be_noted(
             assert (directory / "robot").read_bytes() == content
 
 
+def test_a_login_of_another_program_during_a_run_stays_and_the_run_says_what_it_dropped(
+    directory: Path, copy: Path, private: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lend(copy, private) as (held, lent, agents):
+        (directory / "robot").write_bytes(complete("theirs"))
+        agents.write_bytes(NEW)
+        held.take_back(lent)
+    assert (directory / "robot").read_bytes() == complete("theirs")
+    assert caplog.messages == [
+        f"account robot: another program wrote its file {directory}/robot during this run: that login stays, "
+        "and the refresh token of this run is dropped; if the issuer refuses it, run: "
+        "osg-token-renewer-setup --reauthenticate robot"
+    ]
+
+
 @pytest.mark.parametrize("note", ["a file", "through a file"])
 def test_a_note_that_leads_nowhere_does_not_block_the_account(
     directory: Path, copy: Path, private: Path, note: str
