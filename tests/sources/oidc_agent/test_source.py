@@ -166,36 +166,18 @@ def test_each_token_is_asked_for_anew(issuer: Issuer, opened: tuple[Fetch, Path]
     assert issuer.counts().token == 2
 
 
+NONSENSE = "the answer of the issuer of account robot makes no sense"
+REFUSED = "the issuer refused the "
 FAULTS: list[tuple[dict[str, Any], type[Failure], str]] = [
     ({"status": 500, "body": ""}, Unavailable, ""),
-    (
-        {"status": 500, "body": "<h1>oops</h1>"},
-        Unavailable,
-        "the answer of the issuer of account robot makes no sense",
-    ),
-    (
-        {"status": 200, "body": "garbage"},
-        Unavailable,
-        "the answer of the issuer of account robot makes no sense",
-    ),
-    (
-        {"status": 200, "body": "<html></html>"},
-        Unavailable,
-        "the answer of the issuer of account robot makes no sense",
-    ),
+    ({"status": 500, "body": "<h1>oops</h1>"}, Unavailable, NONSENSE),
+    ({"status": 200, "body": "garbage"}, Unavailable, NONSENSE),
+    ({"status": 200, "body": "<html></html>"}, Unavailable, NONSENSE),
     ({"status": 302, "body": "", "headers": {"Location": "/"}}, Unavailable, ""),
     ({"drop": True}, Unreachable, ""),
-    (
-        {"status": 400, "body": '{"error": "invalid_grant"}'},
-        DeadGrant,
-        "the issuer refused the refresh token",
-    ),
-    (
-        {"status": 400, "body": '{"error": "invalid_target"}'},
-        Refused,
-        "the issuer refused the scope or the audience",
-    ),
-    ({"status": 401, "body": '{"error": "invalid_client"}'}, Refused, "the issuer refused the client"),
+    ({"status": 400, "body": '{"error": "invalid_grant"}'}, DeadGrant, REFUSED + "refresh token"),
+    ({"status": 400, "body": '{"error": "invalid_target"}'}, Refused, REFUSED + "scope or the audience"),
+    ({"status": 401, "body": '{"error": "invalid_client"}'}, Refused, REFUSED + "client"),
 ]
 
 
